@@ -1,0 +1,125 @@
+"""Step pictures of a trajectory: latents to colours without any network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldmkit.records.errors import RecordError
+
+if TYPE_CHECKING:
+    from ldmkit.records.trajectory import Trajectory
+
+__all__ = ["LANES", "drawable", "is_picture", "lane_array", "lane_pictures"]
+
+LANES = ("latents", "denoised", "noise_pred", "noise_pred_text", "noise_pred_uncond")
+
+
+def is_picture(lane: str) -> bool:
+    """Whether the lane's frames show a picture (noise is drawn in colours, but is none)."""
+    return not lane.startswith("noise")
+
+
+def drawable(traj: Trajectory, lane: str) -> bool:
+    """Whether ``lane_array`` can draw this lane of this record."""
+    if lane in traj.previews:
+        return True
+    array = getattr(traj, lane, None) if lane in LANES else None
+    return array is not None and (traj.rgb is not None or array.shape[2] in (1, 3))
+
+
+def lane_array(traj: Trajectory, lane: str, batch: int = 0) -> NDArray[np.uint8]:
+    """Frames of one lane at their own resolution.
+
+    Returns:
+        (n, H, W, 3) uint8: decoded step pictures where the record has them, else one pixel
+        per latent.
+
+    Raises:
+        RecordError: as ``Trajectory.pictures``.
+    """
+    _check(traj, lane, batch)
+    if lane in traj.previews:
+        return traj.previews[lane][:, batch]
+    frames = getattr(traj, lane)[: len(traj.timesteps), batch]  # (n, c, h, w)
+    if lane == "latents":
+        # Variance-exploding schedulers feed latents as large as sigma: bring them to unit scale.
+        scale = np.sqrt(traj.alphas**2 + traj.sigmas**2)
+        frames = frames / np.where(scale > 0, scale, 1)[:, None, None, None]
+    colours = _colours(frames, traj.rgb, constant=is_picture(lane))
+    return (np.nan_to_num(colours, nan=0.0).clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _check(traj: Trajectory, lane: str, batch: int) -> None:
+    known = [name for name in LANES if drawable(traj, name)]
+    if lane not in LANES:
+        raise RecordError(f"lane must be one of {', '.join(LANES)}, got {lane!r}.")
+    if not 0 <= batch < traj.batch_size:
+        raise RecordError(
+            f"batch must be between 0 and {traj.batch_size - 1} inclusive, got {batch}."
+        )
+    if lane in known:
+        return
+    if getattr(traj, lane) is None:
+        raise RecordError(
+            f"This trajectory did not keep {lane!r} (it can draw: {', '.join(known) or 'none'}); "
+            f"record again with keep=(..., {lane!r})."
+        )
+    raise RecordError(
+        f"Nothing says how {lane!r} looks: rgb is None and there are no decoded step pictures; "
+        'record again with preview="vae" or preview="linear".'
+    )
+
+
+def _colours(
+    frames: NDArray[np.float32], rgb: NDArray[np.float32] | None, *, constant: bool
+) -> NDArray[np.float32]:
+    """(n, c, h, w) latents to (n, h, w, 3) colours; noise stands around grey, not the constant."""
+    if rgb is None:  # a model of pixels in -1..1, grey or RGB
+        centred = np.repeat(frames, 3, axis=1) if frames.shape[1] == 1 else frames
+        return np.asarray(centred.transpose(0, 2, 3, 1) / 2 + 0.5, dtype=np.float32)
+    offset = rgb[-1] if constant else np.float32(0.5)
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN latents are shown black, not hidden
+        return np.asarray(np.einsum("nchw,cd->nhwd", frames, rgb[:-1]) + offset, np.float32)
+
+
+def lane_pictures(
+    traj: Trajectory, lane: str, batch: int, *, size: tuple[int, int] | None
+) -> list[Image.Image]:
+    """Frames of one lane as pictures of one size; see ``Trajectory.pictures``."""
+    frames = lane_array(traj, lane, batch)
+    size = size or _picture_size(traj, frames)
+    # Single latents are cells, not pixels of a photograph: keep their edges, except in the
+    # clean estimate, whose smooth enlargement is closer to what the autoencoder draws.
+    smooth = lane == "denoised" or lane in traj.previews
+    how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    pictures = [Image.fromarray(frame).resize(size, how) for frame in frames]
+    for picture in pictures:
+        picture.info.update(lane=lane, is_picture=is_picture(lane))
+        if not is_picture(lane):
+            _dashed_frame(picture)
+    return pictures
+
+
+def _picture_size(traj: Trajectory, frames: NDArray[np.uint8]) -> tuple[int, int]:
+    if traj.images:
+        return traj.images[0].size
+    for previews in traj.previews.values():
+        return previews.shape[3], previews.shape[2]
+    return frames.shape[2] * 8, frames.shape[1] * 8  # most autoencoders shrink eightfold
+
+
+def _dashed_frame(picture: Image.Image) -> None:
+    """Draws a dashed frame in place: the mark of a frame that is not a picture."""
+    wide = max(1, min(picture.size) // 64)
+    across = np.arange(picture.width) // (4 * wide) % 2 * 255
+    down = np.arange(picture.height) // (4 * wide) % 2 * 255
+    row = Image.fromarray(np.tile(across.astype(np.uint8), (wide, 1))).convert("RGB")
+    column = Image.fromarray(np.tile(down.astype(np.uint8)[:, None], (1, wide))).convert("RGB")
+    for at in ((0, 0), (0, picture.height - wide)):
+        picture.paste(row, at)
+    for at in ((0, 0), (picture.width - wide, 0)):
+        picture.paste(column, at)
