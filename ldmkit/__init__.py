@@ -1,0 +1,56 @@
+"""ldmkit: see, measure and take apart latent diffusion in a notebook.
+
+Public names are resolved when they are first used (PEP 562), so that ``import ldmkit`` costs
+about what ``import numpy`` costs: torch and diffusers load with the first name that needs them.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ldmkit import critters
+    from ldmkit.latents import decode_latents, encode_image
+    from ldmkit.loading import anatomy, load, models, release
+    from ldmkit.recording import record
+    from ldmkit.records import Trajectory
+
+__all__ = [
+    "Trajectory",
+    "__version__",
+    "anatomy",
+    "critters",
+    "decode_latents",
+    "encode_image",
+    "load",
+    "models",
+    "record",
+    "release",
+]
+
+# Where each public name lives; a name that maps to itself is a subpackage.
+_HOMES = {
+    "Trajectory": "ldmkit.records",
+    "anatomy": "ldmkit.loading",
+    "critters": "ldmkit.critters",
+    "decode_latents": "ldmkit.latents",
+    "encode_image": "ldmkit.latents",
+    "load": "ldmkit.loading",
+    "models": "ldmkit.loading",
+    "record": "ldmkit.recording",
+    "release": "ldmkit.loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ldmkit' has no attribute {name!r}")
+    module = importlib.import_module(_HOMES[name])
+    value = module if _HOMES[name] == f"ldmkit.{name}" else getattr(module, name)
+    globals()[name] = value  # the next look-up is an ordinary one
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
