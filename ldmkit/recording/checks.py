@@ -1,0 +1,206 @@
+"""What ``record`` refuses before anything runs: one sentence each, with what to do instead."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+__all__ = ["ARRAYS", "check_call", "check_keep", "check_preview", "check_prompt", "parameters_of"]
+
+ARRAYS = (
+    "latents",
+    "denoised",
+    "noise_pred",
+    "noise_pred_text",
+    "noise_pred_uncond",
+    "model_output",
+)
+PREVIEWS = ("auto", "vae", "linear", "none")
+_OWN = ("prompt", "seed", "keep", "preview", "on_step")
+_LONGEST_PROMPT = 100_000  # characters; a tokenizer takes a second for that many
+_LARGEST_SIDE = 8192  # pixels
+
+
+def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """The named parameters of a pipeline's call.
+
+    Raises:
+        TypeError: the object can't be called like a pipeline.
+    """
+    if isinstance(pipe, (str, bytes)) or not callable(pipe) or isinstance(pipe, type):
+        raise TypeError(
+            "record takes a diffusers pipeline first, got "
+            f"{type(pipe).__name__} {_short(pipe)}; open one with ldmkit.load(name)."
+        )
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(pipe.__call__).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+
+
+def check_call(pipe: Any, known: Iterable[str], call: Mapping[str, Any]) -> None:
+    """Refuses unknown keywords, steps and numbers that no run can mean.
+
+    Raises:
+        TypeError: a keyword is unknown or has the wrong type.
+        ValueError: a value is out of its range.
+    """
+    known = tuple(known)
+    for name, value in call.items():
+        if name not in known:
+            raise TypeError(_unknown_keyword(pipe, name, known))
+        if isinstance(value, Real) and not math.isfinite(value):
+            raise ValueError(
+                f"{name} must be a finite number, got {value}; give a number like 4.0."
+            )
+    for name in ("guidance_scale", "strength", "eta"):
+        if call.get(name) is not None and not _is_number(call[name]):
+            raise TypeError(
+                f"{name} must be a number, got {_short(call[name])}; give one like 0.5."
+            )
+    most = _train_steps(pipe)
+    _check_integer(call, "num_inference_steps", 1, most)
+    _check_integer(call, "num_images_per_prompt", 1, 256)
+    for side in ("height", "width"):
+        _check_integer(call, side, 8, _LARGEST_SIDE)
+    if call.get("output_type", "pil") not in ("pil", "latent"):
+        raise ValueError(
+            f'output_type must be "pil" or "latent" in a record, got {_short(call["output_type"])}; '
+            "leave it out and take numpy.asarray(traj.image)."
+        )
+    if call.get("return_dict", True) is not True:
+        raise ValueError("return_dict must stay True in a record, got False; leave it out.")
+
+
+def _unknown_keyword(pipe: Any, name: str, known: tuple[str, ...]) -> str:
+    names = sorted({*known, *_OWN} - {"generator"} | {"generator"})
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    advice = f"did you mean {near[0]!r}?" if near else f"it takes: {', '.join(names)}."
+    return f"record and {type(pipe).__name__} know no keyword {name!r}; {advice}"
+
+
+def _train_steps(pipe: Any) -> int:
+    scheduler = getattr(pipe, "scheduler", None)
+    return int(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 0) or 1000)
+
+
+def _check_integer(call: Mapping[str, Any], name: str, least: int, most: int) -> None:
+    value = call.get(name)
+    if value is None:
+        return
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(
+            f"{name} must be a whole number between {least} and {most}, got {_short(value)}."
+        )
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be between {least} and {most} inclusive, got {value}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_prompt(name: str, value: Any) -> None:
+    """Refuses what isn't a string or a list of strings, or is beyond all measure.
+
+    Raises:
+        TypeError: not text.
+        ValueError: an empty list, or more characters than any prompt has.
+    """
+    if value is None:
+        return
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(
+            f"{name} must be a string or a list of strings, got {_short(value)}; "
+            'write it like "a red cat".'
+        )
+    if not texts:
+        raise ValueError(f'{name} must hold at least one string, got []; write ["a red cat"].')
+    longest = max(len(text) for text in texts)
+    if longest > _LONGEST_PROMPT:
+        raise ValueError(
+            f"{name} must have at most {_LONGEST_PROMPT:,} characters, got {longest:,}; shorten it."
+        )
+
+
+def warn_if_cut(pipe: Any, name: str, value: Any) -> None:
+    """Says aloud when a prompt is longer than the text encoder reads."""
+    tokenizer = getattr(pipe, "tokenizer", None)
+    most = getattr(tokenizer, "model_max_length", 0)
+    if tokenizer is None or value is None or not 0 < most < 1_000_000:
+        return
+    for text in [value] if isinstance(value, str) else value:
+        # Short texts can't have more tokens than bytes: nearly every prompt ends here.
+        if len(text.encode("utf-8", "replace")) + 2 <= most:
+            continue
+        tokens = len(tokenizer(text, truncation=False, verbose=False).input_ids)
+        if tokens > most:
+            warnings.warn(
+                f"The {name} has {tokens - 2:,} tokens and the text encoder reads {most - 2}: "
+                "the words after that have no effect; shorten it.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+def check_keep(keep: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of the arrays to keep; ``"all"`` is every one.
+
+    Raises:
+        TypeError: not a name or names.
+        ValueError: an unknown name.
+    """
+    if keep == "all":
+        return ARRAYS
+    names = (keep,) if isinstance(keep, str) else tuple(keep)
+    for name in names:
+        if name not in ARRAYS:
+            near = difflib.get_close_matches(str(name), ARRAYS, n=1)
+            raise ValueError(
+                f'keep takes names of arrays ({", ".join(ARRAYS)}) or "all", got {_short(name)}'
+                + (f"; did you mean {near[0]!r}?" if near else ".")
+            )
+    return names
+
+
+def check_preview(preview: str) -> str:
+    """Refuses a preview that isn't one of the four.
+
+    Raises:
+        ValueError: unknown.
+    """
+    if preview not in PREVIEWS:
+        raise ValueError(f"preview must be one of {', '.join(PREVIEWS)}, got {_short(preview)}.")
+    return preview
+
+
+def check_seed(seed: Any, generator: Any, takes_generator: bool) -> None:
+    """Refuses a seed that torch can't take, and seed beside generator.
+
+    Raises:
+        TypeError: not whole numbers.
+        ValueError: out of range, or both given.
+    """
+    if seed is None:
+        return
+    if generator is not None:
+        raise ValueError("Give seed= or generator=, not both; seed=7 makes a CPU generator itself.")
+    if not takes_generator:
+        raise ValueError("This pipeline takes no generator, so seed must stay None.")
+    for number in seed if isinstance(seed, (list, tuple)) else [seed]:
+        if not isinstance(number, Integral) or isinstance(number, bool):
+            raise TypeError(f"seed must be a whole number or a list of them, got {_short(number)}.")
+        if not 0 <= number < 2**63:
+            raise ValueError(f"seed must be between 0 and 2**63 - 1 inclusive, got {number}.")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
