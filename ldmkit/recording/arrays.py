@@ -53,10 +53,17 @@ def step_of(index: int, call: Call, scheduler: Any, names: Sequence[str]) -> Ste
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is missing is said once, at the end
         arrays = arrays_of(Tape([call]), scheduler, names)
-    levels = {name: float(arrays[name + "s"][0]) for name in ("timestep", "alpha", "sigma")}
-    both = arrays["latents"]
-    values = {name: None if arrays[name] is None else arrays[name][0] for name in ARRAYS}
-    return Step(index=index, output=None if both is None else both[1], **levels, **values)
+    values: dict[str, Any] = {
+        name: None if arrays[name] is None else arrays[name][0] for name in ARRAYS
+    }
+    return Step(
+        index=index,
+        timestep=call.timestep,
+        alpha=float(arrays["alphas"][0]),
+        sigma=float(arrays["sigmas"][0]),
+        output=None if arrays["latents"] is None else arrays["latents"][1],
+        **values,
+    )
 
 
 def _add_estimates(

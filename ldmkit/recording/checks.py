@@ -7,8 +7,8 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
-from typing import Any
+from numbers import Real
+from typing import Any, SupportsIndex
 
 __all__ = ["ARRAYS", "check_call", "check_keep", "check_preview", "check_prompt", "parameters_of"]
 
@@ -71,7 +71,8 @@ def check_call(pipe: Any, known: Iterable[str], call: Mapping[str, Any]) -> None
         _check_integer(call, side, 8, _LARGEST_SIDE)
     if call.get("output_type", "pil") not in ("pil", "latent"):
         raise ValueError(
-            f'output_type must be "pil" or "latent" in a record, got {_short(call["output_type"])}; '
+            'output_type must be "pil" or "latent" in a record, '
+            f"got {_short(call['output_type'])}; "
             "leave it out and take numpy.asarray(traj.image)."
         )
     if call.get("return_dict", True) is not True:
@@ -94,12 +95,16 @@ def _check_integer(call: Mapping[str, Any], name: str, least: int, most: int) ->
     value = call.get(name)
     if value is None:
         return
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if not _is_whole(value):
         raise TypeError(
             f"{name} must be a whole number between {least} and {most}, got {_short(value)}."
         )
     if not least <= value <= most:
         raise ValueError(f"{name} must be between {least} and {most} inclusive, got {value}.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
@@ -195,7 +200,7 @@ def check_seed(seed: Any, generator: Any, takes_generator: bool) -> None:
     if not takes_generator:
         raise ValueError("This pipeline takes no generator, so seed must stay None.")
     for number in seed if isinstance(seed, (list, tuple)) else [seed]:
-        if not isinstance(number, Integral) or isinstance(number, bool):
+        if not _is_whole(number):
             raise TypeError(f"seed must be a whole number or a list of them, got {_short(number)}.")
         if not 0 <= number < 2**63:
             raise ValueError(f"seed must be between 0 and 2**63 - 1 inclusive, got {number}.")

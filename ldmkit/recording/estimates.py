@@ -159,6 +159,8 @@ def estimates(
     Raises:
         ValueError: the prediction type is unknown.
     """
+    x0: NDArray[np.floating[Any]]
+    noise: NDArray[np.floating[Any]]
     with np.errstate(divide="ignore", invalid="ignore"):  # alpha 0 at pure noise: inf, not a crash
         if prediction == "epsilon":
             noise = output

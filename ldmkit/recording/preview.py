@@ -47,10 +47,8 @@ def _statistics(vae: Any, like: torch.Tensor) -> tuple[Any, Any]:
     std = getattr(vae.config, "latents_std", None)
     if mean is None or std is None:
         return getattr(vae.config, "shift_factor", None) or 0.0, 1.0
-    return tuple(
-        torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
-        for values in (mean, std)
-    )
+    per_channel = torch.tensor([mean, std], dtype=like.dtype, device=like.device)
+    return per_channel[0].view(1, -1, 1, 1), per_channel[1].view(1, -1, 1, 1)
 
 
 def decode_is_cheap(vae: Any, positions: int) -> bool:

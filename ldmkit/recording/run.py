@@ -134,9 +134,9 @@ def _complete(
 
 def _generator(seed: Seed) -> Any:
     # On the CPU whatever the device: the same first noise everywhere.
-    if isinstance(seed, (list, tuple)):
+    if isinstance(seed, Sequence):
         return [torch.Generator("cpu").manual_seed(int(number)) for number in seed]
-    return torch.Generator("cpu").manual_seed(int(seed))  # type: ignore[call-overload]
+    return torch.Generator("cpu").manual_seed(int(seed))
 
 
 def _run(

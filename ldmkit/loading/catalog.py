@@ -1,0 +1,140 @@
+"""The models that ldmkit knows by name: one row each, and nothing that nobody checked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ldmkit.loading.table import Table
+
+__all__ = ["CATALOG", "Row", "embedded_folder", "models", "nearest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model.
+
+    Attributes:
+        name: what ``load`` takes.
+        family: the diffusers pipeline class.
+        parameters: of all networks together.
+        download_gb: size of the files that are fetched; 0 for what travels in the package.
+        memory: what a run needs, in words.
+        licence: of the weights.
+        gated: whether the hub asks for an account that accepted the licence.
+        embedded: whether it travels in the package.
+        checked: ``"real weights"``, or ``"random weights only"`` where the code was tried with
+            the same classes and small random weights.
+        hub_id: repository on the hugging face hub, or ``None``.
+        hub_variant: the hub's variant of smaller files, such as ``"fp16"``.
+        defaults: keywords of the call that the weights were made for.
+    """
+
+    name: str
+    family: str
+    parameters: int
+    download_gb: float
+    memory: str
+    licence: str
+    gated: bool
+    embedded: bool
+    checked: str
+    hub_id: str | None = None
+    hub_variant: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+_ROWS = (
+    Row(
+        name="critters",
+        family="StableDiffusionPipeline",
+        parameters=7_200_000,
+        download_gb=0.0,
+        memory="0.5 GB, any CPU",
+        licence="Apache-2.0",
+        gated=False,
+        embedded=True,
+        checked="real weights",
+    ),
+    Row(
+        name="sd15",
+        family="StableDiffusionPipeline",
+        parameters=1_066_000_000,
+        download_gb=2.7,
+        memory="4 GB of GPU, or 8 GB and minutes on a CPU",
+        licence="CreativeML Open RAIL-M",
+        gated=False,
+        embedded=False,
+        checked="random weights only",
+        hub_id="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        hub_variant="fp16",
+    ),
+    Row(
+        name="sd-turbo",
+        family="StableDiffusionPipeline",
+        parameters=1_290_000_000,
+        download_gb=2.6,
+        memory="4 GB of GPU, or 8 GB and a minute on a CPU",
+        licence="Stability AI Community",
+        gated=False,
+        embedded=False,
+        checked="random weights only",
+        hub_id="stabilityai/sd-turbo",
+        hub_variant="fp16",
+        defaults={"num_inference_steps": 1, "guidance_scale": 0.0},
+    ),
+)
+
+CATALOG: Mapping[str, Row] = {row.name: row for row in _ROWS}
+_SHOWN = (
+    "name",
+    "family",
+    "parameters",
+    "download_gb",
+    "memory",
+    "licence",
+    "gated",
+    "embedded",
+    "checked",
+)
+
+
+def models() -> Table:
+    """The models that ``load`` knows by name, as a table.
+
+    ``load`` also takes a folder, a hub id and a pipeline of your own; nothing is fetched here.
+    """
+    return Table(
+        columns=_SHOWN,
+        rows=tuple(asdict(row) for row in _ROWS),
+        caption=(
+            "checked: tried with the real weights, or with small random ones of the same classes"
+        ),
+    )
+
+
+def nearest(name: str) -> str | None:
+    """The catalog name nearest to a misspelt one, or ``None``."""
+    near = difflib.get_close_matches(name.lower(), CATALOG, n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def embedded_folder(name: str) -> Path:
+    """The folder of a model that travels in the package.
+
+    Raises:
+        FileNotFoundError: this installation has no weights.
+    """
+    from importlib import resources
+
+    folder = Path(str(resources.files("ldmkit"))) / "critters" / "weights" / name
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"The weights of {name!r} are not in this installation of ldmkit; install the wheel "
+            "with `pip install --force-reinstall ldmkit`, or train them with "
+            "`python -m ldmkit.recipes.unet`."
+        )
+    return folder

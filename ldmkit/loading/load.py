@@ -1,0 +1,194 @@
+"""``load``: a name, folder, hub id or your own pipeline to a plain diffusers pipeline."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ldmkit.loading import catalog
+from ldmkit.loading import device as devices
+from ldmkit.loading.folder import check_folder, check_variant, defaults_of
+from ldmkit.loading.origin import Origin, remember
+from ldmkit.loading.quiet import no_progress_bars, swift_imports
+
+__all__ = ["fetch", "load"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+def load(
+    what: Any,
+    *,
+    device: Any = None,
+    dtype: Any = None,
+    variant: str | None = None,
+) -> Any:
+    """Opens a model as a plain diffusers pipeline.
+
+    Args:
+        what: a pipeline (given back as it is), the folder of one, a name of ``models()``, or a
+            hub id such as ``"owner/name"``; looked up in this order.
+        device: ``"cpu"``, ``"cuda"``, ...; by default the best there is.
+        dtype: ``"float32"``, ``"float16"``, ``"bfloat16"``; by default float32 on the CPU and
+            for the embedded models, float16 for large ones on a GPU.
+        variant: other weights beside the usual ones, such as the embedded students' ``"steps4"``.
+
+    Returns:
+        An ordinary ``diffusers`` pipeline, weights read from safetensors only.
+
+    Raises:
+        FileNotFoundError: a folder without a pipeline; embedded weights that aren't installed.
+        ValueError: an unknown name, variant, device or dtype.
+        ConnectionError: a hub id that can't be reached.
+        TypeError: something else.
+    """
+    if not isinstance(what, (str, os.PathLike)):
+        return _as_it_is(what, device, dtype, variant)
+    folder, row = _local(what)
+    with swift_imports():
+        import diffusers
+
+        chosen = devices.choose_device(device)
+        precision = devices.choose_dtype(dtype, chosen, embedded=bool(row and row.embedded))
+    if folder is not None:
+        name = row.name if row else folder.resolve().name
+        pipe = _open_folder(folder, variant, precision)
+        defaults = defaults_of(folder, variant)
+    else:
+        name = row.name if row else str(what)
+        hub_id = row.hub_id if row and row.hub_id else str(what)
+        variant = variant or (row.hub_variant if row else None)
+        pipe = _open_hub(diffusers, hub_id, variant, precision)
+        defaults = dict(row.defaults) if row else {}
+    if row and row.embedded:
+        pipe.set_progress_bar_config(disable=True)  # a bar would take longer to draw than a step
+    label = f"{name}:{variant}" if variant and folder is not None else name
+    remember(pipe, Origin(label, defaults))
+    return devices.own(devices.place(pipe, chosen))
+
+
+def fetch(name: str) -> Path:
+    """Downloads a model ahead of class; returns its folder.
+
+    Raises:
+        ValueError: an unknown name.
+        ConnectionError: the hub can't be reached.
+    """
+    folder, row = _local(name)
+    if folder is not None:
+        return folder
+    hub_id = row.hub_id if row and row.hub_id else name
+    with swift_imports():
+        from diffusers import DiffusionPipeline
+    try:
+        path = DiffusionPipeline.download(
+            hub_id, variant=row.hub_variant if row else None, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise _hub_error(hub_id, error) from error
+    return Path(path)
+
+
+def _as_it_is(what: Any, device: Any, dtype: Any, variant: str | None) -> Any:
+    if not callable(what) or not hasattr(what, "components"):
+        raise TypeError(
+            f"load takes a name, folder, hub id or diffusers pipeline, got {type(what).__name__}; "
+            "ldmkit.models() lists the names."
+        )
+    if variant is not None:
+        raise ValueError(
+            f"variant must be left out for a pipeline that is open already, got {variant!r}; "
+            "load its folder with that variant."
+        )
+    if device is None and dtype is None:
+        return what
+    chosen = devices.choose_device(device) if device is not None else what.device
+    kept = what.dtype if dtype is None else dtype
+    return what.to(chosen, devices.choose_dtype(kept, chosen, embedded=False))
+
+
+def _local(what: str | os.PathLike[str]) -> tuple[Path | None, catalog.Row | None]:
+    """The folder to open and its row, either may be missing: then it is for the hub.
+
+    Raises:
+        FileNotFoundError: a folder that holds no pipeline.
+        ValueError: neither folder nor name nor hub id.
+    """
+    name, path = os.fspath(what), Path(what)
+    row = catalog.CATALOG.get(name)
+    # A folder that merely has a model's name, such as a checkout of its sources, is no pipeline.
+    if path.is_dir() and (row is None or (path / "model_index.json").is_file()):
+        return path, None
+    if row is not None:
+        return (catalog.embedded_folder(name) if row.embedded else None), row
+    if isinstance(what, os.PathLike) or not _HUB_ID.fullmatch(name) or name.startswith("."):
+        raise ValueError(_unknown(name))
+    return None, None
+
+
+def _unknown(name: str) -> str:
+    shown = name if len(name) <= 80 else name[:77] + "..."
+    near = catalog.nearest(name)
+    advice = f"did you mean {near!r}?" if near else "ldmkit.models() lists the names."
+    return f"{shown!r} is neither a folder, nor a model's name, nor a hub id (owner/name); {advice}"
+
+
+def _open_folder(folder: Path, variant: str | None, dtype: Any) -> Any:
+    check_folder(folder)
+    check_variant(folder, variant)
+    from diffusers import DiffusionPipeline
+
+    with no_progress_bars(), swift_imports():
+        try:
+            return DiffusionPipeline.from_pretrained(
+                folder,
+                variant=variant,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0][:200]
+            raise ValueError(
+                f"{str(folder)!r} can't be opened as a pipeline: {reason} "
+                "(fetch or save the folder again; only safetensors are read)."
+            ) from error
+
+
+def _open_hub(diffusers: Any, hub_id: str, variant: str | None, dtype: Any) -> Any:
+    options = {"variant": variant, "dtype": dtype, "use_safetensors": True}
+    pipeline = diffusers.DiffusionPipeline
+    try:
+        # What was fetched once opens without asking the hub, which may be slow or away.
+        return pipeline.from_pretrained(hub_id, local_files_only=True, **options)
+    except (OSError, ValueError):
+        pass
+    try:
+        return pipeline.from_pretrained(hub_id, **options)
+    except (OSError, ValueError) as error:
+        raise _hub_error(hub_id, error) from error
+
+
+def _hub_error(hub_id: str, error: BaseException) -> Exception:
+    names: set[str] = set()
+    cause: BaseException | None = error
+    while cause is not None:
+        names.update(kind.__name__ for kind in type(cause).__mro__)
+        cause = cause.__cause__ or cause.__context__
+    if "GatedRepoError" in names:
+        return ConnectionError(
+            f"{hub_id!r} is gated: accept its licence on the hub's page, then run `hf auth login`."
+        )
+    if "RepositoryNotFoundError" in names:
+        near = catalog.nearest(hub_id.rpartition("/")[2])
+        advice = f"did you mean {near!r}?" if near else "check its spelling."
+        return ValueError(f"The hub has no model {hub_id!r}; {advice}")
+    if names & {"ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "HTTPError"}:
+        return ConnectionError(
+            f"{hub_id!r} is not on this machine and the hub can't be reached; go online and run "
+            f'`ldmkit fetch {hub_id}`, or load "critters", which needs no network.'
+        )
+    reason = str(error).strip().split("\n")[0][:200]
+    return ValueError(f"{hub_id!r} can't be opened as a pipeline: {reason}")
