@@ -1,0 +1,5 @@
+"""Latents by hand: encode a picture, decode what a run left."""
+
+from ldmkit.latents.codec import decode_latents, encode_image
+
+__all__ = ["decode_latents", "encode_image"]

@@ -1,0 +1,95 @@
+"""``encode_image`` and ``decode_latents``: the pipeline's autoencoder, at the network's scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ldmkit.recording.preview import autoencoder_of, decode, scale
+
+__all__ = ["decode_latents", "encode_image"]
+
+_LARGEST_SIDE = 4096  # pixels
+
+
+def encode_image(pipe: Any, picture: Image.Image | Sequence[Image.Image]) -> torch.Tensor:
+    """Encodes pictures as the latents that the pipeline's network would see.
+
+    The mean of the autoencoder's distribution is taken, so the same picture gives the same
+    latents (arXiv 2112.10752, section 3.1), times its scaling factor.
+
+    Args:
+        pipe: a pipeline with an autoencoder.
+        picture: a PIL picture, or several of one size; sides that the autoencoder can't halve
+            as often as it does are resized down to the next that it can.
+
+    Returns:
+        (b, c, h, w) latents at the network's scale, on the pipeline's device.
+
+    Raises:
+        TypeError: no autoencoder, or not PIL pictures.
+        ValueError: no picture, pictures of different sizes, or one that is too large.
+    """
+    vae = _autoencoder(pipe)
+    pictures = [picture] if isinstance(picture, Image.Image) else list(picture)
+    _check_pictures(pictures)
+    pixels = pipe.image_processor.preprocess([one.convert("RGB") for one in pictures])
+    with torch.no_grad():  # (b, 3, H, W) in -1..1
+        encoded = vae.encode(pixels.to(vae.device, vae.dtype))
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+    return scale(vae, latents)
+
+
+def decode_latents(pipe: Any, latents: Any) -> Image.Image | list[Image.Image]:
+    """Decodes latents at the network's scale to pictures.
+
+    Args:
+        pipe: a pipeline with an autoencoder.
+        latents: (c, h, w) or (b, c, h, w), a tensor or an array such as ``traj.latents[-1]``.
+
+    Returns:
+        A PIL picture; a list of them for a batch of more than one.
+
+    Raises:
+        TypeError: the pipeline has no autoencoder.
+        ValueError: another shape.
+    """
+    vae = _autoencoder(pipe)
+    array = latents.detach().float().cpu().numpy() if torch.is_tensor(latents) else latents
+    array = np.asarray(array, dtype=np.float32)
+    array = array[None] if array.ndim == 3 else array
+    channels = vae.config.latent_channels
+    if array.ndim != 4 or array.shape[1] != channels or 0 in array.shape:
+        raise ValueError(
+            f"latents must have the shape (b, {channels}, h, w), got {np.shape(latents)}; "
+            "a step of a trajectory is traj.latents[i]."
+        )
+    pictures = [Image.fromarray(pixels) for pixels in decode(vae, array)]
+    return pictures[0] if len(pictures) == 1 else pictures
+
+
+def _autoencoder(pipe: Any) -> Any:
+    vae = autoencoder_of(pipe)
+    if vae is None:
+        raise TypeError(
+            f"A pipeline with an autoencoder (vae) is needed, got {type(pipe).__name__}; "
+            "open one with ldmkit.load(name)."
+        )
+    return vae
+
+
+def _check_pictures(pictures: list[Any]) -> None:
+    if not all(isinstance(one, Image.Image) for one in pictures):
+        raise TypeError("encode_image takes PIL pictures; convert arrays with Image.fromarray.")
+    sizes = {one.size for one in pictures}
+    if len(sizes) != 1:
+        raise ValueError(f"Pictures of one size are needed, got {sorted(sizes)}; resize them.")
+    if max(sizes.pop()) > _LARGEST_SIDE:
+        raise ValueError(
+            f"Pictures must be at most {_LARGEST_SIDE} pixels a side, "
+            f"got {pictures[0].size}; resize them."
+        )
