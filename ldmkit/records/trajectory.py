@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from ldmkit.records import display as _display
 from ldmkit.records import pictures as _pictures
-from ldmkit.records import show as _show
 from ldmkit.records.errors import RecordError
 
 if TYPE_CHECKING:
@@ -256,16 +256,20 @@ class Trajectory:
 
     def figure(self, every: int = 4) -> Figure:
         """Returns a matplotlib figure: every ``every``-th step of each lane, alpha and sigma."""
-        return _show.figure(self, every)
+        return _display.figure(self, every)
 
-    def to_html(self, path: str | PathLike[str]) -> Path:
+    def to_html(self, path: str | PathLike[str], *, batch: int = 0) -> Path:
         """Writes one self-contained page with the player (no network, no kernel); returns its path.
 
+        Args:
+            path: the file to write; replaced as a whole or not at all.
+            batch: which picture of the batch, from 0.
+
         Raises:
-            RecordError: there is nothing to draw.
+            RecordError: the batch has no such picture.
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        return _show.to_html(self, path)
+        return _display.to_html(self, path, batch)
 
     def save(self, path: str | PathLike[str], *, dtype: str = "float32") -> Path:
         """Writes the record as one safetensors file; returns its path.
@@ -299,7 +303,7 @@ class Trajectory:
         return trajectory_file.load(path, max_bytes=max_bytes)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return _show.mimebundle(self)
+        return _display.mimebundle(self)
 
     def __repr__(self) -> str:
         words = self.prompt if isinstance(self.prompt, str) else " | ".join(self.prompt)

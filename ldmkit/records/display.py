@@ -26,15 +26,15 @@ def figure(traj: Trajectory, every: int) -> Figure:
     return trajectory_figure(traj, every=every)
 
 
-def to_html(traj: Trajectory, path: str | PathLike[str]) -> Path:
+def to_html(traj: Trajectory, path: str | PathLike[str], batch: int) -> Path:
     """Writes the self-contained page of a trajectory."""
     from ldmkit.figures.page import write_page
 
-    return write_page(traj, path)
+    return write_page(traj, path, batch=batch)
 
 
 def mimebundle(traj: Trajectory) -> dict[str, Any]:
     """What a notebook cell shows: text/html, image/png, text/plain."""
-    from ldmkit.figures.display import mimebundle as bundle
+    from ldmkit.figures.fragment import mimebundle as bundle
 
     return bundle(traj)

@@ -1,0 +1,57 @@
+"""A record in a notebook cell: contact sheet first, a player that wakes where scripts may run.
+
+The order matters. ``text/html`` holds plain pictures, so that an untrusted notebook shows the
+sheet; the module then finds its root by a random id (``currentScript`` is null in a module and
+fixed ids collide between outputs), draws the first frame and only then hides the sheet.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import secrets
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from ldmkit.figures.frames import trajectory_payload
+from ldmkit.figures.sheet import sheet_html, sheet_image
+from ldmkit.figures.words import json_script
+from ldmkit.records import Trajectory
+
+__all__ = ["asset", "fragment", "mimebundle"]
+
+
+@cache
+def asset(name: str) -> str:
+    """The text of a file beside this module: ``"player.mjs"`` or ``"player.css"``."""
+    return files("ldmkit.figures").joinpath(name).read_text(encoding="utf-8")
+
+
+def fragment(traj: Trajectory, batch: int = 0) -> tuple[str, str]:
+    """HTML that shows one picture of the batch, and the script that wakes its player.
+
+    Returns:
+        The HTML up to the script, and the module's source; a page hashes the source.
+    """
+    payload = trajectory_payload(traj, batch)
+    data = payload.data | {"frames": base64.b64encode(payload.frames).decode()}
+    root = f"ldm-{secrets.token_hex(8)}"
+    markup = (
+        f'<div class="ldm-record" id="{root}"><style>{asset("player.css")}</style>'
+        f"{sheet_html(traj, batch)}"
+        f'<script type="application/json" class="ldm-data">{json_script(data)}</script></div>'
+    )
+    return markup, f'{asset("player.mjs")}\nmountInlined("{root}");\n'
+
+
+def mimebundle(traj: Trajectory) -> dict[str, Any]:
+    """What a cell shows: the player over its sheet, else one picture, else a line of text."""
+    markup, script = fragment(traj)
+    file = io.BytesIO()
+    sheet_image(traj).save(file, "PNG", optimize=True)
+    return {
+        "text/html": f'{markup}<script type="module">{script}</script>',
+        "image/png": base64.b64encode(file.getvalue()).decode(),
+        "text/plain": repr(traj),
+    }

@@ -1,0 +1,184 @@
+"""A record as what the player eats: one JSON-able dict and one block of WebP bytes.
+
+The inlined page carries the bytes as base64, a panel sends them as they are: one code path in
+``player.mjs`` serves both. The block is kept under ``MAX_BYTES`` by shrinking quality first,
+then size, then the number of steps, and ``note`` says so.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldmkit.figures.words import alt_text, details, lane_words, prompt_of, shorten
+from ldmkit.records import Trajectory
+from ldmkit.records.pictures import LANES, drawable, is_picture, lane_array
+
+__all__ = ["MAX_BYTES", "Payload", "shown_lanes", "trajectory_payload", "webp"]
+
+# Databricks passes 5 MB in one message, Colab some 10: an output stays under 4 MB, of which
+# base64 takes a quarter, the contact sheet and image/png up to 1 MB.
+MAX_BYTES = 2_200_000
+PLAYER_LANES = ("latents", "denoised", "noise_pred")
+LOSSLESS_PIXELS = 32 * 32  # single latents: exact colours cost nothing at this size
+
+
+class Rung(NamedTuple):
+    """One way to spend bytes: longer side in pixels, WebP quality, every how many steps."""
+
+    side: int
+    quality: int
+    every: int
+
+
+LADDER = (
+    Rung(256, 82, 1),
+    Rung(256, 60, 1),
+    Rung(192, 60, 1),
+    Rung(128, 50, 1),
+    *(Rung(128, 50, 2**k) for k in range(1, 16)),
+)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What the player needs.
+
+    Attributes:
+        data: words, numbers and the byte length of every frame, JSON-able.
+        frames: all frames one after the other, in the order of ``data["lanes"]``, then the
+            final picture.
+    """
+
+    data: dict[str, Any]
+    frames: bytes
+
+
+def shown_lanes(traj: Trajectory) -> list[str]:
+    """The lanes that the player shows of this record; noise stays out when pictures are scarce."""
+    return [lane for lane in PLAYER_LANES if drawable(traj, lane)]
+
+
+def trajectory_payload(traj: Trajectory, batch: int = 0, *, max_bytes: int = MAX_BYTES) -> Payload:
+    """Encodes the lanes of one picture of the batch.
+
+    Args:
+        traj: the record.
+        batch: which picture of the batch, from 0.
+        max_bytes: upper limit of ``frames``.
+    """
+    lanes = {lane: lane_array(traj, lane, batch) for lane in shown_lanes(traj)}
+    rung, encoded = _fit(lanes, max_bytes)
+    final = b""
+    if batch < len(traj.images):
+        final = webp(traj.images[batch], max(rung.side, 512 if rung is LADDER[0] else 0), 85)
+    data = {
+        "version": 1,
+        "prompt": shorten(prompt_of(traj, batch), 600),
+        "details": details(traj, batch),
+        "total": len(traj.timesteps),
+        "index": _shown(len(traj.timesteps), rung.every),
+        "timesteps": _numbers(traj.timesteps),
+        "alphas": _numbers(traj.alphas),
+        "sigmas": _numbers(traj.sigmas),
+        "lanes": [_lane(traj, lane, encoded[lane], lanes[lane], batch) for lane in lanes],
+        "final": {"size": len(final), "alt": f"Final picture: {_alt(traj, batch)}"},
+        "note": " ".join(_notes(traj, batch, rung, lanes)),
+    }
+    frames = b"".join(b"".join(parts) for parts in encoded.values()) + final
+    return Payload(data, frames)
+
+
+def _shown(n: int, every: int) -> list[int]:
+    """About one step in ``every``, the first and the last among them."""
+    return sorted({round(i) for i in np.linspace(0, n - 1, -(-n // every))}) if n else []
+
+
+def _alt(traj: Trajectory, batch: int) -> str:
+    return shorten(prompt_of(traj, batch), 160) or "no prompt"
+
+
+def _lane(
+    traj: Trajectory, lane: str, frames: list[bytes], array: NDArray[np.uint8], batch: int
+) -> dict[str, Any]:
+    title, caption = lane_words(lane)
+    return {
+        "name": lane,
+        "title": title,
+        "caption": caption,
+        "picture": is_picture(lane),
+        # One pixel per latent is drawn as cells; decoded pictures and the clean estimate smooth.
+        "crisp": lane not in traj.previews and lane != "denoised",
+        "aspect": array.shape[2] / max(1, array.shape[1]),
+        "alt": alt_text(traj, lane, 0, batch).split(" at step ")[0] + ": " + _alt(traj, batch),
+        "sizes": [len(frame) for frame in frames],
+    }
+
+
+def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+    return [round(float(v), 5) if np.isfinite(v) else None for v in values]
+
+
+def _fit(
+    lanes: dict[str, NDArray[np.uint8]], max_bytes: int
+) -> tuple[Rung, dict[str, list[bytes]]]:
+    """The first rung of the ladder under the limit; a few frames are tried before all."""
+    encoded: dict[str, list[bytes]] = {}
+    rung = LADDER[0]
+    for rung in LADDER:
+        if _estimate(lanes, rung) > 1.1 * max_bytes:
+            continue
+        encoded = {lane: list(_encode(array, rung)) for lane, array in lanes.items()}
+        if sum(len(frame) for parts in encoded.values() for frame in parts) <= max_bytes:
+            break
+    return rung, encoded
+
+
+def _estimate(lanes: dict[str, NDArray[np.uint8]], rung: Rung) -> float:
+    total = 0.0
+    for array in lanes.values():
+        sample = list(_encode(array[:: max(1, len(array) // 4)], rung._replace(every=1)))
+        mean = sum(map(len, sample)) / max(1, len(sample))
+        total += mean * len(_shown(len(array), rung.every))
+    return total
+
+
+def _encode(array: NDArray[np.uint8], rung: Rung) -> Iterator[bytes]:
+    for frame in array[_shown(len(array), rung.every)]:
+        yield webp(Image.fromarray(frame), rung.side, rung.quality)
+
+
+def webp(picture: Image.Image, side: int, quality: int) -> bytes:
+    """One WebP, at most ``side`` pixels long; lossless where single latents are meant."""
+    picture = picture.convert("RGB")
+    if max(picture.size) > side:
+        picture = picture.copy()
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    exact = picture.width * picture.height <= LOSSLESS_PIXELS
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=quality, lossless=exact, method=3)
+    return file.getvalue()
+
+
+def _notes(
+    traj: Trajectory, batch: int, rung: Rung, lanes: dict[str, NDArray[np.uint8]]
+) -> Iterator[str]:
+    if traj.batch_size > 1:
+        yield f"Picture {batch + 1} of {traj.batch_size} of this batch."
+    if rung is not LADDER[0]:
+        largest = max((max(a.shape[1:3]) for a in lanes.values()), default=0)
+        side = f"at most {min(rung.side, largest)} pixels a side, WebP quality {rung.quality}"
+        steps = f", one step in {rung.every}" if rung.every > 1 else ""
+        yield f"Shrunk to keep this output small: {side}{steps}. The record has everything."
+    missing = [lane for lane in PLAYER_LANES if lane not in lanes]
+    if missing and lanes:
+        names = " and ".join(lane_words(lane)[0].lower() for lane in missing)
+        yield f"Not kept in this record: {names}."
+    if not lanes:
+        yield f"This record keeps no lane that can be drawn ({', '.join(LANES[:3])})."

@@ -1,0 +1,295 @@
+// The player of a recorded run: lanes side by side, one slider, the two numbers that mix them.
+//
+// One ES module, hand-written, no imports, no network. It serves
+//   - a page or a notebook cell, inlined:  mountInlined(id)
+//   - an anywidget panel:                  export default { render }
+// Both hand `mount` the same two things: `data` (see ldmkit/figures/frames.py) and one block of
+// WebP bytes. Words of a record are untrusted: they enter the document as text nodes only.
+
+const ICONS = { play: "M3 1.5v13l11-6.5z", pause: "M3 2h3.6v12H3zM9.4 2H13v12H9.4z" };
+
+function make(name, className = "", text = "") {
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  if (text) node.textContent = text;
+  return node;
+}
+
+function draw(name, attributes) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  return node;
+}
+
+function round(value) {
+  if (value === null || value === undefined) return "?";
+  return Math.abs(value) >= 9.995 ? value.toFixed(1) : value.toFixed(2);
+}
+
+// A binary trait arrives as a DataView on a larger buffer: its offset counts.
+function bytesOf(frames) {
+  return ArrayBuffer.isView(frames)
+    ? new Uint8Array(frames.buffer, frames.byteOffset, frames.byteLength)
+    : new Uint8Array(frames);
+}
+
+// Pictures by position in the block, decoded once, when first asked for.
+function library(sizes, bytes) {
+  const starts = [0];
+  for (const size of sizes) starts.push(starts.at(-1) + size);
+  const cache = new Map();
+  return {
+    get(i) {
+      if (!cache.has(i)) {
+        const blob = new Blob([bytes.subarray(starts[i], starts[i + 1])], { type: "image/webp" });
+        cache.set(i, createImageBitmap(blob));
+      }
+      return cache.get(i);
+    },
+    close() {
+      for (const bitmap of cache.values()) bitmap.then((b) => b.close(), () => {});
+      cache.clear();
+    },
+  };
+}
+
+function laneView(title, caption, { aspect = 1, crisp = false, name = "" } = {}) {
+  const figure = make("figure", "ldm-lane");
+  figure.dataset.lane = name;
+  const view = make("div", "ldm-view");
+  const canvas = make("canvas", crisp ? "ldm-canvas ldm-crisp" : "ldm-canvas");
+  canvas.style.aspectRatio = String(aspect);
+  canvas.setAttribute("role", "img");
+  view.append(canvas);
+  const words = make("figcaption", "ldm-caption");
+  words.append(make("span", "ldm-title", title), make("span", "ldm-teach", caption));
+  figure.append(view, words);
+  return { figure, view, canvas };
+}
+
+function paint(canvas, bitmap) {
+  if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
+    canvas.width = bitmap.width;
+    canvas.height = bitmap.height;
+  }
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+}
+
+// alpha and sigma over the steps, with a cursor that stands above the slider's thumb.
+function plot(data) {
+  const box = make("div", "ldm-plot");
+  const svg = draw("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none" });
+  svg.setAttribute("aria-hidden", "true");
+  const top = Math.max(1e-9, ...data.alphas, ...data.sigmas);
+  const last = Math.max(1, data.total - 1);
+  for (const [values, kind] of [[data.sigmas, "noise"], [data.alphas, "picture"]]) {
+    const points = values
+      .map((value, i) => [(100 * i) / last, value])
+      .filter(([, value]) => value !== null)
+      .map(([x, value]) => `${x.toFixed(2)},${(100 - (100 * value) / top).toFixed(2)}`);
+    svg.append(draw("polyline", { points: points.join(" "), class: `ldm-line ldm-${kind}` }));
+  }
+  const cursor = make("div", "ldm-cursor");
+  box.append(svg, cursor);
+  return { box, move: (i) => (cursor.style.left = `${(100 * i) / last}%`) };
+}
+
+function controls(count) {
+  const button = make("button", "ldm-play");
+  button.type = "button";
+  const svg = draw("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" });
+  const path = draw("path", { d: ICONS.play });
+  svg.append(path);
+  button.append(svg);
+  const slider = make("input", "ldm-slider");
+  Object.assign(slider, { type: "range", min: 0, max: count - 1, step: 1, value: 0 });
+  slider.setAttribute("aria-label", "Step");
+  const playing = (on) => {
+    path.setAttribute("d", on ? ICONS.pause : ICONS.play);
+    button.setAttribute("aria-label", on ? "Pause" : "Play");
+    button.title = on ? "Pause (space)" : "Play (space)";
+  };
+  playing(false);
+  return { button, slider, playing };
+}
+
+// "Step 5 of 32 · timestep 864 · 0.34 × picture + 0.94 × noise", the two shares in the
+// colours of the plot's lines, so that the sentence is the legend too.
+function statusLine() {
+  const line = make("p", "ldm-status");
+  const step = make("span", "ldm-step");
+  const mix = make("span", "ldm-mix");
+  const picture = make("span", "ldm-picture");
+  const noise = make("span", "ldm-noise");
+  mix.append(picture, " + ", noise);
+  line.append(step, mix);
+  return {
+    line,
+    say(data, i) {
+      const t = data.timesteps[i];
+      const time = t === null ? "" : ` · timestep ${+t.toFixed(1)}`;
+      step.textContent = `Step ${i + 1} of ${data.total}${time}`;
+      picture.textContent = `${round(data.alphas[i])} × picture`;
+      noise.textContent = `${round(data.sigmas[i])} × noise`;
+      return `${step.textContent}, ${mix.textContent}`;
+    },
+  };
+}
+
+// noisy = alpha × clean + sigma × noise: the lanes stand in the order of the sum.
+function operators(lanes) {
+  const byName = Object.fromEntries(lanes.map((lane) => [lane.name, lane]));
+  if (!(byName.latents && byName.denoised && byName.noise_pred)) return () => {};
+  const set = [["denoised", "=", "picture"], ["noise_pred", "+", "noise"]].map(
+    ([name, sign, kind]) => {
+      const factor = make("span", `ldm-factor ldm-${kind}`);
+      const op = make("div", "ldm-op");
+      op.setAttribute("aria-hidden", "true"); // the status says it in words
+      op.append(make("span", "ldm-sign", sign), factor);
+      byName[name].view.append(op);
+      return (value) => (factor.textContent = `${round(value)} ×`);
+    },
+  );
+  return (alpha, sigma) => (set[0](alpha), set[1](sigma));
+}
+
+/** Builds a player in `el`; returns its clean-up. `onReady(true | false)` after the first frame. */
+export function mount(el, data, frames, onReady = () => {}) {
+  const sizes = [...data.lanes.flatMap((lane) => lane.sizes), data.final.size];
+  const pictures = library(sizes, bytesOf(frames));
+  const count = data.index.length;
+  const lanes = data.lanes.map((lane) => ({ ...lane, ...laneView(lane.title, lane.caption, lane) }));
+  const root = make("section", "ldm-player");
+  root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab leaves our keys alone
+  root.setAttribute("aria-label", `Recorded run: ${data.prompt || "no prompt"}`);
+
+  const head = make("header", "ldm-head");
+  const prompt = make("p", "ldm-prompt", data.prompt || "no prompt");
+  prompt.dir = "auto";
+  head.append(prompt, make("p", "ldm-details", data.details.join(" · ")));
+  const row = make("div", "ldm-lanes");
+  row.append(...lanes.map((lane) => lane.figure));
+  const operate = operators(lanes);
+  root.append(head, row);
+
+  if (data.final.size) {
+    const end = laneView("Final picture", `after step ${data.total}`, { name: "final" });
+    end.figure.classList.add("ldm-final");
+    end.canvas.setAttribute("aria-label", data.final.alt);
+    row.append(end.figure);
+    pictures.get(sizes.length - 1).then((bitmap) => {
+      end.canvas.style.aspectRatio = `${bitmap.width} / ${bitmap.height}`;
+      paint(end.canvas, bitmap);
+    }, () => onReady(false));
+  }
+
+  const { button, slider, playing } = controls(count);
+  const { box, move } = plot(data);
+  const status = statusLine();
+  const transport = make("div", "ldm-transport");
+  const track = make("div", "ldm-track");
+  track.append(box, slider);
+  transport.append(button, track);
+  if (count && lanes.length) root.append(status.line, transport);
+  if (data.note) root.append(make("p", "ldm-note", data.note));
+  el.append(root);
+
+  let alive = true;
+  let asked = -1;
+  async function show(position) {
+    asked = position;
+    const i = data.index[position];
+    move(i);
+    operate(data.alphas[i], data.sigmas[i]);
+    slider.setAttribute("aria-valuetext", status.say(data, i));
+    const bitmaps = await Promise.all(lanes.map((_, k) => pictures.get(k * count + position)));
+    if (!alive || asked !== position) return; // the slider has moved on meanwhile
+    lanes.forEach((lane, k) => {
+      paint(lane.canvas, bitmaps[k]);
+      lane.canvas.setAttribute("aria-label", `${lane.alt} (step ${i + 1} of ${data.total})`);
+    });
+    root.dataset.step = i + 1;
+  }
+
+  let timer = 0;
+  function stop() {
+    clearTimeout(timer);
+    timer = 0;
+    playing(false);
+  }
+  function tick() {
+    const next = Number(slider.value) + 1;
+    if (!root.isConnected || next >= count) return stop();
+    slider.value = next;
+    show(next);
+    timer = setTimeout(tick, pace());
+  }
+  // Five seconds for a run; slowly where the reader asked for less motion.
+  function pace() {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    return calm ? 800 : Math.min(300, Math.max(40, 5000 / count));
+  }
+  function toggle() {
+    if (timer) return stop();
+    if (Number(slider.value) >= count - 1) {
+      slider.value = 0;
+      show(0);
+    }
+    playing(true);
+    timer = setTimeout(tick, pace());
+  }
+  button.addEventListener("click", toggle);
+  slider.addEventListener("input", () => {
+    stop();
+    show(Number(slider.value));
+  });
+  slider.addEventListener("keydown", (event) => {
+    if (event.key !== " ") return;
+    event.preventDefault();
+    toggle();
+  });
+  if (count && lanes.length) show(0).then(() => onReady(true), () => onReady(false));
+  else onReady(data.final.size > 0);
+
+  return () => {
+    alive = false;
+    stop();
+    pictures.close();
+    root.remove();
+  };
+}
+
+/** Wakes every copy of one inlined record (ids repeat when an output is shown twice). */
+export function mountInlined(id) {
+  for (const root of document.querySelectorAll(`[id="${id}"]:not([data-awake])`)) {
+    root.dataset.awake = "";
+    const data = JSON.parse(root.querySelector(".ldm-data").textContent);
+    const frames = Uint8Array.from(atob(data.frames), (c) => c.charCodeAt(0));
+    const sheet = root.querySelector(".ldm-sheet");
+    const clean = mount(root, data, frames, (ready) => {
+      if (ready) sheet.style.display = "none";
+      else clean(); // no WebP here: the contact sheet stays
+    });
+  }
+}
+
+function render({ model, el }) {
+  let clean = () => {};
+  let due = false;
+  const redraw = () => {
+    due = false;
+    clean();
+    const data = model.get("data");
+    clean = data?.lanes ? mount(el, data, model.get("frames")) : () => {};
+  };
+  // Both traits change in one message: draw once.
+  const later = () => due || ((due = true), queueMicrotask(redraw));
+  model.on("change:data change:frames", later);
+  redraw();
+  return () => {
+    model.off("change:data change:frames", later);
+    clean();
+  };
+}
+
+export default { render };

@@ -1,0 +1,93 @@
+"""A trajectory as a matplotlib figure, for slides and for drawing on."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from ldmkit.figures.frames import shown_lanes
+from ldmkit.figures.words import details, lane_words, prompt_of, shorten
+from ldmkit.records import RecordError, Trajectory
+from ldmkit.records.pictures import is_picture, lane_array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["trajectory_figure"]
+
+PICTURE, NOISE = "#0c8377", "#b0478a"  # the player's two colours
+
+
+def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Figure:
+    """Every ``every``-th step of each lane above the plot of alpha and sigma.
+
+    The last step is always shown, the final picture stands at the right.
+
+    Raises:
+        RecordError: ``every`` is not a whole number of at least 1.
+    """
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise RecordError(f"every must be a whole number of at least 1, got {every!r}.")
+    from matplotlib.figure import Figure  # heavy: nobody pays who doesn't plot
+
+    class ShownFigure(Figure):
+        """Shows itself in a cell once; pyplot's would stay in its list of open figures."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png", dpi=110)
+            return file.getvalue()
+
+    lanes = shown_lanes(traj)
+    n = len(traj.timesteps)
+    steps = sorted({*range(0, n, every), n - 1}) if n else []
+    columns = max(1, len(steps)) + 1
+    width = max(6.0, 1.15 * columns + 1.6)
+    fig = ShownFigure(figsize=(width, 1.3 * len(lanes) + 2.2), layout="constrained")
+    heights = [1.0] * len(lanes) + [0.8]
+    grid = fig.add_gridspec(len(lanes) + 1, columns, height_ratios=heights)
+    fig.suptitle(
+        shorten(prompt_of(traj, batch), 80).replace("$", r"\$")
+        + "\n"
+        + shorten(" · ".join(details(traj, batch)), 110).replace("$", r"\$"),
+        fontsize=10,
+    )
+    for row, lane in enumerate(lanes):
+        _draw_lane(fig, grid, row, lane, traj, steps, batch)
+    if batch < len(traj.images):
+        axes = fig.add_subplot(grid[: len(lanes) or 1, -1])
+        axes.imshow(traj.images[batch].convert("RGB"))
+        axes.set_title("final picture", fontsize=8)
+        axes.set_axis_off()
+    _draw_schedule(fig.add_subplot(grid[-1, : columns - 1]), traj, steps)
+    return fig
+
+
+def _draw_lane(
+    fig: Figure, grid: Any, row: int, lane: str, traj: Trajectory, steps: list[int], batch: int
+) -> None:
+    frames = lane_array(traj, lane, batch)
+    title = lane_words(lane)[0] + ("" if is_picture(lane) else "\n(not a picture)")
+    for column, i in enumerate(steps):
+        axes = fig.add_subplot(grid[row, column])
+        smooth = lane == "denoised" or lane in traj.previews
+        axes.imshow(frames[i], interpolation="bicubic" if smooth else "nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if row == 0:
+            axes.set_title(f"step {i + 1}\nt = {traj.timesteps[i]:.4g}", fontsize=8)
+        if column == 0:
+            axes.set_ylabel(title, fontsize=8)
+
+
+def _draw_schedule(axes: Axes, traj: Trajectory, steps: list[int]) -> None:
+    numbers = range(1, len(traj.timesteps) + 1)
+    axes.plot(numbers, traj.alphas, color=PICTURE, label="alpha: share of the picture")
+    axes.plot(numbers, traj.sigmas, color=NOISE, label="sigma: share of the noise")
+    axes.plot([i + 1 for i in steps], traj.alphas[steps], "o", color=PICTURE, markersize=3)
+    axes.plot([i + 1 for i in steps], traj.sigmas[steps], "o", color=NOISE, markersize=3)
+    axes.set_xlabel("step", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,204 @@
+"""The contact sheet: a run at a glance, as plain HTML pictures or as one PIL picture.
+
+The HTML is what remains where scripts and styles are stripped (a mailed notebook that is not
+trusted, a mail client): ``<img>`` with data: addresses and inline styles that JupyterLab's
+sanitiser lets through (no ``image-rendering``, no ``var()``, no class that matters).
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ldmkit.figures.frames import shown_lanes, webp
+from ldmkit.figures.words import alt_text, details, lane_words, prompt_of, shorten, text
+from ldmkit.records import Trajectory
+from ldmkit.records.pictures import is_picture, lane_array
+
+__all__ = ["chosen_steps", "sheet_html", "sheet_image"]
+
+THUMB = 80  # pixels: eight columns and the picture fit a notebook cell
+FINALS = 8  # final pictures of a batch that are shown
+
+
+def chosen_steps(n: int, columns: int) -> list[int]:
+    """At most ``columns`` steps, evenly spread, the first and the last among them."""
+    return sorted({round(i) for i in np.linspace(0, n - 1, min(n, columns))}) if n else []
+
+
+def thumbnail(frame: NDArray[np.uint8], side: int, *, cells: bool) -> Image.Image:
+    """A frame of about ``side`` pixels; cells of latents keep their edges."""
+    picture = Image.fromarray(frame)
+    if cells and max(picture.size) < side:  # a whole factor, or cells would differ in width
+        factor = math.ceil(side / max(picture.size))
+        return picture.resize(
+            (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
+        )
+    scale = side / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def sheet_html(traj: Trajectory, batch: int = 0, *, columns: int = 8) -> str:
+    """The contact sheet as HTML that needs neither script nor style sheet.
+
+    Args:
+        traj: the record.
+        batch: which picture of the batch, from 0.
+        columns: how many steps are shown.
+    """
+    lanes = {lane: lane_array(traj, lane, batch) for lane in shown_lanes(traj)}
+    steps = chosen_steps(len(traj.timesteps), columns) if lanes else []
+    parts = [
+        f'<p style="margin:0;font-size:18px;font-weight:600" dir="auto">'
+        f"{text(shorten(prompt_of(traj, batch), 600) or 'no prompt')}</p>",
+        f'<p style="margin:2px 0 8px;opacity:0.7">{text(" · ".join(details(traj, batch)))}</p>',
+        _legend(lanes) if steps else "",
+        *(_column(traj, lanes, i, batch) for i in steps),
+        *_finals(traj),
+    ]
+    return (
+        '<div class="ldm-sheet" style="font-family:system-ui,sans-serif;line-height:1.4;'
+        f'max-width:1000px">{"".join(parts)}</div>'
+    )
+
+
+def _legend(lanes: dict[str, Any]) -> str:
+    words = [f"{lane_words(lane)[0].lower()} ({lane_words(lane)[1]})" for lane in lanes]
+    return (
+        '<p style="margin:0 0 8px;font-size:12px;opacity:0.8">'
+        f"Each column is one step; from the top: {text('; '.join(words))}.</p>"
+    )
+
+
+def _column(traj: Trajectory, lanes: dict[str, NDArray[np.uint8]], i: int, batch: int) -> str:
+    cells = []
+    for lane, frames in lanes.items():
+        # Frames of latents have a pixel per latent; decoded ones are pictures already.
+        picture = thumbnail(frames[i], THUMB, cells=_cells(traj, lane))
+        cells.append(_img(picture, alt_text(traj, lane, i, batch), THUMB))
+    timestep = f"{traj.timesteps[i]:.4g}"
+    mix = f"{traj.alphas[i]:.2f} × picture<br>+ {traj.sigmas[i]:.2f} × noise"
+    return (
+        f'<div style="display:inline-block;vertical-align:top;width:{THUMB + 8}px;margin:0 0 8px">'
+        f'{"".join(cells)}<div style="font-size:11px;line-height:1.3"><b>step {i + 1}</b> '
+        f'<span style="opacity:0.7">t = {timestep}<br>{mix}</span></div></div>'
+    )
+
+
+def _cells(traj: Trajectory, lane: str) -> bool:
+    return lane not in traj.previews and lane != "denoised"
+
+
+def _finals(traj: Trajectory) -> list[str]:
+    shown = traj.images[:FINALS]
+    side = 2 * THUMB if len(shown) == 1 else THUMB + 20
+    parts = []
+    for b, image in enumerate(shown):
+        alt = f"Final picture: {shorten(prompt_of(traj, b), 160) or 'no prompt'}"
+        number = f" {b + 1} of {len(traj.images)}" if len(traj.images) > 1 else ""
+        parts.append(
+            '<div style="display:inline-block;vertical-align:top;margin:0 8px 8px 0">'
+            f'{_img(image, alt, side)}<div style="font-size:11px"><b>final picture{number}</b>'
+            "</div></div>"
+        )
+    return parts
+
+
+def _img(picture: Image.Image, alt: str, width: int) -> str:
+    data = base64.b64encode(webp(picture, 2 * THUMB, 80)).decode()
+    return (
+        f'<img src="data:image/webp;base64,{data}" alt="{text(alt)}" title="{text(alt)}" '
+        f'width="{width}" style="display:block;margin:0 0 4px">'
+    )
+
+
+def sheet_image(traj: Trajectory, batch: int = 0, *, columns: int = 6) -> Image.Image:
+    """The contact sheet as one RGB picture, for places that show no HTML (LaTeX, slides).
+
+    Args:
+        traj: the record.
+        batch: which picture of the batch, from 0.
+        columns: how many steps are shown.
+
+    Returns:
+        Rows are lanes, columns are steps; the final picture stands at the right.
+    """
+    lanes = shown_lanes(traj)
+    steps = chosen_steps(len(traj.timesteps), columns) if lanes else []
+    thumbs = [
+        [thumbnail(frames[i], THUMB, cells=_cells(traj, lane)) for i in steps]
+        for lane, frames in ((lane, lane_array(traj, lane, batch)) for lane in lanes)
+    ]
+    return _Canvas(traj, lanes, steps, batch).paint(thumbs)
+
+
+class _Canvas:
+    """Places thumbnails and words on one white picture."""
+
+    MARGIN, GAP, HEAD, LABEL = 16, 6, 40, 118
+
+    def __init__(self, traj: Trajectory, lanes: list[str], steps: list[int], batch: int) -> None:
+        self.traj, self.lanes, self.steps, self.batch = traj, lanes, steps, batch
+        has_final = batch < len(traj.images)
+        rows = max(1, len(lanes))
+        self.grid_right = self.MARGIN + (self.LABEL + len(steps) * (THUMB + self.GAP)) * bool(steps)
+        self.final_side = (rows * (THUMB + self.GAP) - self.GAP) if steps else 3 * THUMB
+        width = self.grid_right + (self.final_side + 2 * self.GAP if has_final else 0) + self.MARGIN
+        height = self.MARGIN + self.HEAD + rows * (THUMB + self.GAP) + 18 + self.MARGIN
+        if not steps:
+            height = 2 * self.MARGIN + self.HEAD + (self.final_side if has_final else 0)
+        self.picture = Image.new("RGB", (max(320, width), height), "white")
+        self.pen = ImageDraw.Draw(self.picture)
+
+    def paint(self, thumbs: list[list[Image.Image]]) -> Image.Image:
+        words = shorten(prompt_of(self.traj, self.batch), 90) or "no prompt"
+        self.write((self.MARGIN, self.MARGIN), words, 15, "#111")
+        line = shorten(" · ".join(details(self.traj, self.batch)), 110)
+        self.write((self.MARGIN, self.MARGIN + 19), line, 11, "#666")
+        top = self.MARGIN + self.HEAD
+        for row, (lane, pictures) in enumerate(zip(self.lanes, thumbs, strict=True)):
+            self.row(lane, pictures, top + row * (THUMB + self.GAP))
+        for column, i in enumerate(self.steps):
+            at = self.MARGIN + self.LABEL + column * (THUMB + self.GAP)
+            self.write((at, top + len(self.lanes) * (THUMB + self.GAP)), f"step {i + 1}", 11, "#444")
+        self.final(top)
+        return self.picture
+
+    def row(self, lane: str, pictures: list[Image.Image], y: int) -> None:
+        title, caption = lane_words(lane)
+        self.write((self.MARGIN, y + THUMB // 2 - 15), title, 12, "#111")
+        hint = caption if is_picture(lane) else "not a picture"
+        half = hint.find(" ", 16) if len(hint) > 20 else -1
+        self.write((self.MARGIN, y + THUMB // 2 + 1), hint if half < 0 else hint[:half], 9, "#666")
+        if half > 0:
+            self.write((self.MARGIN, y + THUMB // 2 + 12), hint[half + 1 :], 9, "#666")
+        for column, picture in enumerate(pictures):
+            x = self.MARGIN + self.LABEL + column * (THUMB + self.GAP)
+            self.picture.paste(self.fitted(picture, THUMB), (x, y))
+
+    def final(self, y: int) -> None:
+        if self.batch >= len(self.traj.images):
+            return
+        x = self.grid_right + 2 * self.GAP if self.steps else self.MARGIN
+        image = self.traj.images[self.batch].convert("RGB")
+        self.picture.paste(self.fitted(image, self.final_side), (x, y))
+        if self.steps:
+            self.write((x, y + self.final_side + self.GAP), "final picture", 11, "#444")
+
+    @staticmethod
+    def fitted(picture: Image.Image, side: int) -> Image.Image:
+        scale = side / max(picture.size)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        whole = scale == int(scale) and scale > 1
+        how = Image.Resampling.NEAREST if whole else Image.Resampling.BICUBIC
+        return picture.resize(size, how)
+
+    def write(self, at: tuple[int, int], words: str, size: int, colour: str) -> None:
+        # Pillow's own font: no file of this or any machine is needed. It lacks emoji and CJK.
+        self.pen.text(at, words, fill=colour, font=ImageFont.load_default(size))

@@ -1,0 +1,100 @@
+"""What a record says of itself in words, and how words cross the border into HTML.
+
+Every string of a record is untrusted: a prompt may hold ``<script>``. Text enters HTML through
+``text`` alone and JSON inside a ``<script>`` through ``json_script`` alone.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import Any
+
+from ldmkit.records import Trajectory
+
+__all__ = [
+    "LANE_WORDS",
+    "alt_text",
+    "details",
+    "json_script",
+    "lane_words",
+    "prompt_of",
+    "shorten",
+    "text",
+]
+
+# lane -> (title, what it teaches)
+LANE_WORDS = {
+    "latents": ("Noisy picture", "what enters the step"),
+    "denoised": ("Clean estimate", "what the model thinks the picture is"),
+    "noise_pred": ("Predicted noise", "the noise it sees: not a picture"),
+    "noise_pred_text": ("Noise, with the words", "before guidance: not a picture"),
+    "noise_pred_uncond": ("Noise, without the words", "before guidance: not a picture"),
+}
+
+
+def text(value: object) -> str:
+    """Escaped for HTML text and for a double-quoted attribute."""
+    # A page is UTF-8: half a surrogate pair or a NUL could not be written or read back.
+    clean = str(value).encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
+    return html.escape(clean, quote=True)
+
+
+def json_script(value: Any) -> str:
+    """JSON that may stand inside a ``<script>``: no ``</script>``, ``<!--`` or U+2028 in it."""
+    dumped = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII: U+2028 is escaped
+    return dumped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def shorten(words: str, limit: int) -> str:
+    """At most ``limit`` characters in one line, cut with an ellipsis."""
+    line = " ".join(words.split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def prompt_of(traj: Trajectory, batch: int = 0) -> str:
+    """The words of one picture of the batch."""
+    if isinstance(traj.prompt, str):
+        return traj.prompt
+    # num_images_per_prompt repeats each prompt: picture i belongs to prompt i // repeats
+    repeats = max(1, traj.batch_size // max(1, len(traj.prompt)))
+    return traj.prompt[min(batch // repeats, len(traj.prompt) - 1)] if traj.prompt else ""
+
+
+def lane_words(lane: str) -> tuple[str, str]:
+    """A lane's title and what it teaches."""
+    return LANE_WORDS.get(lane, (lane, ""))
+
+
+def alt_text(traj: Trajectory, lane: str, step: int, batch: int = 0) -> str:
+    """What a frame shows, for those who don't see it."""
+    title = lane_words(lane)[0]
+    return (
+        f"{title} at step {step + 1} of {len(traj.timesteps)}: "
+        f"{shorten(prompt_of(traj, batch), 160) or 'no prompt'}"
+    )
+
+
+def details(traj: Trajectory, batch: int = 0) -> list[str]:
+    """The parameters in words: model, seed, steps, guidance, scheduler..."""
+    call, n = traj.call, len(traj.timesteps)
+    seed = traj.seed[min(batch, len(traj.seed) - 1)] if isinstance(traj.seed, tuple) else traj.seed
+    asked = call.get("num_inference_steps", n)
+    steps = f"{n} step{'s' if n != 1 else ''}"
+    if asked != n and not traj.stopped:  # Heun, PNDM: more calls than steps
+        steps = f"{asked} steps in {n} calls"
+    negative = traj.negative_prompt
+    negative = negative if isinstance(negative, str) else " | ".join(negative or ())
+    parts = [
+        shorten(traj.model, 60),
+        "" if seed is None else f"seed {seed}",
+        f"stopped after {n} of {asked} steps" if traj.stopped else steps,
+        f"guidance {_plain(call['guidance_scale'])}" if "guidance_scale" in call else "",
+        shorten(str(call.get("scheduler", "")), 40).removesuffix("Scheduler"),
+        f"not “{shorten(negative, 60)}”" if negative else "",
+    ]
+    return [part for part in parts if part]
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else shorten(str(value), 20)
