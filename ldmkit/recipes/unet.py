@@ -1,0 +1,219 @@
+"""Train the U-Net of the embedded pipeline: v-prediction in latent space, led by captions.
+
+    python -m ldmkit.recipes.unet --minutes 60 --autoencoder DIR --clip DIR
+
+Latent diffusion (Rombach et al. 2022) with the v-parametrisation of Salimans & Ho (2022,
+arXiv 2202.00512, section 4): the network predicts v = alpha · noise − sigma · x0. One caption in
+ten is dropped, so that guidance has an unconditional side. The whole `StableDiffusionPipeline`
+folder is written at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from ldmkit.critters.scene import EVALUATION_SEED, VERSION
+from ldmkit.recipes.clip import captions_of, full_precision_config, tokens
+from ldmkit.recipes.common import Run, arguments, drawings, half, to_tensor
+from ldmkit.recipes.muon import Muon
+
+BATCH = 64
+_DROPPED = 0.1  # captions replaced by the empty one
+_STEPS, _GUIDANCE = 32, 4.0
+
+
+def build() -> UNet2DConditionModel:
+    """The embedded U-Net with fresh weights: cross-attention on every level."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(48, 96, 128),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=128,
+        attention_head_dim=(2, 3, 4),
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Fixed before anything was trained: with 1,024 steps every rung from 64 to 1 is exact."""
+    return DDIMScheduler(
+        num_train_timesteps=1024,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.02,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        set_alpha_to_one=True,
+        clip_sample=False,
+        steps_offset=1,
+    )
+
+
+class Conditions:
+    """The frozen half of training: captions to embeddings, drawings to latents."""
+
+    def __init__(self, clip: str, autoencoder: str, device: str) -> None:
+        self.tokenizer = CLIPTokenizer.from_pretrained(clip)
+        self.text = text_encoder(clip).to(device)
+        self.vae = AutoencoderKL.from_pretrained(autoencoder, dtype=torch.float32).to(device).eval()
+        self.device = device
+
+    @torch.no_grad()
+    def embed(self, captions: list[str]) -> torch.Tensor:
+        """Captions -> (b, 32, 128), the text encoder's last hidden states."""
+        with half(self.device):
+            states = self.text(tokens(self.tokenizer, captions).to(self.device)).last_hidden_state
+        return states.float()
+
+    @torch.no_grad()
+    def latents(self, pictures: np.ndarray) -> torch.Tensor:
+        """(n, 64, 64, 3) uint8 -> (n, 4, 16, 16) float16 means, scaled to a deviation of one."""
+        out = []
+        for i in range(0, len(pictures), 200):
+            with half(self.device):
+                z = self.vae.encode(
+                    to_tensor(pictures[i : i + 200]).to(self.device)
+                ).latent_dist.mean
+            out.append((z.float() * self.vae.config.scaling_factor).half().cpu())
+        return torch.cat(out)
+
+
+def text_encoder(clip: str) -> CLIPTextModel:
+    """The text half of a CLIP folder, as the pipelines hold it."""
+    whole = CLIPModel.from_pretrained(clip, dtype=torch.float32)
+    text = CLIPTextModel(whole.config.text_config)
+    wanted = text.state_dict()
+    given = {k: v for k, v in whole.state_dict().items() if k in wanted}
+    given |= {
+        k.removeprefix("text_model."): v
+        for k, v in whole.state_dict().items()
+        if k.removeprefix("text_model.") in wanted
+    }
+    text.load_state_dict(given, strict=True)
+    return text.eval()
+
+
+def noisy(
+    x0: torch.Tensor, t: torch.Tensor, noise: torch.Tensor, alphas: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x_t = alpha x0 + sigma noise, and the target v = alpha noise − sigma x0."""
+    alpha = alphas[t].sqrt().view(-1, 1, 1, 1)
+    sigma = (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
+    return alpha * x0 + sigma * noise, alpha * noise - sigma * x0
+
+
+def stratified(count: int, rng: np.random.Generator, levels: int) -> torch.Tensor:
+    """One timestep from each of ``count`` equal parts of the schedule: a steadier gradient."""
+    return torch.from_numpy(
+        ((np.arange(count) + rng.random(count)) / count * levels).astype(np.int64)
+    )
+
+
+def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, Conditions]:
+    """Run the recipe; returns the U-Net with its averaged weights."""
+    torch.manual_seed(options.seed)
+    cache, device = options.runs / "cache", options.device
+    conditions = Conditions(options.clip, options.autoencoder, device)
+    latents = conditions.latents(drawings(options.drawings, 0, cache))
+    held = conditions.latents(np.array(drawings(1000, EVALUATION_SEED, cache)[:128])).float()
+    held_text = conditions.embed(captions_of(np.arange(EVALUATION_SEED, EVALUATION_SEED + 128), 0))
+    unet = (
+        build()
+        if options.start is None
+        else UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32)
+    )
+    unet.to(device).train()
+    alphas = build_scheduler().alphas_cumprod
+    posterior = 0.08 * float(conditions.vae.config.scaling_factor)  # the encoder's fixed deviation
+    run = Run(
+        options.name or "unet",
+        unet,
+        Muon(unet.named_parameters(), vector_lr=0.1),
+        options.minutes,
+        options.rate,
+        options.runs,
+    )
+
+    def evaluate() -> dict[str, float]:
+        fixed = torch.Generator().manual_seed(0)
+        noise = torch.randn(held.shape, generator=fixed)
+        t = torch.linspace(0, 1023, len(held)).long()
+        x, v = noisy(held, t, noise, alphas)
+        with run.averaged(), torch.no_grad(), half(device):
+            y = unet(x.to(device), t.to(device), held_text).sample.float().cpu()
+        return {"v_mse": float((y - v).square().mean()), "loss": last}
+
+    last = 0.0
+    with sdpa_kernel(SDPBackend.MATH if device == "cpu" else list(SDPBackend.__members__.values())):
+        for step in run.steps(evaluate):
+            rng = np.random.default_rng((options.seed, step))
+            picked = np.sort(rng.integers(0, len(latents), BATCH))
+            captions = captions_of(picked, step + 1)
+            captions = ["" if rng.random() < _DROPPED else c for c in captions]
+            x0 = latents[picked].float()
+            x0 = x0 + posterior * torch.randn_like(x0)
+            t = stratified(BATCH, rng, len(alphas))[torch.from_numpy(rng.permutation(BATCH))]
+            x, v = noisy(x0, t, torch.randn_like(x0), alphas)
+            with half(device):
+                y = unet(x.to(device), t.to(device), conditions.embed(captions)).sample
+            loss = (y.float() - v.to(device)).square().mean()
+            run.update(loss)
+            last = 0.98 * last + 0.02 * float(loss.detach()) if last else float(loss.detach())
+    unet.load_state_dict(run.average)
+    return unet.eval(), conditions
+
+
+def export(unet: UNet2DConditionModel, clip: str, autoencoder: str, folder: Path) -> None:
+    """Write the whole pipeline folder: float16 tensors, float32 named in the text encoder."""
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(autoencoder),
+        text_encoder=text_encoder(clip),
+        tokenizer=CLIPTokenizer.from_pretrained(clip),
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    partial = folder.with_name(folder.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipe.to(dtype=torch.float16).save_pretrained(partial, safe_serialization=True)
+    full_precision_config(partial / "text_encoder" / "config.json")
+    settings = {
+        "critters_version": VERSION,
+        "variants": {"": {"num_inference_steps": _STEPS, "guidance_scale": _GUIDANCE}},
+    }
+    (partial / "ldmkit.json").write_text(json.dumps(settings, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def main() -> None:
+    """Command line."""
+    parser = arguments(__doc__, minutes=60)
+    parser.add_argument(
+        "--autoencoder", default="runs/autoencoder/model", help="folder of the autoencoder"
+    )
+    parser.add_argument("--clip", default="runs/clip/model", help="folder of the embedded CLIP")
+    parser.add_argument("--rate", type=float, default=0.01, help="peak learning rate")
+    options = parser.parse_args()
+    unet, _ = train(options)
+    target = options.export or options.runs / (options.name or "unet") / "model"
+    export(unet, options.clip, options.autoencoder, target)
+
+
+if __name__ == "__main__":
+    main()
