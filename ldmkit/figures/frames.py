@@ -61,7 +61,9 @@ class Payload:
 
 
 def shown_lanes(traj: Trajectory) -> list[str]:
-    """The lanes that the player shows of this record; noise stays out when pictures are scarce."""
+    """The lanes that the player can show of this record."""
+    if not len(traj.timesteps):  # stopped before its first step
+        return []
     return [lane for lane in PLAYER_LANES if drawable(traj, lane)]
 
 

@@ -38,17 +38,21 @@ function library(sizes, bytes) {
   const starts = [0];
   for (const size of sizes) starts.push(starts.at(-1) + size);
   const cache = new Map();
+  const drop = (i) => {
+    cache.get(i).then((bitmap) => bitmap.close(), () => {});
+    cache.delete(i);
+  };
   return {
     get(i) {
       if (!cache.has(i)) {
+        if (cache.size >= 300) drop(cache.keys().next().value); // 300 of 256 pixels: 80 MB
         const blob = new Blob([bytes.subarray(starts[i], starts[i + 1])], { type: "image/webp" });
         cache.set(i, createImageBitmap(blob));
       }
       return cache.get(i);
     },
     close() {
-      for (const bitmap of cache.values()) bitmap.then((b) => b.close(), () => {});
-      cache.clear();
+      for (const i of [...cache.keys()]) drop(i);
     },
   };
 }
@@ -75,42 +79,87 @@ function paint(canvas, bitmap) {
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
 }
 
-// alpha and sigma over the steps, with a cursor that stands above the slider's thumb.
+// alpha and sigma over the steps, with a cursor that stands above the slider's thumb. Both are
+// divided by their length, so that Euler's sigma of 14 draws the same crossing as DDIM's.
 function plot(data) {
   const box = make("div", "ldm-plot");
   const svg = draw("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none" });
   svg.setAttribute("aria-hidden", "true");
-  const top = Math.max(1e-9, ...data.alphas, ...data.sigmas);
   const last = Math.max(1, data.total - 1);
-  for (const [values, kind] of [[data.sigmas, "noise"], [data.alphas, "picture"]]) {
-    const points = values
-      .map((value, i) => [(100 * i) / last, value])
-      .filter(([, value]) => value !== null)
-      .map(([x, value]) => `${x.toFixed(2)},${(100 - (100 * value) / top).toFixed(2)}`);
+  const lengths = data.alphas.map((alpha, i) => Math.hypot(alpha, data.sigmas[i]) || 1);
+  for (const [values, kind, sign] of [
+    [data.sigmas, "noise", "\u03c3"],
+    [data.alphas, "picture", "\u03b1"],
+  ]) {
+    const heights = values.map((value, i) => 100 - (100 * value) / lengths[i]);
+    const points = heights.map((y, i) => `${((100 * i) / last).toFixed(2)},${y.toFixed(2)}`);
     svg.append(draw("polyline", { points: points.join(" "), class: `ldm-line ldm-${kind}` }));
+    const label = make("span", `ldm-label ldm-${kind}`, sign);
+    label.style.top = `${heights[0]}%`;
+    box.append(label);
   }
   const cursor = make("div", "ldm-cursor");
   box.append(svg, cursor);
   return { box, move: (i) => (cursor.style.left = `${(100 * i) / last}%`) };
 }
 
-function controls(count) {
+// Play button and slider; `show(position)` is called for every new position.
+function transport(count, show) {
   const button = make("button", "ldm-play");
   button.type = "button";
   const svg = draw("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" });
-  const path = draw("path", { d: ICONS.play });
-  svg.append(path);
+  const icon = draw("path", {});
+  svg.append(icon);
   button.append(svg);
   const slider = make("input", "ldm-slider");
   Object.assign(slider, { type: "range", min: 0, max: count - 1, step: 1, value: 0 });
   slider.setAttribute("aria-label", "Step");
-  const playing = (on) => {
-    path.setAttribute("d", on ? ICONS.pause : ICONS.play);
-    button.setAttribute("aria-label", on ? "Pause" : "Play");
-    button.title = on ? "Pause (space)" : "Play (space)";
-  };
-  playing(false);
-  return { button, slider, playing };
+  let timer = 0;
+
+  function label(playing) {
+    icon.setAttribute("d", playing ? ICONS.pause : ICONS.play);
+    button.setAttribute("aria-label", playing ? "Pause" : "Play");
+    button.title = playing ? "Pause (space)" : "Play (space)";
+  }
+  function stop() {
+    clearTimeout(timer);
+    timer = 0;
+    label(false);
+  }
+  function go(position) {
+    slider.value = position;
+    show(position);
+  }
+  // Five seconds for a run; slowly where the reader asked for less motion.
+  function pace() {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    return calm ? 800 : Math.min(300, Math.max(40, 5000 / count));
+  }
+  function tick() {
+    const next = Number(slider.value) + 1;
+    if (!button.isConnected || next >= count) return stop(); // the output was cleared, or the end
+    go(next);
+    timer = setTimeout(tick, pace());
+  }
+  function toggle() {
+    if (timer) return stop();
+    if (Number(slider.value) >= count - 1) go(0);
+    label(true);
+    timer = setTimeout(tick, pace());
+  }
+
+  label(false);
+  button.addEventListener("click", toggle);
+  slider.addEventListener("input", () => {
+    stop();
+    show(Number(slider.value));
+  });
+  slider.addEventListener("keydown", (event) => {
+    if (event.key !== " ") return;
+    event.preventDefault();
+    toggle();
+  });
+  return { button, slider, stop };
 }
 
 // "Step 5 of 32 · timestep 864 · 0.34 × picture + 0.94 × noise", the two shares in the
@@ -153,6 +202,25 @@ function operators(lanes) {
   return (alpha, sigma) => (set[0](alpha), set[1](sigma));
 }
 
+function heading(data) {
+  const head = make("header", "ldm-head");
+  const prompt = make("p", "ldm-prompt", data.prompt || "no prompt");
+  prompt.dir = "auto";
+  head.append(prompt, make("p", "ldm-details", data.details.join(" \u00b7 ")));
+  return head;
+}
+
+function finalView(data, bitmap) {
+  const { figure, canvas } = laneView("Final picture", `after step ${data.total}`, { name: "final" });
+  figure.classList.add("ldm-final");
+  canvas.setAttribute("aria-label", data.final.alt);
+  bitmap.then((b) => {
+    canvas.style.aspectRatio = `${b.width} / ${b.height}`;
+    paint(canvas, b);
+  }, () => {}); // onReady tells of pictures that cannot be decoded
+  return figure;
+}
+
 /** Builds a player in `el`; returns its clean-up. `onReady(true | false)` after the first frame. */
 export function mount(el, data, frames, onReady = () => {}) {
   const sizes = [...data.lanes.flatMap((lane) => lane.sizes), data.final.size];
@@ -163,43 +231,15 @@ export function mount(el, data, frames, onReady = () => {}) {
   root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab leaves our keys alone
   root.setAttribute("aria-label", `Recorded run: ${data.prompt || "no prompt"}`);
 
-  const head = make("header", "ldm-head");
-  const prompt = make("p", "ldm-prompt", data.prompt || "no prompt");
-  prompt.dir = "auto";
-  head.append(prompt, make("p", "ldm-details", data.details.join(" · ")));
-  const row = make("div", "ldm-lanes");
-  row.append(...lanes.map((lane) => lane.figure));
-  const operate = operators(lanes);
-  root.append(head, row);
-
-  if (data.final.size) {
-    const end = laneView("Final picture", `after step ${data.total}`, { name: "final" });
-    end.figure.classList.add("ldm-final");
-    end.canvas.setAttribute("aria-label", data.final.alt);
-    row.append(end.figure);
-    pictures.get(sizes.length - 1).then((bitmap) => {
-      end.canvas.style.aspectRatio = `${bitmap.width} / ${bitmap.height}`;
-      paint(end.canvas, bitmap);
-    }, () => onReady(false));
-  }
-
-  const { button, slider, playing } = controls(count);
-  const { box, move } = plot(data);
+  const curves = plot(data);
   const status = statusLine();
-  const transport = make("div", "ldm-transport");
-  const track = make("div", "ldm-track");
-  track.append(box, slider);
-  transport.append(button, track);
-  if (count && lanes.length) root.append(status.line, transport);
-  if (data.note) root.append(make("p", "ldm-note", data.note));
-  el.append(root);
-
+  const operate = operators(lanes);
   let alive = true;
   let asked = -1;
   async function show(position) {
     asked = position;
     const i = data.index[position];
-    move(i);
+    curves.move(i);
     operate(data.alphas[i], data.sigmas[i]);
     slider.setAttribute("aria-valuetext", status.say(data, i));
     const bitmaps = await Promise.all(lanes.map((_, k) => pictures.get(k * count + position)));
@@ -209,47 +249,26 @@ export function mount(el, data, frames, onReady = () => {}) {
       lane.canvas.setAttribute("aria-label", `${lane.alt} (step ${i + 1} of ${data.total})`);
     });
     root.dataset.step = i + 1;
+    // Decode one step ahead, or a quick run would skip what is not ready.
+    if (position + 1 < count) lanes.forEach((_, k) => pictures.get(k * count + position + 1));
   }
+  const { button, slider, stop } = transport(count, show);
 
-  let timer = 0;
-  function stop() {
-    clearTimeout(timer);
-    timer = 0;
-    playing(false);
+  const row = make("div", "ldm-lanes");
+  row.append(...lanes.map((lane) => lane.figure));
+  if (data.final.size) row.append(finalView(data, pictures.get(sizes.length - 1)));
+  root.append(heading(data), row);
+  if (lanes.length) {
+    const track = make("div", "ldm-track");
+    track.append(curves.box, slider);
+    const bar = make("div", "ldm-transport");
+    bar.append(button, track);
+    root.append(status.line, bar);
   }
-  function tick() {
-    const next = Number(slider.value) + 1;
-    if (!root.isConnected || next >= count) return stop();
-    slider.value = next;
-    show(next);
-    timer = setTimeout(tick, pace());
-  }
-  // Five seconds for a run; slowly where the reader asked for less motion.
-  function pace() {
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    return calm ? 800 : Math.min(300, Math.max(40, 5000 / count));
-  }
-  function toggle() {
-    if (timer) return stop();
-    if (Number(slider.value) >= count - 1) {
-      slider.value = 0;
-      show(0);
-    }
-    playing(true);
-    timer = setTimeout(tick, pace());
-  }
-  button.addEventListener("click", toggle);
-  slider.addEventListener("input", () => {
-    stop();
-    show(Number(slider.value));
-  });
-  slider.addEventListener("keydown", (event) => {
-    if (event.key !== " ") return;
-    event.preventDefault();
-    toggle();
-  });
-  if (count && lanes.length) show(0).then(() => onReady(true), () => onReady(false));
-  else onReady(data.final.size > 0);
+  if (data.note) root.append(make("p", "ldm-note", data.note));
+  el.append(root);
+  const first = lanes.length ? show(0) : pictures.get(sizes.length - 1);
+  first.then(() => onReady(true), () => onReady(false));
 
   return () => {
     alive = false;

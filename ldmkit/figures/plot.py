@@ -42,26 +42,30 @@ def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Fi
     lanes = shown_lanes(traj)
     n = len(traj.timesteps)
     steps = sorted({*range(0, n, every), n - 1}) if n else []
-    columns = max(1, len(steps)) + 1
-    width = max(6.0, 1.15 * columns + 1.6)
-    fig = ShownFigure(figsize=(width, 1.3 * len(lanes) + 2.2), layout="constrained")
-    heights = [1.0] * len(lanes) + [0.8]
-    grid = fig.add_gridspec(len(lanes) + 1, columns, height_ratios=heights)
-    fig.suptitle(
-        shorten(prompt_of(traj, batch), 80).replace("$", r"\$")
-        + "\n"
-        + shorten(" · ".join(details(traj, batch)), 110).replace("$", r"\$"),
-        fontsize=10,
+    columns, rows = max(2, len(steps)), max(1, len(lanes))
+    fig = ShownFigure(figsize=(1.15 * columns + 3.2, 1.25 * rows + 1.9), layout="constrained")
+    grid = fig.add_gridspec(
+        rows + 1, columns + 1, height_ratios=[*[1.0] * rows, 0.8], width_ratios=[*[1] * columns, 2]
     )
+    fig.suptitle(_title(traj, batch), fontsize=10)
     for row, lane in enumerate(lanes):
         _draw_lane(fig, grid, row, lane, traj, steps, batch)
     if batch < len(traj.images):
-        axes = fig.add_subplot(grid[: len(lanes) or 1, -1])
+        axes = fig.add_subplot(grid[:rows, -1])
         axes.imshow(traj.images[batch].convert("RGB"))
         axes.set_title("final picture", fontsize=8)
         axes.set_axis_off()
-    _draw_schedule(fig.add_subplot(grid[-1, : columns - 1]), traj, steps)
+    schedule = fig.add_subplot(grid[-1, :-1])
+    _draw_schedule(schedule, traj, steps)
+    words = fig.add_subplot(grid[-1, -1])
+    words.set_axis_off()
+    words.legend(*schedule.get_legend_handles_labels(), fontsize=7, frameon=False, loc="center")
     return fig
+
+
+def _title(traj: Trajectory, batch: int) -> str:
+    lines = shorten(prompt_of(traj, batch), 80), shorten(" · ".join(details(traj, batch)), 110)
+    return "\n".join(lines).replace("$", r"\$")  # a prompt is no formula
 
 
 def _draw_lane(
@@ -89,5 +93,4 @@ def _draw_schedule(axes: Axes, traj: Trajectory, steps: list[int]) -> None:
     axes.plot([i + 1 for i in steps], traj.sigmas[steps], "o", color=NOISE, markersize=3)
     axes.set_xlabel("step", fontsize=8)
     axes.tick_params(labelsize=7)
-    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.spines[["top", "right"]].set_visible(False)

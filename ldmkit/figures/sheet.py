@@ -86,8 +86,8 @@ def _column(traj: Trajectory, lanes: dict[str, NDArray[np.uint8]], i: int, batch
     mix = f"{traj.alphas[i]:.2f} × picture<br>+ {traj.sigmas[i]:.2f} × noise"
     return (
         f'<div style="display:inline-block;vertical-align:top;width:{THUMB + 8}px;margin:0 0 8px">'
-        f'{"".join(cells)}<div style="font-size:11px;line-height:1.3"><b>step {i + 1}</b> '
-        f'<span style="opacity:0.7">t = {timestep}<br>{mix}</span></div></div>'
+        f'{"".join(cells)}<div style="font-size:11px;line-height:1.3"><b>step {i + 1}</b><br>'
+        f'<span style="opacity:0.7">timestep {timestep}<br>{mix}</span></div></div>'
     )
 
 
@@ -166,7 +166,9 @@ class _Canvas:
             self.row(lane, pictures, top + row * (THUMB + self.GAP))
         for column, i in enumerate(self.steps):
             at = self.MARGIN + self.LABEL + column * (THUMB + self.GAP)
-            self.write((at, top + len(self.lanes) * (THUMB + self.GAP)), f"step {i + 1}", 11, "#444")
+            self.write(
+                (at, top + len(self.lanes) * (THUMB + self.GAP)), f"step {i + 1}", 11, "#444"
+            )
         self.final(top)
         return self.picture
 
@@ -174,10 +176,10 @@ class _Canvas:
         title, caption = lane_words(lane)
         self.write((self.MARGIN, y + THUMB // 2 - 15), title, 12, "#111")
         hint = caption if is_picture(lane) else "not a picture"
-        half = hint.find(" ", 16) if len(hint) > 20 else -1
-        self.write((self.MARGIN, y + THUMB // 2 + 1), hint if half < 0 else hint[:half], 9, "#666")
+        half = hint.rfind(" ", 0, 20) if len(hint) > 20 else -1
+        self.write((self.MARGIN, y + THUMB // 2 + 1), hint if half < 0 else hint[:half], 10, "#666")
         if half > 0:
-            self.write((self.MARGIN, y + THUMB // 2 + 12), hint[half + 1 :], 9, "#666")
+            self.write((self.MARGIN, y + THUMB // 2 + 12), hint[half + 1 :], 10, "#666")
         for column, picture in enumerate(pictures):
             x = self.MARGIN + self.LABEL + column * (THUMB + self.GAP)
             self.picture.paste(self.fitted(picture, THUMB), (x, y))

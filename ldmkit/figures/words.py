@@ -35,9 +35,13 @@ LANE_WORDS = {
 
 def text(value: object) -> str:
     """Escaped for HTML text and for a double-quoted attribute."""
-    # A page is UTF-8: half a surrogate pair or a NUL could not be written or read back.
-    clean = str(value).encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
-    return html.escape(clean, quote=True)
+    return html.escape(_printable(str(value)), quote=True)
+
+
+def _printable(words: str) -> str:
+    """Without half a surrogate pair or control characters: neither UTF-8 nor a font has them."""
+    whole = words.encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in whole)
 
 
 def json_script(value: Any) -> str:
@@ -48,7 +52,7 @@ def json_script(value: Any) -> str:
 
 def shorten(words: str, limit: int) -> str:
     """At most ``limit`` characters in one line, cut with an ellipsis."""
-    line = " ".join(words.split())
+    line = " ".join(_printable(words).split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
@@ -58,7 +62,7 @@ def prompt_of(traj: Trajectory, batch: int = 0) -> str:
         return traj.prompt
     # num_images_per_prompt repeats each prompt: picture i belongs to prompt i // repeats
     repeats = max(1, traj.batch_size // max(1, len(traj.prompt)))
-    return traj.prompt[min(batch // repeats, len(traj.prompt) - 1)] if traj.prompt else ""
+    return traj.prompt[min(batch // repeats, len(traj.prompt) - 1)]
 
 
 def lane_words(lane: str) -> tuple[str, str]:
@@ -80,6 +84,7 @@ def details(traj: Trajectory, batch: int = 0) -> list[str]:
     call, n = traj.call, len(traj.timesteps)
     seed = traj.seed[min(batch, len(traj.seed) - 1)] if isinstance(traj.seed, tuple) else traj.seed
     asked = call.get("num_inference_steps", n)
+    asked = _plain(asked) if asked != n else n
     steps = f"{n} step{'s' if n != 1 else ''}"
     if asked != n and not traj.stopped:  # Heun, PNDM: more calls than steps
         steps = f"{asked} steps in {n} calls"

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from ldmkit.records.errors import RecordError
 
@@ -45,7 +45,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
     part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         write(part)
-        os.replace(part, target)
+        part.replace(target)
     finally:
         part.unlink(missing_ok=True)
     return target
@@ -74,7 +74,12 @@ def write_record(
             "shorten the prompt or call."
         )
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return write_atomically(path, lambda part: save_file(whole, part, metadata={KEY: text}))
+    data = to_bytes(whole, metadata={KEY: text})
+    return write_atomically(path, lambda part: _write(part, data))
+
+
+def _write(part: Path, data: bytes) -> None:
+    part.write_bytes(data)
 
 
 def read_record(
@@ -162,9 +167,7 @@ def _layout(
     return layout
 
 
-def _entry(
-    entry: Any, name: str, key: str
-) -> tuple[type[np.generic], tuple[int, ...], int, int]:
+def _entry(entry: Any, name: str, key: str) -> tuple[type[np.generic], tuple[int, ...], int, int]:
     try:
         dtype = DTYPES[entry["dtype"]]
         shape = tuple(entry["shape"])
@@ -179,8 +182,10 @@ def _entry(
 
 
 def _check_spans(spans: list[tuple[int, int]], name: str, room: int) -> None:
-    """Arrays must fill the file without holes or overlaps: one byte must not be read twice,
-    or a small file could ask for any amount of memory."""
+    """Arrays must fill the file without holes or overlaps.
+
+    Were one byte read twice, a small file could ask for any amount of memory.
+    """
     position = 0
     for begin, end in spans:
         if begin != position:

@@ -179,6 +179,8 @@ class Trajectory:
             raise RecordError(f"model must be a string, got {type(self.model).__name__}.")
         if not all(isinstance(image, Image.Image) for image in self.images):
             raise RecordError("images must be PIL pictures; convert arrays with Image.fromarray.")
+        if not all(image.width and image.height for image in self.images):
+            raise RecordError("images must be at least one pixel wide and high.")
         if not all(isinstance(stage, Trajectory) for stage in self.stages):
             raise RecordError("stages must be trajectories, one per earlier stage of the run.")
 
@@ -320,6 +322,8 @@ def _check_type(name: str, value: object, kind: type, *, optional: bool = True) 
     items = value if isinstance(value, tuple) else (value,)
     if optional and value is None:
         return
+    if not items:
+        raise RecordError(f"{name} must not be an empty tuple; give one for each picture.")
     for item in items:
         if not isinstance(item, kind) or isinstance(item, bool):
             raise RecordError(
@@ -329,9 +333,10 @@ def _check_type(name: str, value: object, kind: type, *, optional: bool = True) 
 
 def _frozen(name: str, value: ArrayLike, dtype: type, shape: tuple[int | None, ...]) -> Any:
     """A read-only array of the dtype, its shape compared with the expected (None: any)."""
-    array = np.asarray(value, dtype=dtype)
+    array: NDArray[Any] = np.asarray(value, dtype=dtype)
     fits = array.ndim == len(shape) and all(
-        want is None or have == want for have, want in zip(array.shape, shape, strict=True)
+        have > 0 if want is None else have == want
+        for have, want in zip(array.shape, shape, strict=True)
     )
     if not fits:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)

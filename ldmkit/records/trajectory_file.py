@@ -89,18 +89,14 @@ def _unpack(
     stages = words["stages"]
     if len(stages) > MAX_STAGES or prefix.count("stages/") > 2:
         raise RecordError(f"a trajectory has at most {MAX_STAGES} stages, got {len(stages)}.")
-    previews = {
+    fields: dict[str, Any] = {name: words[name] for name in WORDS}
+    fields |= {name: here[name] for name in SCHEDULE}
+    fields |= {name: here[name] for name in ARRAYS if name in here}
+    fields["previews"] = {
         name.removeprefix("previews/"): array
         for name, array in here.items()
         if name.startswith("previews/")
     }
-    return Trajectory(
-        **{name: words[name] for name in WORDS},
-        **{name: here[name] for name in SCHEDULE},
-        **{name: here[name] for name in ARRAYS if name in here},
-        images=tuple(Image.fromarray(here[f"images/{i}"]) for i in range(words["images"])),
-        previews=previews,
-        stages=tuple(
-            _unpack(arrays, stage, f"{prefix}stages/{i}/") for i, stage in enumerate(stages)
-        ),
-    )
+    fields["images"] = [Image.fromarray(here[f"images/{i}"]) for i in range(words["images"])]
+    inner = [_unpack(arrays, stage, f"{prefix}stages/{i}/") for i, stage in enumerate(stages)]
+    return Trajectory(**fields, stages=tuple(inner))

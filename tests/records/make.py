@@ -33,13 +33,19 @@ def drawing(size: int) -> Image.Image:
     for x, y in np.random.default_rng(3).random((24, 2)) * (0.98, 0.7):
         pen.ellipse(box(x, y, x + 0.02, y + 0.02), fill=(240, 244, 255))
     pen.ellipse(box(0.26, 0.5, 0.74, 0.94), fill=(196, 40, 40))
-    pen.polygon([(0.3 * s, 0.42 * s), (0.33 * s, 0.2 * s), (0.47 * s, 0.34 * s)], fill=(196, 40, 40))
-    pen.polygon([(0.7 * s, 0.42 * s), (0.67 * s, 0.2 * s), (0.53 * s, 0.34 * s)], fill=(196, 40, 40))
+    pen.polygon(
+        [(0.3 * s, 0.42 * s), (0.33 * s, 0.2 * s), (0.47 * s, 0.34 * s)], fill=(196, 40, 40)
+    )
+    pen.polygon(
+        [(0.7 * s, 0.42 * s), (0.67 * s, 0.2 * s), (0.53 * s, 0.34 * s)], fill=(196, 40, 40)
+    )
     pen.ellipse(box(0.28, 0.28, 0.72, 0.66), fill=(214, 54, 50))
     for x in (0.38, 0.55):
         pen.ellipse(box(x, 0.42, x + 0.08, 0.52), fill=(255, 255, 255))
         pen.ellipse(box(x + 0.025, 0.44, x + 0.06, 0.51), fill=(20, 20, 30))
-    pen.polygon([(0.47 * s, 0.54 * s), (0.53 * s, 0.54 * s), (0.5 * s, 0.57 * s)], fill=(60, 10, 20))
+    pen.polygon(
+        [(0.47 * s, 0.54 * s), (0.53 * s, 0.54 * s), (0.5 * s, 0.57 * s)], fill=(60, 10, 20)
+    )
     pen.rectangle(box(0.36, 0.06, 0.64, 0.26), fill=(24, 24, 30))
     pen.rectangle(box(0.36, 0.2, 0.64, 0.24), fill=(200, 160, 40))
     pen.rectangle(box(0.29, 0.26, 0.71, 0.3), fill=(24, 24, 30))
@@ -79,22 +85,22 @@ def make(
     latents = _column(alphas) * x0 + _column(sigmas) * noise
     noise_pred = (latents - _column(alphas) * denoised) / _column(sigmas)
     shown = {lane: _decoded(lane, picture, bar, batch, rng) for lane in previews}
-    values = dict(
-        prompt=PROMPT,
-        seed=seed,
-        call={"num_inference_steps": n, "guidance_scale": 4.0, "scheduler": "DDIMScheduler"},
-        model="critters",
-        versions={"ldmkit": "0.0", "numpy": np.__version__},
-        timesteps=np.linspace(1023, 31, n).round(),
-        alphas=alphas,
-        sigmas=sigmas,
-        latents=np.concatenate([latents, x0[None]]),
-        denoised=denoised,
-        noise_pred=noise_pred,
-        rgb=RGB,
-        images=(picture,) * batch,
-        previews=shown,
-    )
+    values = {
+        "prompt": PROMPT,
+        "seed": seed,
+        "call": {"num_inference_steps": n, "guidance_scale": 4.0, "scheduler": "DDIMScheduler"},
+        "model": "critters",
+        "versions": {"ldmkit": "0.0", "numpy": np.__version__},
+        "timesteps": np.linspace(1023, 31, n).round(),
+        "alphas": alphas,
+        "sigmas": sigmas,
+        "latents": np.concatenate([latents, x0[None]]),
+        "denoised": denoised,
+        "noise_pred": noise_pred,
+        "rgb": RGB,
+        "images": (picture,) * batch,
+        "previews": shown,
+    }
     return Trajectory(**{**values, **fields})
 
 
