@@ -1,0 +1,83 @@
+"""The notebooks that travel with ldmkit, laid into a folder of the user's.
+
+A notebook that the user has run or changed is never overwritten. One that lies as it was copied
+is brought up to date: a small file beside the notebooks keeps the hash of each as it was copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+__all__ = ["copy_notebooks", "notebooks_folder"]
+
+COPIED = ".ldmkit-notebooks.json"
+
+
+def notebooks_folder() -> Path:
+    """The folder of the shipped notebooks: in the wheel, or a checkout's top level.
+
+    Raises:
+        FileNotFoundError: this installation has none.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "notebooks", package.parent / "notebooks"):
+        if any(folder.glob("[0-9][0-9]-*.ipynb")):
+            return folder
+    raise FileNotFoundError(
+        "This installation of ldmkit has no notebooks; "
+        "install it again with `pip install --force-reinstall ldmkit`."
+    )
+
+
+def copy_notebooks(folder: Path) -> dict[str, str]:
+    """Copies the notebooks into a folder, which is made if missing.
+
+    Args:
+        folder: where they go.
+
+    Returns:
+        File name to what became of it: "copied", "updated", "unchanged" or "kept yours".
+
+    Raises:
+        NotADirectoryError: a file has the folder's name.
+        OSError: the folder can't be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; give a folder for the notebooks.")
+    folder.mkdir(parents=True, exist_ok=True)
+    before = _read_hashes(folder / COPIED)
+    fates, hashes = {}, {}
+    for source in sorted(notebooks_folder().glob("[0-9][0-9]-*.ipynb")):
+        data, target = source.read_bytes(), folder / source.name
+        fates[source.name] = _fate(data, target, before.get(source.name))
+        if fates[source.name] in ("copied", "updated"):
+            target.write_bytes(data)
+        if fates[source.name] == "kept yours":
+            hashes[source.name] = before.get(source.name, "")
+        else:
+            hashes[source.name] = _hash(data)
+    (folder / COPIED).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
+    return fates
+
+
+def _fate(data: bytes, target: Path, hash_when_copied: str | None) -> str:
+    if not target.exists():
+        return "copied"
+    present = target.read_bytes()
+    if present == data:
+        return "unchanged"
+    return "updated" if _hash(present) == hash_when_copied else "kept yours"
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read_hashes(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # missing or damaged: then every notebook counts as the user's
+        return {}
+    return found if isinstance(found, dict) else {}
