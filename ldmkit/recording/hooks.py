@@ -172,8 +172,8 @@ def exclusive(*parts: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for lock in locks:  # one order everywhere, so that two recorders can't wait on each other
             stack.enter_context(lock)
-        mine |= held.keys()
+        mine.update(held)
         try:
             yield
         finally:
-            mine -= held.keys()
+            mine.difference_update(held)

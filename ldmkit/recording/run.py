@@ -73,13 +73,13 @@ def record(
     parameters = checks.parameters_of(pipe)
     names = checks.check_keep(keep)
     checks.check_preview(preview)
-    call = _complete(pipe, parameters, prompt, seed, call)
     scheduler = scheduler_of(pipe)
     if scheduler is None:
         raise TypeError(
             "record takes a pipeline with a scheduler whose steps it can follow, and "
-            f"{type(pipe).__name__} has none; call the pipeline itself."
+            f"{type(pipe).__name__} has none; open one with ldmkit.load(name)."
         )
+    call = _complete(pipe, parameters, prompt, seed, call)
     denoiser = denoiser_of(pipe)
     with exclusive(scheduler, denoiser):
         tape, images, stopped = _run(pipe, scheduler, denoiser, call, names, on_step)

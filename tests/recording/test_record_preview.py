@@ -1,0 +1,126 @@
+"""Step pictures: the linear fit, the decode, and when ``auto`` takes which."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from ldmkit.recording import preview, record
+
+
+class LinearAutoencoder(torch.nn.Module):
+    """Decodes by a known matrix, each latent a flat block of 4×4 pixels."""
+
+    def __init__(self, matrix, constant, **config):
+        super().__init__()
+        self.matrix, self.constant = torch.tensor(matrix), torch.tensor(constant)
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        defaults = {"scaling_factor": 0.5, "block_out_channels": (1, 1, 1), "latent_channels": 4}
+        self.config = type("Config", (), defaults | config)()
+        self.largest_batch = 0
+
+    def decode(self, latents, return_dict=True):
+        self.largest_batch = max(self.largest_batch, len(latents))
+        colours = torch.einsum("kchw,cd->kdhw", latents, self.matrix) + self.constant[:, None, None]
+        blocks = colours.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+        return (blocks * 2 - 1,)  # as diffusers: -1..1
+
+
+def linear(**config):
+    rng = np.random.default_rng(0)
+    matrix = rng.uniform(-0.04, 0.04, (4, 3)).astype(np.float32)
+    return LinearAutoencoder(matrix, np.array([0.5, 0.4, 0.6], np.float32), **config)
+
+
+def test_the_fit_finds_a_linear_autoencoder():
+    vae = linear()
+    fit = preview.linear_rgb(vae, 4)
+    assert fit.shape == (5, 3)
+    assert fit.dtype == np.float32
+    # The network sees latents times 0.5, so the matrix stands doubled; 8 bits of colour blur it.
+    assert np.abs(fit[:4] - 2 * vae.matrix.numpy()).max() <= 1e-3
+    assert np.abs(fit[4] - vae.constant.numpy()).max() <= 1e-3
+    assert preview.linear_rgb(vae, 4) is fit, "fitted once per autoencoder"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"scaling_factor": 0.18215},
+        {"scaling_factor": 1.5305, "shift_factor": 0.0609},  # SD3
+        {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.0, 2.0, 0.5, 0.7]},
+    ],
+    ids=str,
+)
+def test_scale_and_unscale_undo_each_other(config):
+    vae = linear(**config)
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    back = preview.unscale(vae, preview.scale(vae, latents))
+    assert (back - latents).abs().max() <= 1e-5
+    if "shift_factor" in config:  # what SD3's pipeline does before its decode
+        expected = latents / 1.5305 + 0.0609
+        assert (preview.unscale(vae, latents) - expected).abs().max() <= 1e-6
+
+
+def test_decode_is_the_pipelines_own():
+    pipe = tiny.pipeline(size="small")
+    traj = record(pipe, "a cat", seed=7, num_inference_steps=3, preview="none")
+    assert np.array_equal(preview.decode(pipe.vae, traj.latents[-1])[0], np.asarray(traj.image))
+
+
+def test_large_pictures_are_decoded_in_turns():
+    vae = linear()
+    frames = np.zeros((5, 4, 64, 64), np.float32)  # 256×256 pixels each
+    assert preview.decode(vae, frames).shape == (5, 256, 256, 3)
+    assert vae.largest_batch == 4
+
+
+def test_previews_are_decoded_latents_at_unit_variance():
+    pipe = tiny.pipeline(size="small", scheduler_name="EulerDiscreteScheduler")
+    call = {"num_inference_steps": 3, "num_images_per_prompt": 2}
+    traj = record(pipe, "a cat", seed=7, preview="vae", **call)
+    assert set(traj.previews) == {"latents", "denoised"}
+    assert traj.previews["denoised"].shape == (3, 2, 32, 32, 3)
+    expected = preview.decode(pipe.vae, traj.denoised[1])
+    assert np.array_equal(traj.previews["denoised"][1], expected)
+    unit = traj.latents[0] / np.sqrt(1 + traj.sigmas[0] ** 2)
+    expected = preview.decode(pipe.vae, unit.astype(np.float32))
+    # One more rounding of the division may move a colour by one.
+    difference = np.abs(traj.previews["latents"][0].astype(int) - expected)
+    assert difference.max() <= 1
+
+
+def test_what_each_preview_keeps():
+    pipe = tiny.pipeline(size="small")
+    call = {"seed": 7, "num_inference_steps": 2}
+    assert record(pipe, "a cat", preview="none", **call).rgb is None
+    straight = record(pipe, "a cat", preview="linear", **call)
+    assert straight.rgb.shape == (5, 3)
+    assert straight.previews == {}
+    only = record(pipe, "a cat", preview="vae", keep="denoised", **call)
+    assert set(only.previews) == {"denoised"}
+    assert set(record(pipe, "a cat", **call).previews) == {"latents", "denoised"}, "small: auto"
+
+
+def test_auto_leaves_large_autoencoders_alone(monkeypatch):
+    pipe = tiny.pipeline(size="small")
+    monkeypatch.setattr(preview, "_CHEAP", {"cpu": 1.0})
+    traj = record(pipe, "a cat", seed=7, num_inference_steps=2)
+    assert traj.previews == {}
+    assert traj.rgb is not None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "positions", "cheap"),
+    [
+        (500_000, 2 * 32 * 16 * 16, True),  # the embedded model, 32 steps, two lanes
+        (49_500_000, 50 * 64 * 64, False),  # Stable Diffusion at 512²
+        (49_500_000, 1 * 64 * 64, False),
+    ],
+)
+def test_what_is_cheap_on_a_cpu(parameters, positions, cheap):
+    vae = torch.nn.Module()
+    vae.decoder = torch.nn.Linear(1, 1)
+    vae.decoder.weight = torch.nn.Parameter(torch.empty(parameters, device="meta"))
+    vae.device = torch.device("cpu")
+    assert preview.decode_is_cheap(vae, positions) is cheap
