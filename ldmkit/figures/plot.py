@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from ldmkit.figures.frames import shown_lanes
@@ -36,7 +37,9 @@ def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Fi
 
         def _repr_png_(self) -> bytes:
             file = io.BytesIO()
-            self.savefig(file, format="png", dpi=110)
+            with warnings.catch_warnings():  # an emoji in the prompt is drawn as a box: no news
+                warnings.filterwarnings("ignore", message="Glyph .* missing from")
+                self.savefig(file, format="png", dpi=110)
             return file.getvalue()
 
     lanes = shown_lanes(traj)

@@ -138,7 +138,7 @@ def test_lanes_that_cannot_be_drawn_say_why():
     traj = make(3, noise_pred=None)
     with pytest.raises(RecordError, match=r"did not keep 'noise_pred'.*keep="):
         traj.pictures("noise_pred")
-    with pytest.raises(RecordError, match="lane must be one of latents, .*got 'noise'"):
+    with pytest.raises(RecordError, match=r"lane must be one of latents, .*got 'noise'"):
         traj.pictures("noise")
     with pytest.raises(RecordError, match="rgb is None"):
         make(3, rgb=None, previews=()).pictures("latents")
