@@ -163,6 +163,7 @@ def export(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     model.half().save_pretrained(folder)
     CLIPProcessor(processor, tokenizer).save_pretrained(folder)
     full_precision_config(folder / "config.json")
+    (folder / "model.safetensors").chmod(0o644)
 
 
 def full_precision_config(path: Path) -> None:

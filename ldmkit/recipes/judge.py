@@ -188,6 +188,7 @@ def export(model: Recogniser, folder: Path) -> None:
         {k: v.half().contiguous() for k, v in model.state_dict().items()},
         folder / "model.safetensors",
     )
+    (folder / "model.safetensors").chmod(0o644)
     config = {"critters_version": VERSION, "widths": list(_WIDTHS), "hidden_size": _HIDDEN}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
