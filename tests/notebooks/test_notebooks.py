@@ -1,0 +1,98 @@
+"""Every notebook as a class gets it: stored clean, in short cells, and it runs to its end."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SOLUTIONS = {  # what a student has to find, by notebook
+    "01-first-picture": [
+        ("return step.denoised", "return step.alpha * step.denoised + step.sigma * step.noise_pred")
+    ],
+}
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook, tag):
+    return [cell for cell in code(notebook) if tag in cell.metadata.get("tags", [])]
+
+
+def printed(cell):
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+def shown(notebook, kind):
+    """How many outputs of the notebook have data of this kind."""
+    return sum(kind in out.get("data", {}) for cell in code(notebook) for out in cell.outputs)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Executes a notebook in an empty folder, its kernel without hub and without a backend set."""
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+
+    def execute(notebook):
+        place = {"metadata": {"path": str(tmp_path)}}
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
+        return notebook
+
+    return execute
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_clean_and_in_short_cells(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.cells[0].source.startswith(f"# {path.stem[:2]} · ")
+    assert "minutes" in notebook.cells[0].source
+    assert any("Note for the teacher" in cell.source for cell in notebook.cells)
+    assert tagged(notebook, "exercise")
+    assert tagged(notebook, "check")
+    for cell in code(notebook):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 14, cell.source
+    assert str(Path.home()) + os.sep not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_and_its_exercise_can_be_missed(path, run):
+    notebook = run(read(path))
+    for cell in tagged(notebook, "check"):
+        assert printed(cell).startswith("not yet")
+    assert shown(notebook, "image/png") >= 3
+    assert shown(notebook, "text/html") >= 2
+    errors = [out.text for c in code(notebook) for out in c.outputs if out.get("name") == "stderr"]
+    assert errors == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_exercise_can_be_solved(path, run):
+    notebook = read(path)
+    (exercise,) = tagged(notebook, "exercise")
+    for wrong, right in SOLUTIONS[path.stem]:
+        assert wrong in exercise.source
+        exercise.source = exercise.source.replace(wrong, right)
+    # The exercise stands on what the notebook's first pictures leave; the measurements are not
+    # needed again.
+    start = [cell for cell in notebook.cells if "import ldmkit" in cell.source]
+    picture = [cell for cell in notebook.cells if cell.source.startswith("traj = ")]
+    notebook.cells = [*start, *picture, *tagged(notebook, "exercise"), *tagged(notebook, "check")]
+    run(notebook)
+    assert [printed(cell).strip() for cell in tagged(notebook, "check")] == ["right!"]
