@@ -8,7 +8,7 @@ then size, then the number of steps, and ``note`` says so.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -67,16 +67,24 @@ def shown_lanes(traj: Trajectory) -> list[str]:
     return [lane for lane in PLAYER_LANES if drawable(traj, lane)]
 
 
-def trajectory_payload(traj: Trajectory, batch: int = 0, *, max_bytes: int = MAX_BYTES) -> Payload:
+def trajectory_payload(
+    traj: Trajectory,
+    batch: int = 0,
+    *,
+    lanes: Sequence[str] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Payload:
     """Encodes the lanes of one picture of the batch.
 
     Args:
         traj: the record.
         batch: which picture of the batch, from 0.
+        lanes: what to show, from the left; by default the three lanes of ``shown_lanes``.
         max_bytes: upper limit of ``frames``.
     """
-    lanes = {lane: lane_array(traj, lane, batch) for lane in shown_lanes(traj)}
-    rung, encoded = _fit(lanes, max_bytes)
+    names = shown_lanes(traj) if lanes is None else lanes
+    arrays = {lane: lane_array(traj, lane, batch) for lane in names}
+    rung, encoded = _fit(arrays, max_bytes)
     final = b""
     if batch < len(traj.images):
         final = webp(traj.images[batch], max(rung.side, 512 if rung is LADDER[0] else 0), 85)
@@ -89,9 +97,9 @@ def trajectory_payload(traj: Trajectory, batch: int = 0, *, max_bytes: int = MAX
         "timesteps": _numbers(traj.timesteps),
         "alphas": _numbers(traj.alphas),
         "sigmas": _numbers(traj.sigmas),
-        "lanes": [_lane(traj, lane, encoded[lane], lanes[lane], batch) for lane in lanes],
+        "lanes": [_lane(traj, lane, encoded[lane], arrays[lane], batch) for lane in arrays],
         "final": {"size": len(final), "alt": f"Final picture: {_alt(traj, batch)}"},
-        "note": " ".join(_notes(traj, batch, rung, lanes)),
+        "note": " ".join(_notes(traj, batch, rung, arrays)),
     }
     frames = b"".join(b"".join(parts) for parts in encoded.values()) + final
     return Payload(data, frames)
@@ -178,7 +186,7 @@ def _notes(
         side = f"at most {min(rung.side, largest)} pixels a side, WebP quality {rung.quality}"
         steps = f", one step in {rung.every}" if rung.every > 1 else ""
         yield f"Shrunk to keep this output small: {side}{steps}. The record has everything."
-    missing = [lane for lane in PLAYER_LANES if lane not in lanes]
+    missing = [lane for lane in PLAYER_LANES if not drawable(traj, lane)]
     if missing and lanes:
         names = " and ".join(lane_words(lane)[0].lower() for lane in missing)
         yield f"Not kept in this record: {names}."

@@ -103,7 +103,7 @@ function plot(data) {
   return { box, move: (i) => (cursor.style.left = `${(100 * i) / last}%`) };
 }
 
-// Play button and slider; `show(position)` is called for every new position.
+// Play button and slider; `show(position)` is called for every position that the reader chose.
 function transport(count, show) {
   const button = make("button", "ldm-play");
   button.type = "button";
@@ -114,6 +114,9 @@ function transport(count, show) {
   const slider = make("input", "ldm-slider");
   Object.assign(slider, { type: "range", min: 0, max: count - 1, step: 1, value: 0 });
   slider.setAttribute("aria-label", "Step");
+  // JupyterLab's notebook takes the arrow keys of whatever has the focus (selector `:focus`), so
+  // the attribute must stand on the focused element: on an ancestor it comes too late.
+  for (const node of [button, slider]) node.setAttribute("data-lm-suppress-shortcuts", "true");
   let timer = 0;
 
   function label(playing) {
@@ -221,14 +224,17 @@ function finalView(data, bitmap) {
   return figure;
 }
 
-/** Builds a player in `el`; returns its clean-up. `onReady(true | false)` after the first frame. */
-export function mount(el, data, frames, onReady = () => {}) {
+/**
+ * Builds a player in `el`. Steps count from 0, as the record's do.
+ * `onReady(true | false)` is called after the first frame, `onStep(step)` when the reader moves;
+ * `go(step)` of the answer moves the view without a call, `close()` takes the player away.
+ */
+export function mount(el, data, frames, { step = 0, onReady = () => {}, onStep = () => {} } = {}) {
   const sizes = [...data.lanes.flatMap((lane) => lane.sizes), data.final.size];
   const pictures = library(sizes, bytesOf(frames));
   const count = data.index.length;
   const lanes = data.lanes.map((lane) => ({ ...lane, ...laneView(lane.title, lane.caption, lane) }));
   const root = make("section", "ldm-player");
-  root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab leaves our keys alone
   root.setAttribute("aria-label", `Recorded run: ${data.prompt || "no prompt"}`);
 
   const curves = plot(data);
@@ -252,7 +258,18 @@ export function mount(el, data, frames, onReady = () => {}) {
     // Decode one step ahead, or a quick run would skip what is not ready.
     if (position + 1 < count) lanes.forEach((_, k) => pictures.get(k * count + position + 1));
   }
-  const { button, slider, stop } = transport(count, show);
+  const { button, slider, stop } = transport(count, (position) => {
+    show(position);
+    onStep(data.index[position]);
+  });
+  // Large records show some of their steps only: the last one shown that isn't beyond.
+  function go(wanted) {
+    const position = Math.max(0, data.index.findLastIndex((i) => i <= wanted));
+    if (position === asked) return undefined;
+    stop();
+    slider.value = position;
+    return show(position);
+  }
 
   const row = make("div", "ldm-lanes");
   row.append(...lanes.map((lane) => lane.figure));
@@ -267,15 +284,16 @@ export function mount(el, data, frames, onReady = () => {}) {
   }
   if (data.note) root.append(make("p", "ldm-note", data.note));
   el.append(root);
-  const first = lanes.length ? show(0) : pictures.get(sizes.length - 1);
+  const first = lanes.length ? go(step) : pictures.get(sizes.length - 1);
   first.then(() => onReady(true), () => onReady(false));
 
-  return () => {
+  function close() {
     alive = false;
     stop();
     pictures.close();
     root.remove();
-  };
+  }
+  return { go, close };
 }
 
 /** Wakes every copy of one inlined record (ids repeat when an output is shown twice). */
@@ -285,29 +303,42 @@ export function mountInlined(id) {
     const data = JSON.parse(root.querySelector(".ldm-data").textContent);
     const frames = Uint8Array.from(atob(data.frames), (c) => c.charCodeAt(0));
     const sheet = root.querySelector(".ldm-sheet");
-    const clean = mount(root, data, frames, (ready) => {
+    const onReady = (ready) => {
       if (ready) sheet.style.display = "none";
-      else clean(); // no WebP here: the contact sheet stays
-    });
+      else player.close(); // no WebP here: the contact sheet stays
+    };
+    const player = mount(root, data, frames, { onReady });
   }
 }
 
 function render({ model, el }) {
-  let clean = () => {};
+  let player = null;
   let due = false;
+  const tell = (name, value) => {
+    model.set(name, value);
+    model.save_changes();
+  };
+  const onReady = (ready) => {
+    if (ready) tell("awake", true);
+    else player.close(); // the panel's stock widgets stay
+  };
+  const onStep = (step) => tell("step", step);
   const redraw = () => {
     due = false;
-    clean();
-    const data = model.get("data");
-    clean = data?.lanes ? mount(el, data, model.get("frames")) : () => {};
+    player?.close();
+    const [data, step] = [model.get("data"), model.get("step")];
+    player = data?.lanes ? mount(el, data, model.get("frames"), { step, onReady, onStep }) : null;
   };
   // Both traits change in one message: draw once.
   const later = () => due || ((due = true), queueMicrotask(redraw));
+  const follow = () => player?.go(model.get("step"));
   model.on("change:data change:frames", later);
+  model.on("change:step", follow);
   redraw();
   return () => {
     model.off("change:data change:frames", later);
-    clean();
+    model.off("change:step", follow);
+    player?.close();
   };
 }
 

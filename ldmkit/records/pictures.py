@@ -27,8 +27,28 @@ def drawable(traj: Trajectory, lane: str) -> bool:
     """Whether ``lane_array`` can draw this lane of this record."""
     if lane in traj.previews:
         return True
-    array = getattr(traj, lane, None) if lane in LANES else None
+    array = _latents(traj, lane) if lane in LANES else None
     return array is not None and (traj.rgb is not None or array.shape[2] in (1, 3))
+
+
+def _latents(traj: Trajectory, lane: str) -> NDArray[np.float32] | None:
+    """One array per step, (n, b, c, h, w); what was not kept follows from the law, if it can.
+
+    latents = alpha · denoised + sigma · noise_pred, so that any two of the three give the third.
+    """
+    array: NDArray[np.float32] | None = getattr(traj, lane)
+    if array is not None:
+        return array[: len(traj.timesteps)]  # the last output of `latents` enters no step
+    alphas, sigmas = (a[:, None, None, None, None] for a in (traj.alphas, traj.sigmas))
+    latents = None if traj.latents is None else traj.latents[:-1]
+    with np.errstate(
+        all="ignore"
+    ):  # where alpha or sigma is zero nothing follows: NaN, drawn black
+        if lane == "noise_pred" and latents is not None and traj.denoised is not None:
+            return np.asarray((latents - alphas * traj.denoised) / sigmas, np.float32)
+        if lane == "denoised" and latents is not None and traj.noise_pred is not None:
+            return np.asarray((latents - sigmas * traj.noise_pred) / alphas, np.float32)
+    return None
 
 
 def lane_array(traj: Trajectory, lane: str, batch: int = 0) -> NDArray[np.uint8]:
@@ -44,11 +64,13 @@ def lane_array(traj: Trajectory, lane: str, batch: int = 0) -> NDArray[np.uint8]
     _check(traj, lane, batch)
     if lane in traj.previews:
         return traj.previews[lane][:, batch]
-    frames = getattr(traj, lane)[: len(traj.timesteps), batch]  # (n, c, h, w)
+    whole = _latents(traj, lane)
+    assert whole is not None  # _check has seen it
+    frames = whole[:, batch]  # (n, c, h, w)
     if lane == "latents":
         # Variance-exploding schedulers feed latents as large as sigma: bring them to unit scale.
         scale = np.sqrt(traj.alphas**2 + traj.sigmas**2)
-        frames = frames / np.where(scale > 0, scale, 1)[:, None, None, None]
+        frames = (frames / np.where(scale > 0, scale, 1)[:, None, None, None]).astype(np.float32)
     colours = _colours(frames, traj.rgb, constant=is_picture(lane))
     return (np.nan_to_num(colours, nan=0.0).clip(0, 1) * 255).round().astype(np.uint8)
 
@@ -63,7 +85,7 @@ def _check(traj: Trajectory, lane: str, batch: int) -> None:
         )
     if lane in known:
         return
-    if getattr(traj, lane) is None:
+    if _latents(traj, lane) is None:
         raise RecordError(
             f"This trajectory did not keep {lane!r} (it can draw: {', '.join(known) or 'none'}); "
             f"record again with keep=(..., {lane!r})."
@@ -81,9 +103,14 @@ def _colours(
     if rgb is None:  # a model of pixels in -1..1, grey or RGB
         centred = np.repeat(frames, 3, axis=1) if frames.shape[1] == 1 else frames
         return np.asarray(centred.transpose(0, 2, 3, 1) / 2 + 0.5, dtype=np.float32)
-    offset = rgb[-1] if constant else np.float32(0.5)
+    matrix, offset = rgb[:-1], rgb[-1]
+    if not constant:
+        # ε has variance 1 in every channel, so the spread of its colours is known beforehand:
+        # set to 0.2 for every autoencoder, or some would show an even grey.
+        spread = np.sqrt((matrix.astype(np.float64) ** 2).sum() / 3)
+        matrix, offset = matrix * np.float32(0.2 / (spread or 1.0)), np.full_like(offset, 0.5)
     with np.errstate(over="ignore", invalid="ignore"):  # NaN latents are shown black, not hidden
-        return np.asarray(np.einsum("nchw,cd->nhwd", frames, rgb[:-1]) + offset, np.float32)
+        return np.asarray(np.einsum("nchw,cd->nhwd", frames, matrix) + offset, np.float32)
 
 
 def lane_pictures(

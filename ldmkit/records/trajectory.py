@@ -238,8 +238,9 @@ class Trajectory:
         """Draws one picture per step.
 
         Decoded step pictures are used where the record has them, else the latents pass through
-        ``rgb``, which needs no network. Noisy latents are shown at unit variance, divided by
-        √(alpha² + sigma²), since Euler's grow to 14. Predicted noise is centred on grey
+        ``rgb``, which needs no network; a lane that was not kept is computed from the other two.
+        Noisy latents are shown at unit variance, divided by √(alpha² + sigma²), since Euler's
+        grow to 14. Predicted noise is centred on grey
         and framed by a dashed line: it is *not* a picture (``picture.info["is_picture"]``).
 
         Args:

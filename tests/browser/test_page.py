@@ -97,7 +97,8 @@ def test_keys_move_the_steps_and_change_every_lane(new_page, file):
     page.keyboard.press("Home")
     at_step(page, 1)
     assert all(np.array_equal(pixels(page, lane), old) for lane, old in before.items())
-    assert page.locator(".ldm-player").get_attribute("data-lm-suppress-shortcuts") == "true"
+    for node in (".ldm-slider", ".ldm-play"):  # on what has the focus: an ancestor is too late
+        assert page.locator(node).get_attribute("data-lm-suppress-shortcuts") == "true"
 
 
 def test_words_of_a_step(new_page, file, traj):
@@ -271,12 +272,15 @@ PANEL = """async ([source, data, base64]) => {
   const shifted = new Uint8Array(bytes.length + 12);  // a trait's view seldom starts at zero
   shifted.set(bytes, 5);
   const listeners = new Set();
-  const state = {data: JSON.parse(data), frames: new DataView(shifted.buffer, 5, bytes.length)};
+  const state = {data: JSON.parse(data), frames: new DataView(shifted.buffer, 5, bytes.length), step: 1};
+  const notify = name => listeners.forEach(([names, l]) => names.includes(`change:${name}`) && l());
   window.model = {
+    saved: [],
     get: name => state[name],
-    set: (changes) => { Object.assign(state, changes); listeners.forEach(l => l()); },
-    on: (_, listener) => listeners.add(listener),
-    off: (_, listener) => listeners.delete(listener),
+    set: (name, value) => { state[name] = value; notify(name); },
+    save_changes: () => window.model.saved.push({step: state.step, awake: state.awake}),
+    on: (names, l) => listeners.add([names.split(' '), l]),
+    off: (_, l) => listeners.forEach(pair => pair[1] === l && listeners.delete(pair)),
     listeners,
   };
   window.cleanUp = module.default.render({model: window.model, el: document.body});
@@ -292,9 +296,18 @@ def test_panel_module(new_page):
     page.set_content(f"<!doctype html><style>{asset('player.css')}</style><body></body>")
     frames = base64.b64encode(payload.frames).decode()
     page.evaluate(PANEL, [asset("player.mjs"), json.dumps(payload.data), frames])
+    at_step(page, 2)
+    assert np.array_equal(pixels(page, "latents"), lane_array(traj, "latents")[1])
+    page.wait_for_function("window.model.saved.length")
+    assert page.evaluate("window.model.saved") == [{"step": 1, "awake": True}]
+    page.locator(".ldm-slider").press("ArrowRight")
+    at_step(page, 3)
+    assert page.evaluate("window.model.saved.at(-1).step") == 2
+    page.evaluate("window.model.set('step', 0)")
     at_step(page, 1)
-    assert np.array_equal(pixels(page, "latents"), lane_array(traj, "latents")[0])
-    page.evaluate("window.model.set({data: {...window.model.get('data'), prompt: 'new words'}})")
+    assert page.evaluate("window.model.saved.length") == 2  # the kernel's move isn't sent back
+    data = payload.data | {"prompt": "new words"}
+    page.evaluate("data => window.model.set('data', data)", data)
     expect(page.locator(".ldm-prompt")).to_have_text("new words")
     expect(page.locator(".ldm-player")).to_have_count(1)
     page.evaluate("window.cleanUp()")

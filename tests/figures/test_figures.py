@@ -86,9 +86,9 @@ def test_non_finite_numbers_become_null():
 
 
 def test_missing_lanes_are_told():
-    data = trajectory_payload(make(3, noise_pred=None)).data
-    assert [lane["name"] for lane in data["lanes"]] == ["latents", "denoised"]
-    assert data["note"] == "Not kept in this record: predicted noise."
+    data = trajectory_payload(make(3, noise_pred=None, latents=None)).data
+    assert [lane["name"] for lane in data["lanes"]] == ["denoised"]
+    assert data["note"] == "Not kept in this record: noisy picture and predicted noise."
 
 
 @pytest.mark.parametrize(

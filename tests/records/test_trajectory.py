@@ -125,6 +125,15 @@ def test_noise_is_marked_by_a_dashed_frame():
     assert {tuple(map(int, pixel)) for pixel in edge} == {(0, 0, 0), (255, 255, 255)}
 
 
+@pytest.mark.parametrize("strength", [0.01, 1.0, 30.0])
+def test_noise_is_as_lively_for_every_autoencoder(strength):
+    noise = np.random.default_rng(0).standard_normal((2, 1, 4, 32, 32))
+    traj = make(2, side=32, noise_pred=noise, rgb=RGB * strength, previews=())
+    inner = np.asarray(traj.pictures("noise_pred")[0])[4:-4, 4:-4]
+    assert abs(inner.mean() / 255 - 0.5) < 0.02
+    assert 0.17 < inner.std() / 255 < 0.22
+
+
 def test_batches():
     traj = make(3, batch=2)
     assert traj.batch_size == 2
@@ -135,13 +144,26 @@ def test_batches():
 
 
 def test_lanes_that_cannot_be_drawn_say_why():
-    traj = make(3, noise_pred=None)
+    traj = make(3, noise_pred=None, denoised=None)
     with pytest.raises(RecordError, match=r"did not keep 'noise_pred'.*keep="):
         traj.pictures("noise_pred")
     with pytest.raises(RecordError, match=r"lane must be one of latents, .*got 'noise'"):
         traj.pictures("noise")
     with pytest.raises(RecordError, match="rgb is None"):
         make(3, rgb=None, previews=()).pictures("latents")
+
+
+@pytest.mark.parametrize("lane", ["noise_pred", "denoised"])
+def test_a_lane_that_was_not_kept_follows_from_the_law(lane):
+    whole, part = make(5, previews=()), make(5, previews=(), **{lane: None})
+    pairs = zip(whole.pictures(lane), part.pictures(lane), strict=True)
+    assert max(np.abs(np.int16(a) - np.int16(b)).max() for a, b in pairs) <= 1
+
+
+def test_no_noise_follows_where_sigma_is_zero(recwarn):
+    traj = make(3, noise_pred=None, sigmas=[0.9, 0.5, 0.0])
+    assert len(traj.pictures("noise_pred")) == 3
+    assert not recwarn.list
 
 
 def test_pixel_models_need_no_matrix():
