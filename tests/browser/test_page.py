@@ -20,6 +20,7 @@ pytestmark = pytest.mark.browser
 HOSTILE = (
     "</script><script>window.ran=1;alert(1)</script><!--<script></style><style>*{display:none}"
     "</style><img src=x onerror='window.ran=1;alert(2)'>\"'><svg onload=alert(3)>&lt;b>\u2028"
+    "</script x ><script/x >window.ran=1;alert(4)</script ><!-- <script "
 )
 PIXELS = """canvas => {
     const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -272,7 +273,8 @@ PANEL = """async ([source, data, base64]) => {
   const shifted = new Uint8Array(bytes.length + 12);  // a trait's view seldom starts at zero
   shifted.set(bytes, 5);
   const listeners = new Set();
-  const state = {data: JSON.parse(data), frames: new DataView(shifted.buffer, 5, bytes.length), step: 1};
+  const frames = new DataView(shifted.buffer, 5, bytes.length);
+  const state = {data: JSON.parse(data), frames, step: 1};
   const notify = name => listeners.forEach(([names, l]) => names.includes(`change:${name}`) && l());
   window.model = {
     saved: [],
