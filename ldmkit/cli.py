@@ -8,14 +8,16 @@ option ends with status 2, as argparse has it.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import subprocess
 import sys
+import warnings
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ldmkit
 
@@ -34,8 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``ldmkit``; by default the process' own.
     """
     options = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows "?" instead
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        return int(options.command(options))
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)
+            warnings.showwarning = _show_warning
+            return int(options.command(options))
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
@@ -49,8 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    print(f"ldmkit: {_one_line(message)}", file=sys.stderr)
+
+
+def _one_line(message: Warning | BaseException | str) -> str:
+    return " ".join(str(message).split()) or type(message).__name__
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,6 +116,7 @@ def _write_demo(traj: Trajectory, folder: Path) -> dict[str, Path]:
     from PIL.PngImagePlugin import PngInfo
 
     from ldmkit.figures import sheet_image
+    from ldmkit.records.files import write_atomically
 
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
@@ -115,9 +128,9 @@ def _write_demo(traj: Trajectory, folder: Path) -> dict[str, Path]:
     recipe = {"prompt": traj.prompt, "seed": traj.seed, "model": traj.model, **traj.call}
     inside = PngInfo()  # so that the picture says how to make it again
     inside.add_itxt("ldmkit", json.dumps(recipe, ensure_ascii=False))
-    traj.image.save(paths["picture"], pnginfo=inside)
+    write_atomically(paths["picture"], lambda part: traj.image.save(part, "PNG", pnginfo=inside))
     traj.to_html(paths["page"])
-    sheet_image(traj).save(paths["contact sheet"])
+    write_atomically(paths["contact sheet"], lambda part: sheet_image(traj).save(part, "PNG"))
     return paths
 
 

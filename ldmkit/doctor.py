@@ -55,6 +55,8 @@ def examine() -> Report:
     """Looks at this environment; asks no network."""
     broken = [*_unmet_requirements()]
     device = _device()
+    if device.startswith("unknown"):
+        broken.append("torch can't be imported; install it again (pytorch.org says how).")
     embedded = _embedded()
     if not embedded:
         broken.append(
@@ -103,7 +105,10 @@ def _device() -> str:
         return "unknown (no torch)"
     from ldmkit.loading.device import choose_device
 
-    return choose_device().type
+    try:
+        return choose_device().type
+    except (ImportError, OSError) as error:  # a broken installation of torch
+        return f"unknown ({' '.join(str(error).split())})"
 
 
 def _memory() -> str:

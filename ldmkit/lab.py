@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
+
+from ldmkit.records.files import write_atomically
 
 __all__ = ["copy_notebooks", "notebooks_folder"]
 
@@ -53,7 +56,7 @@ def copy_notebooks(folder: Path) -> dict[str, str]:
         data, target = source.read_bytes(), folder / source.name
         fates[source.name] = _fate(data, target, before.get(source.name))
         if fates[source.name] in ("copied", "updated"):
-            target.write_bytes(data)
+            write_atomically(target, partial(Path.write_bytes, data=data))
         if fates[source.name] == "kept yours":
             hashes[source.name] = before.get(source.name, "")
         else:

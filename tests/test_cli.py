@@ -86,6 +86,25 @@ def test_errors_are_one_sentence_without_traceback(words, said, capsys, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_demo_warns_in_one_sentence(folder, tmp_path, capsys):
+    words = ["demo", "--no-open", "--out", str(tmp_path), "--model", str(folder)]
+    assert cli.main([*words, "--prompt", "a red cat in the snow " * 30]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "tokens" in line]
+    assert told[0].startswith("ldmkit: The prompt has")
+
+
+@pytest.mark.parametrize("prompt", ["", "😺", "</style><script>alert(1)</script>"])
+def test_demo_takes_any_prompt(prompt, folder, tmp_path):
+    words = ["demo", "--no-open", "--out", str(tmp_path), "--model", str(folder)]
+    assert cli.main([*words, "--prompt", prompt]) == 0
+    assert "<script>alert" not in (tmp_path / "trajectory.html").read_text(encoding="utf-8")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "picture.png",
+        "sheet.png",
+        "trajectory.html",
+    ]
+
+
 def test_demo_into_a_file_is_refused(folder, tmp_path, capsys):
     (tmp_path / "taken").write_text("mine")
     words = ["demo", "--no-open", "--out", str(tmp_path / "taken"), "--model", str(folder)]
@@ -208,6 +227,17 @@ def test_doctor_calls_an_old_requirement_broken(monkeypatch):
     assert [line.split(",")[0] for line in doctor.examine().broken if "numpy" in line] == [
         "ldmkit needs numpy>=99"
     ]
+
+
+def test_doctor_survives_a_torch_that_does_not_load(monkeypatch, capsys):
+    def refuse():
+        raise OSError("libtorch.so:\ncannot open")
+
+    monkeypatch.setattr("ldmkit.loading.device.choose_device", refuse)
+    assert cli.main(["doctor"]) == 1
+    told = capsys.readouterr().out
+    assert "BROKEN  torch can't be imported" in told
+    assert "unknown (libtorch.so: cannot open)" in told
 
 
 def test_doctor_sees_the_environment(monkeypatch):
