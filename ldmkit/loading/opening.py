@@ -11,7 +11,7 @@ from ldmkit.loading import catalog
 from ldmkit.loading import device as devices
 from ldmkit.loading.folder import check_folder, check_variant, defaults_of
 from ldmkit.loading.origin import Origin, remember
-from ldmkit.loading.quiet import no_progress_bars, swift_imports
+from ldmkit.loading.quiet import no_progress_bars, one_scan, swift_imports
 
 __all__ = ["fetch", "load"]
 
@@ -47,8 +47,9 @@ def load(
     if not isinstance(what, (str, os.PathLike)):
         return _as_it_is(what, device, dtype, variant)
     folder, row = _local(what)
-    with swift_imports():
+    with swift_imports(), one_scan():
         import diffusers
+        import transformers.models  # noqa: F401  # while its files are read once only
 
         chosen = devices.choose_device(device)
         precision = devices.choose_dtype(dtype, chosen, embedded=bool(row and row.embedded))

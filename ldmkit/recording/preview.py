@@ -18,7 +18,7 @@ __all__ = ["autoencoder_of", "decode", "decode_is_cheap", "linear_rgb", "scale",
 # Decoder parameters × latent positions: about how much work a decode is. The limits are a few
 # seconds at most: the embedded autoencoder everywhere, a TAESD on a GPU, no full-size one.
 _CHEAP = {"cpu": 2e10, "cuda": 1e12, "mps": 3e11}
-_BATCH_PIXELS = 64 * 64 * 64  # decoded at once: 64 pictures of 64×64, or one of 512×512
+_BATCH_PIXELS = 64 * 64 * 16  # decoded at once: 16 pictures of 64×64; more fall out of the cache
 
 _fits: weakref.WeakKeyDictionary[Any, NDArray[np.float32]] = weakref.WeakKeyDictionary()
 
@@ -87,7 +87,9 @@ def decode(vae: Any, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _decode_part(vae: Any, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-    tensor = torch.from_numpy(np.ascontiguousarray(latents)).to(vae.device, vae.dtype)
+    tensor = torch.tensor(
+        latents, device=vae.device, dtype=vae.dtype
+    )  # a copy: records are read-only
     pixels = vae.decode(unscale(vae, tensor), return_dict=False)[0]  # (k, 3, H, W) in -1..1
     colours = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
     return np.asarray((colours * 255).round(), dtype=np.uint8)

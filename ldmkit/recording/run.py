@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -245,6 +246,7 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
+@functools.cache  # each look-up reads a file
 def _versions() -> dict[str, str]:
     found = {}
     for name in ("ldmkit", "diffusers", "transformers", "torch", "numpy"):
