@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import partial
 from pathlib import Path
 
 from ldmkit.records.files import write_atomically
@@ -56,13 +55,20 @@ def copy_notebooks(folder: Path) -> dict[str, str]:
         data, target = source.read_bytes(), folder / source.name
         fates[source.name] = _fate(data, target, before.get(source.name))
         if fates[source.name] in ("copied", "updated"):
-            write_atomically(target, partial(Path.write_bytes, data=data))
+            _write(data, target)
         if fates[source.name] == "kept yours":
             hashes[source.name] = before.get(source.name, "")
         else:
             hashes[source.name] = _hash(data)
     (folder / COPIED).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
     return fates
+
+
+def _write(data: bytes, target: Path) -> None:
+    def write(part: Path) -> None:
+        part.write_bytes(data)
+
+    write_atomically(target, write)
 
 
 def _fate(data: bytes, target: Path, hash_when_copied: str | None) -> str:
