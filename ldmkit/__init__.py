@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from ldmkit import critters
     from ldmkit.latents import decode_latents, encode_image
     from ldmkit.loading import anatomy, load, models, release
+    from ldmkit.panels import TrajectoryPanel
     from ldmkit.recording import record
     from ldmkit.records import Trajectory
 
 __all__ = [
     "Trajectory",
+    "TrajectoryPanel",
     "__version__",
     "anatomy",
     "critters",
@@ -32,6 +34,7 @@ __all__ = [
 # Where each public name lives; a name that maps to itself is a subpackage.
 _HOMES = {
     "Trajectory": "ldmkit.records",
+    "TrajectoryPanel": "ldmkit.panels",
     "anatomy": "ldmkit.loading",
     "critters": "ldmkit.critters",
     "decode_latents": "ldmkit.latents",
