@@ -120,13 +120,20 @@ def _local(what: str | os.PathLike[str]) -> tuple[Path | None, catalog.Row | Non
     name, path = os.fspath(what), Path(what)
     row = catalog.CATALOG.get(name)
     # A folder that merely has a model's name, such as a checkout of its sources, is no pipeline.
-    if path.is_dir() and (row is None or (path / "model_index.json").is_file()):
+    if _is_folder(name) and (row is None or (path / "model_index.json").is_file()):
         return path, None
     if row is not None:
         return (catalog.embedded_folder(name) if row.embedded else None), row
     if isinstance(what, os.PathLike) or not _HUB_ID.fullmatch(name) or name.startswith("."):
         raise ValueError(_unknown(name))
     return None, None
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return bool(name) and Path(name).is_dir()
+    except (OSError, ValueError):  # too long for any file, or with a zero byte
+        return False
 
 
 def _unknown(name: str) -> str:
