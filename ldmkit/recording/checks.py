@@ -128,6 +128,12 @@ def check_prompt(name: str, value: Any) -> None:
         )
     if not texts:
         raise ValueError(f'{name} must hold at least one string, got []; write ["a red cat"].')
+    for text in texts:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(
+                f"{name} must be Unicode text, got half a letter (a lone surrogate) in "
+                f"{_short(text)}; paste the words again."
+            )
     longest = max(len(text) for text in texts)
     if longest > _LONGEST_PROMPT:
         raise ValueError(
@@ -186,24 +192,27 @@ def check_preview(preview: str) -> str:
     return preview
 
 
-def check_seed(seed: Any, generator: Any, takes_generator: bool) -> None:
-    """Refuses a seed that torch can't take, and seed beside generator.
+def check_seed(seed: Any, generator: Any, takes_generator: bool) -> int | tuple[int, ...] | None:
+    """Refuses a seed that torch can't take, and seed beside generator; returns plain integers.
 
     Raises:
         TypeError: not whole numbers.
         ValueError: out of range, or both given.
     """
     if seed is None:
-        return
+        return None
     if generator is not None:
         raise ValueError("Give seed= or generator=, not both; seed=7 makes a CPU generator itself.")
     if not takes_generator:
         raise ValueError("This pipeline takes no generator, so seed must stay None.")
-    for number in seed if isinstance(seed, (list, tuple)) else [seed]:
+    several = isinstance(seed, Sequence) and not isinstance(seed, (str, bytes))
+    numbers = list(seed) if several else [seed]
+    for number in numbers:
         if not _is_whole(number):
             raise TypeError(f"seed must be a whole number or a list of them, got {_short(number)}.")
         if not 0 <= number < 2**63:
             raise ValueError(f"seed must be between 0 and 2**63 - 1 inclusive, got {number}.")
+    return tuple(map(int, numbers)) if several else int(seed)
 
 
 def _short(value: object) -> str:

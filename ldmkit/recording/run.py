@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -80,7 +82,8 @@ def record(
             "record takes a pipeline with a scheduler whose steps it can follow, and "
             f"{type(pipe).__name__} has none; open one with ldmkit.load(name)."
         )
-    call = _complete(pipe, parameters, prompt, seed, call)
+    seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
+    call = _complete(pipe, parameters, prompt, seeds, call)
     denoiser = denoiser_of(pipe)
     with exclusive(scheduler, denoiser):
         tape, images, stopped = _run(pipe, scheduler, denoiser, call, names, on_step)
@@ -96,7 +99,7 @@ def record(
         stopped=stopped,
         prompt=_frozen(call.get("prompt")) or "",
         negative_prompt=_frozen(call.get("negative_prompt")),
-        seed=_frozen(seed),
+        seed=seeds,
         call=_writable(call, parameters, scheduler),
         model=origin_of(pipe).name,
         versions=_versions(),
@@ -107,7 +110,7 @@ def _complete(
     pipe: Any,
     parameters: Mapping[str, Any],
     prompt: Any,
-    seed: Seed | None,
+    seeds: int | tuple[int, ...] | None,
     call: dict[str, Any],
 ) -> dict[str, Any]:
     """Checks the keywords and adds the model's defaults and the generator."""
@@ -127,17 +130,16 @@ def _complete(
     for name, value in origin_of(pipe).defaults.items():
         if name in parameters:
             call.setdefault(name, value)
-    checks.check_seed(seed, call.get("generator"), "generator" in parameters)
-    if seed is not None:
-        call["generator"] = _generator(seed)
+    if seeds is not None:
+        call["generator"] = _generator(seeds)
     return call
 
 
-def _generator(seed: Seed) -> Any:
+def _generator(seeds: int | tuple[int, ...]) -> Any:
     # On the CPU whatever the device: the same first noise everywhere.
-    if isinstance(seed, Sequence):
-        return [torch.Generator("cpu").manual_seed(int(number)) for number in seed]
-    return torch.Generator("cpu").manual_seed(int(seed))
+    if isinstance(seeds, tuple):
+        return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return torch.Generator("cpu").manual_seed(seeds)
 
 
 def _run(
@@ -159,7 +161,7 @@ def _run(
             raise Stop
 
     unguided = {"noise_pred_text", "noise_pred_uncond"} & set(names)
-    with hooked(scheduler, denoiser if unguided else None, tape, after):
+    with hooked(scheduler, denoiser if unguided else None, tape, after), _length_said_once():
         try:
             output = pipe(**call)
         except Stop:
@@ -167,8 +169,30 @@ def _run(
             if callable(getattr(pipe, "maybe_free_model_hooks", None)):
                 pipe.maybe_free_model_hooks()
             return tape, (), True
-    _say_what_was_hidden(output)
+    _say_what_was_hidden(output, tape)
     return tape, _images(output), False
+
+
+@contextmanager
+def _length_said_once() -> Iterator[None]:
+    """Drops the libraries' own words on a long prompt, which repeat all of it; ours were said."""
+
+    def keep(entry: logging.LogRecord) -> bool:
+        said = ("was truncated because", "Token indices sequence length is longer")
+        return not any(words in entry.getMessage() for words in said)
+
+    handlers = [
+        handler
+        for library in ("diffusers", "transformers")
+        for handler in logging.getLogger(library).handlers
+    ]
+    for handler in handlers:
+        handler.addFilter(keep)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(keep)
 
 
 def _images(output: Any) -> tuple[Image.Image, ...]:
@@ -176,7 +200,15 @@ def _images(output: Any) -> tuple[Image.Image, ...]:
     return tuple(image for image in images if isinstance(image, Image.Image))
 
 
-def _say_what_was_hidden(output: Any) -> None:
+def _say_what_was_hidden(output: Any, tape: Tape) -> None:
+    """A black picture has two reasons: tell them apart."""
+    if tape.calls and not torch.isfinite(tape.calls[-1].output).all():
+        warnings.warn(
+            "The latents are no longer finite (NaN or infinite), so the picture shows nothing: "
+            "take a smaller guidance_scale, or dtype float32.",
+            UserWarning,
+            stacklevel=4,
+        )
     flagged = getattr(output, "nsfw_content_detected", None)
     if flagged and any(flagged):
         warnings.warn(

@@ -84,6 +84,20 @@ def test_several_pictures_per_prompt(pipe):
     assert traj.denoised.shape[1] == 3
 
 
+def test_seeds_may_be_numpys_or_a_range(pipe):
+    one = record(pipe, "a cat", seed=np.int64(7), **QUICK)
+    assert one.seed == 7
+    several = record(pipe, ["a cat", "a cat"], seed=range(7, 9), **QUICK)
+    assert several.seed == (7, 8)
+    assert np.abs(several.latents[:, 0] - one.latents[:, 0]).max() <= 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_latents_that_are_no_longer_finite_are_said(pipe):
+    with pytest.warns(UserWarning, match="no longer finite"):
+        record(pipe, "a cat", seed=7, **(QUICK | {"guidance_scale": 1e38}))
+
+
 def test_generator_instead_of_seed(pipe):
     first = record(pipe, "a cat", generator=generator(7), **QUICK)
     second = record(pipe, "a cat", seed=7, **QUICK)

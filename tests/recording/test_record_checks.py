@@ -64,6 +64,7 @@ def test_keywords(call, kind, words):
         ([], ValueError, "at least one string"),
         (None, TypeError, "needs a prompt, got None"),
         ("x" * 100_001, ValueError, "at most 100,000 characters, got 100,001"),
+        ("half a \ud83d cat", ValueError, "lone surrogate"),
         (np.zeros(3), TypeError, "list of strings"),
     ],
     ids=lambda value: repr(value)[:20],
@@ -85,10 +86,11 @@ def test_prompts_that_run(prompt):
     assert traj.image.size == (32, 32)
 
 
-def test_a_prompt_that_is_cut_is_said():
+def test_a_prompt_that_is_cut_is_said(capfd):
     with pytest.warns(UserWarning, match="has 3,334 tokens and the text encoder reads 30"):
         traj = record(pipe(), "a cat " * 1667, seed=0, **QUICK)  # 10,002 characters
     assert len(traj.prompt) == 10_002
+    assert "a cat a cat" not in capfd.readouterr().err, "the libraries repeat the whole prompt"
 
 
 def test_a_negative_prompt_is_checked_too():
