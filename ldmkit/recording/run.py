@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.loading.origin import origin_of
@@ -28,6 +22,8 @@ from ldmkit.recording.hooks import (
     hooked,
     scheduler_of,
 )
+from ldmkit.recording.shown import images_of, last_estimate, step_pictures
+from ldmkit.recording.told import length_said_once, say_what_was_hidden, versions, writable
 from ldmkit.records import Step, Trajectory
 
 __all__ = ["record"]
@@ -90,8 +86,8 @@ def record(
         arrays = arrays_of(tape, scheduler, names)
         vae = previews.autoencoder_of(pipe)
         if stopped:
-            images = _last_estimate(vae, tape, scheduler)
-        pictures = _pictures(vae, arrays, preview)
+            images = last_estimate(vae, tape, scheduler)
+        pictures = step_pictures(vae, arrays, preview)
     return Trajectory(
         **arrays,
         **pictures,
@@ -100,9 +96,9 @@ def record(
         prompt=_frozen(call.get("prompt")) or "",
         negative_prompt=_frozen(call.get("negative_prompt")),
         seed=seeds,
-        call=_writable(call, parameters, scheduler),
+        call=writable(call, parameters, scheduler),
         model=origin_of(pipe).name,
-        versions=_versions(),
+        versions=versions(),
     )
 
 
@@ -161,7 +157,7 @@ def _run(
             raise Stop
 
     unguided = {"noise_pred_text", "noise_pred_uncond"} & set(names)
-    with hooked(scheduler, denoiser if unguided else None, tape, after), _length_said_once():
+    with hooked(scheduler, denoiser if unguided else None, tape, after), length_said_once():
         try:
             output = pipe(**call)
         except Stop:
@@ -169,121 +165,9 @@ def _run(
             if callable(getattr(pipe, "maybe_free_model_hooks", None)):
                 pipe.maybe_free_model_hooks()
             return tape, (), True
-    _say_what_was_hidden(output, tape)
-    return tape, _images(output), False
-
-
-@contextmanager
-def _length_said_once() -> Iterator[None]:
-    """Drops the libraries' own words on a long prompt, which repeat all of it; ours were said."""
-
-    def keep(entry: logging.LogRecord) -> bool:
-        said = ("was truncated because", "Token indices sequence length is longer")
-        return not any(words in entry.getMessage() for words in said)
-
-    handlers = [
-        handler
-        for library in ("diffusers", "transformers")
-        for handler in logging.getLogger(library).handlers
-    ]
-    for handler in handlers:
-        handler.addFilter(keep)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(keep)
-
-
-def _images(output: Any) -> tuple[Image.Image, ...]:
-    images = getattr(output, "images", ())
-    return tuple(image for image in images if isinstance(image, Image.Image))
-
-
-def _say_what_was_hidden(output: Any, tape: Tape) -> None:
-    """A black picture has two reasons: tell them apart."""
-    if tape.calls and not torch.isfinite(tape.calls[-1].output).all():
-        warnings.warn(
-            "The latents are no longer finite (NaN or infinite), so the picture shows nothing: "
-            "take a smaller guidance_scale, or dtype float32.",
-            UserWarning,
-            stacklevel=4,
-        )
-    flagged = getattr(output, "nsfw_content_detected", None)
-    if flagged and any(flagged):
-        warnings.warn(
-            f"The model's safety checker blacked out {sum(map(bool, flagged))} of "
-            f"{len(flagged)} pictures; the record still holds their latents.",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
-def _last_estimate(vae: Any, tape: Tape, scheduler: Any) -> tuple[Image.Image, ...]:
-    """The last clean estimate as pictures: what a stopped run has to show."""
-    last = step_of(0, tape.calls[-1], scheduler, ("denoised",)).denoised
-    if vae is None or last is None or not np.isfinite(last).all():
-        return ()
-    return tuple(Image.fromarray(picture) for picture in previews.decode(vae, last))
-
-
-def _pictures(vae: Any, arrays: Mapping[str, Any], preview: str) -> dict[str, Any]:
-    """``rgb`` and ``previews`` of a record."""
-    kept = {name: arrays[name] for name in ("latents", "denoised") if arrays[name] is not None}
-    if preview == "none" or vae is None or not kept:
-        return {}
-    shape = next(iter(kept.values())).shape
-    if shape[2] != getattr(vae.config, "latent_channels", shape[2]):
-        return {}  # packed in a way that nobody described
-    rgb = previews.linear_rgb(vae, shape[2])
-    positions = sum(array[:, :, 0].size for array in kept.values())
-    if preview == "linear" or (preview == "auto" and not previews.decode_is_cheap(vae, positions)):
-        return {"rgb": rgb}
-    return {"rgb": rgb, "previews": {lane: _decoded(vae, arrays, lane) for lane in kept}}
-
-
-def _decoded(vae: Any, arrays: Mapping[str, Any], lane: str) -> NDArray[np.uint8]:
-    frames = arrays[lane][: len(arrays["timesteps"])]  # (n, b, c, h, w)
-    if lane == "latents":
-        # Euler's latents grow to sigma; the autoencoder knows those of unit variance.
-        c = np.sqrt(arrays["alphas"] ** 2 + arrays["sigmas"] ** 2)
-        frames = frames / np.where(c > 0, c, 1)[:, None, None, None, None]
-    count, batch = frames.shape[:2]
-    flat = np.asarray(frames, dtype=np.float32).reshape(-1, *frames.shape[2:])
-    pictures = previews.decode(vae, flat)
-    return pictures.reshape(count, batch, *pictures.shape[1:])
+    say_what_was_hidden(output, tape)
+    return tape, images_of(output), False
 
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, tuple)) else value
-
-
-def _writable(
-    call: Mapping[str, Any], parameters: Mapping[str, Any], scheduler: Any
-) -> dict[str, Any]:
-    """The keywords that JSON can hold, with those that the run took from the signature."""
-    told = {
-        name: parameters[name].default
-        for name in ("num_inference_steps", "guidance_scale", "strength", "eta")
-        if name in parameters
-    } | dict(call)
-    words = {"prompt", "negative_prompt", "generator"}
-    kept = {name: value for name, value in told.items() if name not in words and _plain(value)}
-    return kept | {"scheduler": type(scheduler).__name__}
-
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_plain(item) for item in value)
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-@functools.cache  # each look-up reads a file
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("ldmkit", "diffusers", "transformers", "torch", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # a source tree that isn't installed
-            continue
-    return found

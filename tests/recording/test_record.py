@@ -89,6 +89,10 @@ def test_seeds_may_be_numpys_or_a_range(pipe):
     assert one.seed == 7
     several = record(pipe, ["a cat", "a cat"], seed=range(7, 9), **QUICK)
     assert several.seed == (7, 8)
+    assert (
+        record(pipe, "a cat", **(QUICK | {"guidance_scale": np.float32(2)})).call["guidance_scale"]
+        == 2.0
+    )
     assert np.abs(several.latents[:, 0] - one.latents[:, 0]).max() <= 1e-4
 
 

@@ -1,0 +1,57 @@
+"""What a run has to show: its pictures, its last clean estimate, pictures of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldmkit.recording import preview as previews
+from ldmkit.recording.arrays import step_of
+from ldmkit.recording.hooks import Tape
+
+__all__ = ["images_of", "last_estimate", "step_pictures"]
+
+
+def images_of(output: Any) -> tuple[Image.Image, ...]:
+    """The final pictures of a pipeline's output; none where it gave latents or sound."""
+    images = getattr(output, "images", ())
+    return tuple(image for image in images if isinstance(image, Image.Image))
+
+
+def last_estimate(vae: Any, tape: Tape, scheduler: Any) -> tuple[Image.Image, ...]:
+    """The last clean estimate as pictures: what a stopped run has to show."""
+    last = step_of(0, tape.calls[-1], scheduler, ("denoised",)).denoised
+    if vae is None or last is None or not np.isfinite(last).all():
+        return ()
+    return tuple(Image.fromarray(picture) for picture in previews.decode(vae, last))
+
+
+def step_pictures(vae: Any, arrays: Mapping[str, Any], preview: str) -> dict[str, Any]:
+    """``rgb`` and ``previews`` of a record."""
+    kept = {name: arrays[name] for name in ("latents", "denoised") if arrays[name] is not None}
+    if preview == "none" or vae is None or not kept:
+        return {}
+    shape = next(iter(kept.values())).shape
+    if shape[2] != getattr(vae.config, "latent_channels", shape[2]):
+        return {}  # packed in a way that nobody described
+    rgb = previews.linear_rgb(vae, shape[2])
+    positions = sum(array[:, :, 0].size for array in kept.values())
+    if preview == "linear" or (preview == "auto" and not previews.decode_is_cheap(vae, positions)):
+        return {"rgb": rgb}
+    return {"rgb": rgb, "previews": {lane: _decoded(vae, arrays, lane) for lane in kept}}
+
+
+def _decoded(vae: Any, arrays: Mapping[str, Any], lane: str) -> NDArray[np.uint8]:
+    frames = arrays[lane][: len(arrays["timesteps"])]  # (n, b, c, h, w)
+    if lane == "latents":
+        # Euler's latents grow to sigma; the autoencoder knows those of unit variance.
+        c = np.sqrt(arrays["alphas"] ** 2 + arrays["sigmas"] ** 2)
+        frames = frames / np.where(c > 0, c, 1)[:, None, None, None, None]
+    count, batch = frames.shape[:2]
+    flat = np.asarray(frames, dtype=np.float32).reshape(-1, *frames.shape[2:])
+    pictures = previews.decode(vae, flat)
+    return pictures.reshape(count, batch, *pictures.shape[1:])
