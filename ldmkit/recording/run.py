@@ -46,18 +46,17 @@ def record(
     Args:
         pipe: any diffusers pipeline with a scheduler; full records need a U-Net.
         prompt: the words, or a list of them for a batch; optional where the pipeline's is.
-        seed: ``torch.Generator("cpu").manual_seed(seed)``; a list gives one per picture. In
-            place of the pipeline's own ``generator=``, which is taken as well.
+        seed: ``torch.Generator("cpu").manual_seed(seed)``, a list for one per picture; or give
+            the pipeline's own ``generator=``.
         keep: names of ``Trajectory``'s arrays, or ``"all"``: ``latents`` (what enters each step,
             at the scheduler's scale, then the last output), ``denoised`` (the clean estimate x0),
             ``noise_pred`` (ε after guidance), ``noise_pred_text`` and ``noise_pred_uncond``
             (ε before guidance; the latter only with guidance on), ``model_output`` (as the
             network gave it, guided, as the scheduler got it).
         preview: step pictures: ``"vae"`` decodes them after the run, ``"linear"`` keeps the
-            linear map from latents to colours alone, ``"none"`` neither; ``"auto"`` decodes
-            where the autoencoder is small.
+            linear map from latents to colours, ``"none"`` neither; ``"auto"``: vae where small.
         on_step: called after each step with the step by name; ``False`` stops the run and keeps
-            the part so far, its last clean estimate as the picture.
+            the part, its last clean estimate as the picture.
         **call: the pipeline's own keywords (``num_inference_steps``, ``guidance_scale``, ...).
             What a pipeline of ``ldmkit.load`` was made for is its default.
 
@@ -67,26 +66,19 @@ def record(
     Raises:
         TypeError: no pipeline, an unknown keyword (the nearest name is told), or a wrong type.
         ValueError: a value out of its range; ``seed`` and ``generator`` together.
-        RuntimeError: no step was made; or the pipeline is being recorded by this thread.
+        RuntimeError: no step was made, or this thread is recording the pipeline already.
     """
     parameters = checks.parameters_of(pipe)
     names = checks.check_keep(keep)
     checks.check_preview(preview)
-    scheduler = scheduler_of(pipe)
-    if scheduler is None:
-        raise TypeError(
-            "record takes a pipeline with a scheduler whose steps it can follow, and "
-            f"{type(pipe).__name__} has none; open one with ldmkit.load(name)."
-        )
+    scheduler = _scheduler(pipe)
     seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
     call = _complete(pipe, parameters, prompt, seeds, call)
-    denoiser = denoiser_of(pipe)
+    denoiser, vae = denoiser_of(pipe), previews.autoencoder_of(pipe)
     with exclusive(scheduler, denoiser):
         tape, images, stopped = _run(pipe, scheduler, denoiser, call, names, on_step)
         arrays = arrays_of(tape, scheduler, names)
-        vae = previews.autoencoder_of(pipe)
-        if stopped:
-            images = last_estimate(vae, tape, scheduler)
+        images = last_estimate(vae, tape, scheduler) if stopped else images
         pictures = step_pictures(vae, arrays, preview)
     return Trajectory(
         **arrays,
@@ -100,6 +92,16 @@ def record(
         model=origin_of(pipe).name,
         versions=versions(),
     )
+
+
+def _scheduler(pipe: Any) -> Any:
+    scheduler = scheduler_of(pipe)
+    if scheduler is None:
+        raise TypeError(
+            "record takes a pipeline with a scheduler whose steps it can follow, and "
+            f"{type(pipe).__name__} has none; open one with ldmkit.load(name)."
+        )
+    return scheduler
 
 
 def _complete(
