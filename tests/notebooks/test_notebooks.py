@@ -63,7 +63,7 @@ def test_stored_clean_and_in_short_cells(path):
     for cell in code(notebook):
         assert cell.outputs == []
         assert cell.execution_count is None
-        assert len(cell.source.splitlines()) <= 14, cell.source
+        assert len(cell.source.splitlines()) <= 12, cell.source
     assert str(Path.home()) + os.sep not in path.read_text(encoding="utf-8")
 
 
