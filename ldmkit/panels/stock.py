@@ -24,10 +24,11 @@ STYLE = """<style>
 @keyframes ldm-late { from { max-height: 0; overflow: hidden; visibility: hidden } }
 .ldm-stock { animation: ldm-late 3s step-end }
 .ldm-panel:has(.ldm-player) .ldm-stock { display: none }
+.ldm-panel .jupyter-widgets-error-widget { display: none }
 </style>"""
 REASON = (
-    "The player did not start, so plain widgets stand in: the front end of anywidget is missing. "
-    "Install anywidget where the Jupyter server runs, then reload this page."
+    "The player did not start, so plain widgets stand in. Most often the front end of anywidget "
+    "is missing: install anywidget where the Jupyter server runs, then reload this page."
 )
 
 
@@ -41,6 +42,7 @@ class StockPlayer(ipywidgets.VBox):
         self.slider = ipywidgets.IntSlider(
             value=0, min=0, max=total - 1, description="Step", readout=False
         )
+        self.slider.style.description_width = "initial"
         self.slider.layout.width = "min(100%, 480px)"
         # WebP is a quarter of PNG, and Image passes any format on to the browser.
         self._image = ipywidgets.Image(format="webp")

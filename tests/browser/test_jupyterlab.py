@@ -1,0 +1,233 @@
+"""Records and panels in a real JupyterLab: trusted, reopened, mailed, dark, live."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from browser import lab as lab_server
+from playwright.sync_api import expect
+from records.make import PROMPT, make
+
+pytestmark = pytest.mark.browser
+
+SHOW = 'from ldmkit import Trajectory\ntraj = Trajectory.open("run.safetensors")\ntraj'
+PANEL = """
+import ipywidgets, traitlets
+from ldmkit import Trajectory, TrajectoryPanel
+panel = TrajectoryPanel(Trajectory.open("run.safetensors"), step=1)
+heard = ipywidgets.Label().add_class("heard")
+traitlets.dlink((panel, "step"), (heard, "value"), str)
+ipywidgets.VBox([panel, heard])
+""".strip()
+PIXELS = """canvas => {
+    const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    return Array.from(data);
+}"""
+LANES = ("latents", "denoised", "noise_pred")
+
+
+@pytest.fixture(scope="module")
+def lab(chromium_path, tmp_path_factory):
+    lab = lab_server.start(tmp_path_factory.mktemp("lab"))
+    make(32).save(lab.root / "run.safetensors")
+    yield lab
+    lab_server.stop(lab)
+
+
+@pytest.fixture
+def open_notebook(lab, new_page):
+    """``open_notebook(name, prepare=None) -> Seen``; kernels end with the test."""
+
+    def open_(name, prepare=lambda page: None):
+        seen = new_page(viewport={"width": 1280, "height": 860})
+        seen.page.set_default_timeout(40_000)  # Lab itself takes seconds on a busy machine
+        prepare(seen.page)
+        seen.page.goto(f"{lab.url}/doc/tree/{name}?reset")
+        expect(seen.page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=60_000)
+        return seen
+
+    yield open_
+    lab.end_sessions()
+    lab.theme("JupyterLab Light")
+
+
+COMMAND = """async name => {
+    const {commands, shell} = window.jupyterapp;
+    const {context, sessionContext} = shell.currentWidget;
+    await context.ready;
+    if (name.startsWith('notebook:run')) {  // a run before the kernel's first answer is lost
+        await sessionContext.ready;
+        await sessionContext.session.kernel.info;
+    }
+    await commands.execute(name);
+}"""
+
+
+def command(page, name):
+    """Runs one of Lab's commands to its end."""
+    page.evaluate(COMMAND, name)
+
+
+def run_all(page):
+    command(page, "notebook:run-all-cells")
+
+
+def at_step(page, step):
+    """Waits until that step, counted from 1 as the player says it, is painted."""
+    expect(page.locator(".ldm-player")).to_have_attribute("data-step", str(step), timeout=30_000)
+
+
+def pixels(page, lane):
+    canvas = page.locator(f'.ldm-lane[data-lane="{lane}"] canvas')
+    return np.array(canvas.evaluate(PIXELS), np.uint8)
+
+
+def only_from(lab, seen):
+    """No request left this machine."""
+    origin = re.compile(rf"({re.escape(lab.url)}/|blob:|data:)")
+    assert [url for url in seen.requests if not origin.match(url)] == []
+
+
+def test_player_lives_is_saved_and_plays_without_a_kernel(lab, open_notebook, shots):
+    name = lab.write("kept.ipynb", SHOW)
+    seen = open_notebook(name)
+    page = seen.page
+    run_all(page)
+    at_step(page, 1)
+    expect(page.locator(".ldm-sheet")).to_be_hidden()
+    first = {lane: pixels(page, lane) for lane in LANES}
+    page.locator(".ldm-slider").fill("15")
+    at_step(page, 16)
+    assert all(not np.array_equal(pixels(page, lane), first[lane]) for lane in LANES)
+    page.locator(".ldm-slider").press("ArrowRight")  # Lab would go to the next cell
+    at_step(page, 17)
+    page.screenshot(path=shots / "lab-cell.png")
+    only_from(lab, seen)
+    command(page, "docmanager:save")
+    page.close()
+    lab.end_sessions()
+    outputs = json.loads((lab.root / name).read_text())["cells"][0]["outputs"]
+    assert "text/html" in outputs[0]["data"]
+
+    seen = open_notebook(name, without_kernels)
+    page = seen.page
+    page.locator(".jp-Dialog").get_by_role("button", name="No Kernel").click()
+    at_step(page, 1)
+    assert all(np.array_equal(pixels(page, lane), first[lane]) for lane in LANES)
+    page.get_by_role("button", name="Play").click()
+    expect(page.locator(".ldm-player")).not_to_have_attribute("data-step", "1")
+    page.screenshot(path=shots / "lab-reopened.png")
+    assert lab.api("sessions") == []
+    only_from(lab, seen)
+
+
+def without_kernels(page):
+    """As on a machine where the notebook's kernel isn't installed."""
+    none = json.dumps({"default": "", "kernelspecs": {}})
+    page.route("**/api/kernelspecs*", lambda route: route.fulfill(body=none))
+
+
+def test_untrusted_notebook_shows_the_sheet_and_runs_nothing(lab, open_notebook, shots):
+    traj = make(32)
+    bundle = traj._repr_mimebundle_()
+    bundle["text/html"] += "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>"
+    name = lab.write("mailed.ipynb", "traj", outputs=[bundle])
+    seen = open_notebook(name)
+    page = seen.page
+    pictures = page.locator(".ldm-sheet img")
+    expect(pictures).to_have_count(3 * 8 + 1)
+    expect(pictures.first).to_be_visible()
+    alts = pictures.evaluate_all("images => images.map(i => [i.alt, i.naturalWidth])")
+    assert all(PROMPT in alt and width > 0 for alt, width in alts)
+    expect(page.locator(".jp-OutputArea script, .jp-OutputArea style")).to_have_count(0)
+    expect(page.locator(".ldm-player")).to_have_count(0)
+    assert page.evaluate("window.ran") is None
+    page.screenshot(path=shots / "lab-untrusted.png")
+    only_from(lab, seen)
+
+
+def test_panel_and_kernel_share_the_step(lab, open_notebook, shots):
+    seen = open_notebook(lab.write("panel.ipynb", PANEL))
+    page = seen.page
+    run_all(page)
+    at_step(page, 2)  # step=1 counts from 0
+    before = pixels(page, "latents")
+    page.locator(".ldm-slider").fill("11")
+    at_step(page, 12)
+    assert not np.array_equal(pixels(page, "latents"), before)
+    expect(page.locator(".heard")).to_have_text("11")
+    client = lab.kernel()
+    try:
+        assert asked(client, "panel.step") == "11"
+        asked(client, "setattr(panel, 'step', 29)")
+        at_step(page, 30)
+        assert page.locator(".ldm-slider").input_value() == "29"
+        asked(client, "setattr(panel, 'lanes', ['denoised'])")
+        expect(page.locator(".ldm-lane[data-lane=noise_pred]")).to_have_count(0)
+        at_step(page, 30)
+        asked(client, "setattr(panel, 'lanes', ['latents', 'denoised', 'noise_pred'])")
+        expect(page.locator(".ldm-lane[data-lane=noise_pred]")).to_have_count(1)
+        at_step(page, 30)
+        expect(page.locator(".ldm-stock")).to_be_hidden()
+        page.screenshot(path=shots / "lab-panel.png")
+        asked(client, "panel.close()")
+        expect(page.locator(".ldm-player")).to_have_count(0)
+    finally:
+        client.stop_channels()
+    only_from(lab, seen)
+
+
+def asked(client, expression):
+    """repr of an expression in the kernel."""
+    reply = client.execute_interactive("", user_expressions={"it": expression}, timeout=30)
+    answer = reply["content"]["user_expressions"]["it"]
+    assert answer["status"] == "ok", answer
+    return answer["data"]["text/plain"]
+
+
+def test_stock_widgets_stand_in_without_anywidget(lab, open_notebook, shots):
+    def without_anywidget(page):
+        page.route("**/extensions/anywidget/**", lambda route: route.abort())
+
+    seen = open_notebook(lab.write("hub.ipynb", PANEL), without_anywidget)
+    page = seen.page
+    run_all(page)
+    stock = page.locator(".ldm-stock")
+    expect(stock.get_by_text("The player did not start, so plain widgets stand in")).to_be_visible()
+    expect(page.locator(".ldm-player")).to_have_count(0)
+    expect(page.get_by_text("Click to show javascript error")).to_be_hidden()
+    picture = stock.locator("img")
+    before = picture.get_attribute("src")
+    thumb = stock.locator(".noUi-handle, .ui-slider-handle").first
+    thumb.press("ArrowRight")
+    expect(page.locator(".heard")).to_have_text("2")
+    expect(stock.get_by_text("Step 3 of 32")).to_be_visible()
+    expect(picture).not_to_have_attribute("src", before)
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 752
+    page.screenshot(path=shots / "lab-stock.png")
+    only_from(lab, seen)
+
+
+def test_dark_theme(lab, open_notebook, shots):
+    lab.theme("JupyterLab Dark")
+    seen = open_notebook(lab.write("dark.ipynb", SHOW, PANEL))
+    page = seen.page
+    run_all(page)
+    players = page.locator(".ldm-player")
+    expect(players).to_have_count(2)
+    for player in players.all():
+        player.locator(".ldm-slider").fill("19")
+        expect(player).to_have_attribute("data-step", "20")
+        ink = brightness(player.locator(".ldm-prompt"), "color")
+        assert ink > 400, "light ink on Lab's dark paper"
+    assert brightness(page.locator(".jp-Notebook"), "backgroundColor") < 200
+    page.screenshot(path=shots / "lab-dark.png")
+    only_from(lab, seen)
+
+
+def brightness(locator, name):
+    colour = locator.evaluate(f"e => getComputedStyle(e).{name}")
+    return sum(map(float, re.findall(r"[\d.]+", colour)[:3]))
