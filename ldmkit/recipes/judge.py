@@ -25,6 +25,7 @@ from ldmkit.recipes.muon import Muon
 
 BATCH = 128
 _JUNK = 12  # of a batch show no critter
+_RECODED = 4000  # drawings that go through the autoencoder once, before training
 _WIDTHS, _HIDDEN = (32, 64, 128, 160), 192
 _UNSEEN = -1  # a head without an answer in this picture
 
@@ -89,10 +90,11 @@ def recoded(pictures: NDArray[np.uint8], folder: str | None) -> NDArray[np.uint8
 
     model = AutoencoderKL.from_pretrained(folder, dtype=torch.float32).eval()
     out = []
-    for i in range(0, len(pictures), 100):
-        z = model.encode(to_tensor(pictures[i : i + 100])).latent_dist.mean
-        z = z + torch.randn_like(z) * z.std() * 0.25 * torch.rand(len(z), 1, 1, 1)
-        y = ((model.decode(z).sample.clamp(-1, 1) + 1) * 127.5).round().byte()
+    for i in range(0, len(pictures), 20):  # few at a time: the decoder's maps stay in the cache
+        with half("cpu"):
+            z = model.encode(to_tensor(pictures[i : i + 20])).latent_dist.mean
+            z = z + torch.randn_like(z) * z.std() * 0.25 * torch.rand(len(z), 1, 1, 1)
+            y = ((model.decode(z).sample.float().clamp(-1, 1) + 1) * 127.5).round().byte()
         out.append(y.permute(0, 2, 3, 1).numpy())
     return np.concatenate(out)
 
@@ -126,7 +128,7 @@ def train(options: argparse.Namespace) -> Recogniser:
     cache = options.runs / "cache"
     pictures = drawings(options.drawings, 0, cache)
     table = torch.from_numpy(labels([scene(i) for i in range(len(pictures))]))
-    painted = recoded(np.array(pictures[:8000]), options.autoencoder)
+    painted = recoded(np.array(pictures[:_RECODED]), options.autoencoder)
     unseen, unseen_scenes = (
         np.array(drawings(1000, EVALUATION_SEED, cache)),
         [scene(EVALUATION_SEED + i) for i in range(1000)],

@@ -11,6 +11,7 @@ folder is written at the end.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -87,13 +88,23 @@ class Conditions:
     def latents(self, pictures: np.ndarray) -> torch.Tensor:
         """(n, 64, 64, 3) uint8 -> (n, 4, 16, 16) float16 means, scaled to a deviation of one."""
         out = []
-        for i in range(0, len(pictures), 200):
+        for i in range(0, len(pictures), 25):  # few at a time: the maps stay in the cache
             with half(self.device):
-                z = self.vae.encode(
-                    to_tensor(pictures[i : i + 200]).to(self.device)
-                ).latent_dist.mean
+                x = to_tensor(pictures[i : i + 25]).to(self.device)
+                z = self.vae.encode(x).latent_dist.mean
             out.append((z.float() * self.vae.config.scaling_factor).half().cpu())
         return torch.cat(out)
+
+    def training_latents(self, count: int, cache: Path) -> torch.Tensor:
+        """The latents of the training drawings, encoded once per autoencoder."""
+        weights = b"".join(
+            w.numpy().tobytes() for w in self.vae.encoder.cpu().state_dict().values()
+        )
+        path = cache / f"latents-{hashlib.sha256(weights).hexdigest()[:12]}-{count}.npy"
+        self.vae.to(self.device)
+        if not path.exists():
+            np.save(path, self.latents(drawings(count, 0, cache)).numpy())
+        return torch.from_numpy(np.load(path))
 
 
 def text_encoder(clip: str) -> CLIPTextModel:
@@ -132,7 +143,7 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, Conditions
     torch.manual_seed(options.seed)
     cache, device = options.runs / "cache", options.device
     conditions = Conditions(options.clip, options.autoencoder, device)
-    latents = conditions.latents(drawings(options.drawings, 0, cache))
+    latents = conditions.training_latents(options.drawings, cache)
     held = conditions.latents(np.array(drawings(1000, EVALUATION_SEED, cache)[:128])).float()
     held_text = conditions.embed(captions_of(np.arange(EVALUATION_SEED, EVALUATION_SEED + 128), 0))
     unet = (
