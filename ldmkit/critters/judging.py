@@ -218,19 +218,19 @@ def truth(scene: Scene) -> dict[str, str]:
 
 def _verdict(asked: Scene, seen: Mapping[str, tuple[str, float]]) -> Verdict:
     number, sure = seen["number"]
-    right_number = number == HEADS["number"][len(asked.critters)]
+    empty, asked_number = number == "none", HEADS["number"][len(asked.critters)]
     wanted = _all_asked(asked)
     if len(asked.critters) == 2:
         seen = _best_order(wanted, seen)  # "a cat and a dog" does not say who stands left
     visible = truth(asked)
-    attributes = {}
+    attributes: dict[str, Seen] = {}
+    answer: str | None
     for name, value in wanted.items():
-        answer, confidence = seen.get(name, ("", 0.0))
-        obeyed = None if name not in visible else right_number and answer == value
-        attributes[name] = Seen(
-            value, answer if number != "none" and answer else None, confidence, obeyed
-        )
-    attributes["number"] = Seen(HEADS["number"][len(asked.critters)], number, sure, right_number)
+        answer, confidence = seen.get(name, (None, 0.0))
+        answer = None if empty else answer
+        obeyed = None if name not in visible else answer == value
+        attributes[name] = Seen(value, answer, confidence, obeyed)
+    attributes["number"] = Seen(asked_number, number, sure, number == asked_number)
     obeyed = all(a.obeyed is not False for a in attributes.values())
     return Verdict(obeyed, asked, attributes)
 

@@ -143,9 +143,8 @@ def caption(scene: Scene, seed: int = 0) -> str:
     if scene.side in ("left", "right") and "side" not in hide and _says(rng, "side"):
         parts += f" on the {scene.side}"
     if scene.place is not None and _says(rng, "place"):
-        parts += " " + (
-            _PLACE.get(scene.place) or f"on a {_also(rng, scene.background)} background"
-        )
+        plain = _article(f"{_also(rng, scene.background)} background")
+        parts += " " + (_PLACE.get(scene.place) or f"on {plain}")
     return _with_style(rng, parts, scene.style)
 
 
@@ -167,11 +166,15 @@ def _critter(rng: Random, critter: Critter, scene: Scene, hide: frozenset[str]) 
     if critter.colour is not None and _says(rng, "colour"):
         adjectives.append(_also(rng, critter.colour))
     text = " ".join([*adjectives, _also(rng, critter.animal or "cat")])
-    text = ("an " if text[0] in "aeiou" else "a ") + text
+    text = _article(text)
     if critter.wears not in (None, "nothing") and _says(rng, "wears"):
         article = "" if critter.wears == "glasses" else "a "
         text += f" {_choose(rng, ('with', 'wearing'))} {article}{critter.wears}"
     return text
+
+
+def _article(text: str) -> str:
+    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
 
 def _says(rng: Random, attribute: str) -> bool:

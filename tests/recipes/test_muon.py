@@ -36,7 +36,8 @@ def test_vectors_and_matrices_both_learn() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        first, last = (float(loss) if i == 0 else first), float(loss)
+        last = float(loss.detach())
+        first = last if i == 0 else first
     assert last < 0.02 * first
 
 
