@@ -62,6 +62,7 @@ class TrajectoryPanel(ipywidgets.VBox):
         RecordError: the record keeps no lane that can be drawn.
     """
 
+    # Any, since traitlets' own types would answer first and can't say what to do next.
     step = traitlets.Any(0, help="The step shown, 0 to n - 1, as in traj.steps[step].")
     batch = traitlets.Any(0, help="Which picture of the batch, from 0.")
     lanes = traitlets.Any((), help="Names of the lanes, from the left; see Trajectory.pictures.")
@@ -84,6 +85,7 @@ class TrajectoryPanel(ipywidgets.VBox):
         self._player = Player(
             data=self._payload.data, frames=self._payload.frames, step=start["step"]
         )
+        # Both stand side by side from the start: the browser alone knows which one works.
         self._stock = StockPlayer(len(traj.timesteps))
         super().__init__([self._player, self._stock], value=start, **start)
         self.add_class("ldm-panel")
@@ -103,7 +105,7 @@ class TrajectoryPanel(ipywidgets.VBox):
 
     def close(self) -> None:
         """Takes the panel out of the page and out of ipywidgets' registry; twice is harmless."""
-        for link in self._links:
+        for link in self._links:  # a link would keep the panel alive with its parts
             link.unlink()
         self._links = ()
         close_tree(self)
@@ -119,6 +121,7 @@ class TrajectoryPanel(ipywidgets.VBox):
 
     @traitlets.validate("value")
     def _validate_value(self, proposal: Any) -> dict[str, Any]:
+        # What isn't told stays as it is, so that value={"step": 3} is enough.
         now = {name: getattr(self, name) for name in KEYS}
         return now | self._checked(proposal["value"])
 
@@ -157,7 +160,7 @@ class TrajectoryPanel(ipywidgets.VBox):
         self._redraw_stock(None)
 
     def _redraw_stock(self, _: Any) -> None:
-        if not self._player.awake:
+        if not self._player.awake:  # a picture per step would slow the slider for nobody
             self._stock.show(self._payload, self.step)
 
     def _rest(self, _: Any) -> None:
