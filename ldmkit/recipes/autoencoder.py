@@ -102,7 +102,9 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
     optimizer = Muon(model.named_parameters())
-    run = Run(options.name or "autoencoder", model, optimizer, options.minutes, 0.01, options.runs)
+    run = Run(
+        options.name or "autoencoder", model, optimizer, options.minutes, options.rate, options.runs
+    )
 
     def evaluate() -> dict[str, float]:
         with run.averaged():

@@ -128,7 +128,7 @@ def train(options: argparse.Namespace) -> tuple[CLIPModel, CLIPTokenizer]:
         model,
         Muon(model.named_parameters(), vector_lr=0.15, weight_decay=0.1),
         options.minutes,
-        0.01,
+        options.rate,
         options.runs,
         decay=0.99,
     )

@@ -238,6 +238,9 @@ def arguments(doc: str | None, minutes: float) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=minutes, help="length of the run")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--rate", type=float, default=0.01, help="peak learning rate; less to go on"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="an ignored folder")
     parser.add_argument("--name", default=None, help="this run's folder below --runs")
     parser.add_argument(

@@ -76,7 +76,7 @@ def augment(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         return torch.from_numpy(rng.uniform(low, high, (b, 1, 1, 1)).astype(np.float32))
 
     soft = functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    x = torch.lerp(x, soft, uniform(-0.3, 1.0).clamp_min(0))
+    x = torch.lerp(x, soft, uniform(-0.5, 0.5).clamp_min(0))
     x = x * uniform(0.9, 1.1) + uniform(-0.08, 0.08)
     return x + torch.randn_like(x) * uniform(-0.06, 0.12).clamp_min(0)
 
@@ -146,7 +146,7 @@ def train(options: argparse.Namespace) -> Recogniser:
         model,
         Muon(model.named_parameters(), weight_decay=0.05),
         options.minutes,
-        0.01,
+        options.rate,
         options.runs,
         decay=0.995,
     )

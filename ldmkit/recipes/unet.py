@@ -228,7 +228,6 @@ def main() -> None:
         "--autoencoder", default="runs/autoencoder/model", help="folder of the autoencoder"
     )
     parser.add_argument("--clip", default="runs/clip/model", help="folder of the embedded CLIP")
-    parser.add_argument("--rate", type=float, default=0.01, help="peak learning rate")
     options = parser.parse_args()
     unet, _ = train(options)
     target = options.export or options.runs / (options.name or "unet") / "model"
