@@ -95,7 +95,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     """Run the recipe; returns the model with its averaged weights and scaling factor."""
     torch.manual_seed(options.seed)
     pictures = drawings(options.drawings, 0, options.runs / "cache")
-    unseen = drawings(1000, EVALUATION_SEED, options.runs / "cache")
+    unseen = drawings(options.unseen, EVALUATION_SEED, options.runs / "cache")
     model = build() if options.start is None else AutoencoderKL.from_pretrained(options.start)
     model.to(options.device).train()
     if options.decoder_only:  # the encoder is frozen once its latents are in use
@@ -125,7 +125,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     model.eval()
     if not options.decoder_only:
         model.register_to_config(scaling_factor=latent_scale(model, pictures[:2000]))
-    print(f"PSNR on 1,000 unseen drawings: {psnr(model, unseen, options.device):.2f} dB")
+    print(f"PSNR on {len(unseen)} unseen drawings: {psnr(model, unseen, options.device):.2f} dB")
     return model
 
 

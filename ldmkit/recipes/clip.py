@@ -118,7 +118,7 @@ def train(options: argparse.Namespace) -> tuple[CLIPModel, CLIPTokenizer]:
     torch.manual_seed(options.seed)
     cache = options.runs / "cache"
     pictures = drawings(options.drawings, 0, cache)
-    unseen = np.array(drawings(1000, EVALUATION_SEED, cache)[:512])
+    unseen = np.array(drawings(options.unseen, EVALUATION_SEED, cache)[:512])
     tokenizer = build_tokenizer()
     model = build(tokenizer) if options.start is None else CLIPModel.from_pretrained(options.start)
     model.to(options.device).train()
@@ -135,7 +135,8 @@ def train(options: argparse.Namespace) -> tuple[CLIPModel, CLIPTokenizer]:
 
     def evaluate() -> dict[str, float]:
         with run.averaged():
-            return {**top1(model, tokenizer, pictures=unseen), "loss": last}
+            found = top1(model, tokenizer, len(unseen), pictures=unseen)
+            return {**found, "loss": last}
 
     last = 0.0
     for step in run.steps(evaluate):

@@ -25,7 +25,6 @@ from ldmkit.recipes.muon import Muon
 
 BATCH = 128
 _JUNK = 12  # of a batch show no critter
-_RECODED = 4000  # drawings that go through the autoencoder once, before training
 _WIDTHS, _HIDDEN = (32, 64, 128, 160), 192
 _UNSEEN = -1  # a head without an answer in this picture
 
@@ -128,11 +127,9 @@ def train(options: argparse.Namespace) -> Recogniser:
     cache = options.runs / "cache"
     pictures = drawings(options.drawings, 0, cache)
     table = torch.from_numpy(labels([scene(i) for i in range(len(pictures))]))
-    painted = recoded(np.array(pictures[:_RECODED]), options.autoencoder)
-    unseen, unseen_scenes = (
-        np.array(drawings(1000, EVALUATION_SEED, cache)),
-        [scene(EVALUATION_SEED + i) for i in range(1000)],
-    )
+    painted = recoded(np.array(pictures[: options.recoded]), options.autoencoder)
+    unseen = np.array(drawings(options.unseen, EVALUATION_SEED, cache))
+    unseen_scenes = [scene(EVALUATION_SEED + i) for i in range(len(unseen))]
     model = Recogniser(_WIDTHS, _HIDDEN)
     if options.start:
         from safetensors.torch import load_file
@@ -199,13 +196,10 @@ def main() -> None:
     """Command line."""
     parser = arguments(__doc__, minutes=12)
     parser.add_argument("--autoencoder", default=None, help="folder of the embedded autoencoder")
+    parser.add_argument("--recoded", type=int, default=4000, help="drawings that go through it")
     options = parser.parse_args()
     model = train(options)
     export(model, options.export or options.runs / (options.name or "judge") / "model")
-    scenes = [scene(EVALUATION_SEED + 1000 + i) for i in range(4000)]
-    pictures = drawings(4000, EVALUATION_SEED + 1000, options.runs / "cache")
-    report = accuracy(model, np.array(pictures), scenes)
-    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -144,7 +144,9 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, Conditions
     cache, device = options.runs / "cache", options.device
     conditions = Conditions(options.clip, options.autoencoder, device)
     latents = conditions.training_latents(options.drawings, cache)
-    held = conditions.latents(np.array(drawings(1000, EVALUATION_SEED, cache)[:128])).float()
+    held = conditions.latents(
+        np.array(drawings(options.unseen, EVALUATION_SEED, cache)[:128])
+    ).float()
     held_text = conditions.embed(captions_of(np.arange(EVALUATION_SEED, EVALUATION_SEED + 128), 0))
     unet = (
         build()
