@@ -248,6 +248,7 @@ def arguments(doc: str | None, minutes: float) -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--drawings", type=int, default=48_000, help="training pictures")
+    parser.add_argument("--unseen", type=int, default=1000, help="evaluation pictures")
     parser.add_argument(
         "--export", type=Path, default=None, help="write the folder here at the end"
     )

@@ -40,7 +40,7 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
 def captions(
     count: int, held_out: bool, critters: int, start: int = EVALUATION_SEED + 10_000
 ) -> list[str]:
-    """Captions of evaluation scenes that ask for at least two attributes."""
+    """Captions of evaluation scenes with so many critters, in the order of their seeds."""
     found: list[str] = []
     seed = start
     while len(found) < count:

@@ -67,7 +67,7 @@ def measure_pipeline(folder: Path, count: int, sheets: Path) -> dict[str, Any]:
     settings = json.loads((folder / "ldmkit.json").read_text())["variants"][""]
     results: dict[str, Any] = dict(settings)
     for name, held_out, critters in (("seen", False, 1), ("held_out", True, 1), ("two", False, 2)):
-        texts = evaluate.captions(count, held_out, critters)
+        texts = evaluate.captions(count // critters, held_out, critters)
         pictures = evaluate.paint(
             pipe, texts, settings["num_inference_steps"], settings["guidance_scale"]
         )
