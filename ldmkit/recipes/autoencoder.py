@@ -72,8 +72,8 @@ def loss_of(model: AutoencoderKL, x: torch.Tensor, device: str) -> torch.Tensor:
 def psnr(model: AutoencoderKL, pictures: NDArray[np.uint8], device: str = "cpu") -> float:
     """Mean PSNR in dB over pictures, decoded from the latents' means and rounded to 8 bits."""
     values = []
-    for i in range(0, len(pictures), 50):
-        x = to_tensor(pictures[i : i + 50]).to(device)
+    for i in range(0, len(pictures), 20):
+        x = to_tensor(pictures[i : i + 20]).to(device)
         y = model.decode(model.encode(x).latent_dist.mean).sample.float().clamp(-1, 1)
         error = ((y + 1) * 127.5).round() - ((x + 1) * 127.5).round()  # 0…255
         mse = error.square().mean(dim=(1, 2, 3)).clamp_min(1e-3)
