@@ -1,0 +1,73 @@
+"""The shipped weights are the ones that were measured, and do what the model card says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import CLIPModel, CLIPTokenizer
+
+import ldmkit.critters
+from ldmkit.critters import VERSION, Scene
+from ldmkit.critters.judging import judge_many
+from ldmkit.recipes import autoencoder, clip
+from ldmkit.recipes.evaluate import captions, paint
+
+WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
+
+
+def test_files_are_the_measured_ones() -> None:
+    lines = (WEIGHTS / "SHA256SUMS").read_text().splitlines()
+    listed = dict(reversed(line.split("  ", 1)) for line in lines)
+    found = {p.relative_to(WEIGHTS).as_posix(): p for p in WEIGHTS.rglob("*.safetensors")}
+    assert listed.keys() == found.keys()
+    for name, path in found.items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name], name
+    assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) <= 25e6
+
+
+def test_folders_name_the_world_that_they_were_trained_on() -> None:
+    for name in ("critters/ldmkit.json", "critters-clip/config.json", "judge/config.json"):
+        assert json.loads((WEIGHTS / name).read_text())["critters_version"] == VERSION
+
+
+def test_autoencoder_gives_unseen_drawings_back() -> None:
+    model = AutoencoderKL.from_pretrained(WEIGHTS / "critters" / "vae", dtype=torch.float32)
+    unseen = np.stack([np.asarray(Scene.sample(i).draw(64, i)) for i in range(510_000, 510_060)])
+    assert autoencoder.psnr(model, unseen) >= 29
+    with torch.no_grad():
+        latents = model.encode(autoencoder.to_tensor(unseen)).latent_dist
+    assert abs(float(latents.mean.std()) * model.config.scaling_factor - 1) < 0.1
+    assert float((latents.std - autoencoder.LATENT_NOISE).abs().max()) < 1e-3
+
+
+def test_clip_finds_pictures_by_their_captions() -> None:
+    folder = WEIGHTS / "critters-clip"
+    model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    found = clip.top1(model, CLIPTokenizer.from_pretrained(folder), 256, 511_000)
+    assert min(found.values()) >= 0.85
+
+
+def test_pipeline_and_clip_share_their_text_encoder() -> None:
+    text = CLIPModel.from_pretrained(WEIGHTS / "critters-clip", dtype=torch.float32).text_model
+    pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS / "critters", dtype=torch.float32)
+    ids = clip.tokens(pipe.tokenizer, ["a red cat"])
+    with torch.no_grad():
+        ours = pipe.text_encoder(ids).last_hidden_state
+        theirs = text(ids).last_hidden_state
+    assert float((ours - theirs).abs().max()) <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("held_out", "bar"), [(False, 0.6), (True, 0.5)])
+def test_pictures_obey_their_captions(held_out: bool, bar: float) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS / "critters", dtype=torch.float32)
+    texts = captions(100, held_out, 1, start=520_000)
+    verdicts = judge_many(paint(pipe, texts, 32, 4.0), texts)
+    # Below the model card's share by three standard errors of 100 pictures.
+    assert np.mean([v.obeyed for v in verdicts]) >= bar
