@@ -1,7 +1,7 @@
 """What every recipe shares: drawings on disk, a run that can stop and go on, averaged weights.
 
 A run lives in an ignored folder: ``checkpoint.safetensors`` (weights, their average and the
-optimiser's state; no pickle), ``state.json`` and ``metrics.jsonl`` with one line a minute.
+optimiser's state), ``state.json`` and ``metrics.jsonl`` with one line a minute.
 """
 
 from __future__ import annotations

@@ -214,6 +214,7 @@ def export(unet: UNet2DConditionModel, clip: str, autoencoder: str, folder: Path
     for path in partial.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes them for the owner alone
     full_precision_config(partial / "text_encoder" / "config.json")
+    _forget_origin(partial / "vae" / "config.json")
     settings = {
         "critters_version": VERSION,
         "variants": {"": {"num_inference_steps": _STEPS, "guidance_scale": _GUIDANCE}},
@@ -221,6 +222,13 @@ def export(unet: UNet2DConditionModel, clip: str, autoencoder: str, folder: Path
     (partial / "ldmkit.json").write_text(json.dumps(settings, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
+
+
+def _forget_origin(path: Path) -> None:
+    """Drop the folder that a part was loaded from: it names a path of the training machine."""
+    config = json.loads(path.read_text())
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def main() -> None:

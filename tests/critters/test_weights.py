@@ -36,6 +36,12 @@ def test_folders_name_the_world_that_they_were_trained_on() -> None:
         assert json.loads((WEIGHTS / name).read_text())["critters_version"] == VERSION
 
 
+def test_no_folder_of_the_training_machine_is_named() -> None:
+    for path in WEIGHTS.rglob("*.json"):
+        config = json.loads(path.read_text())
+        assert not str(config.get("_name_or_path", "")).startswith("/"), path
+
+
 def test_autoencoder_gives_unseen_drawings_back() -> None:
     model = AutoencoderKL.from_pretrained(WEIGHTS / "critters" / "vae", dtype=torch.float32)
     unseen = np.stack([np.asarray(Scene.sample(i).draw(64, i)) for i in range(510_000, 510_060)])
