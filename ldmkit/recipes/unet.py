@@ -214,7 +214,7 @@ def export(unet: UNet2DConditionModel, clip: str, autoencoder: str, folder: Path
     for path in partial.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes them for the owner alone
     full_precision_config(partial / "text_encoder" / "config.json")
-    _forget_origin(partial / "vae" / "config.json")
+    forget_origin(partial / "vae" / "config.json")
     settings = {
         "critters_version": VERSION,
         "variants": {"": {"num_inference_steps": _STEPS, "guidance_scale": _GUIDANCE}},
@@ -224,7 +224,7 @@ def export(unet: UNet2DConditionModel, clip: str, autoencoder: str, folder: Path
     partial.replace(folder)
 
 
-def _forget_origin(path: Path) -> None:
+def forget_origin(path: Path) -> None:
     """Drop the folder that a part was loaded from: it names a path of the training machine."""
     config = json.loads(path.read_text())
     config.pop("_name_or_path", None)

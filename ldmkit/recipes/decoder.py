@@ -1,0 +1,190 @@
+"""Train the unCLIP decoder: the U-Net again, led by a picture's embedding instead of its words.
+
+    python -m ldmkit.recipes.decoder --minutes 45 --from DIR/unet
+
+The embedding, noised to a level that the network is told (Stable unCLIP's conditioning
+augmentation, after Ho et al. 2021, arXiv 2106.15282), enters beside the timestep. Captions are
+mostly dropped, so that it must carry the picture (Ramesh et al. 2022, section 2.1, drop half).
+The U-Net and the normaliser are written at the end; `recipes.unclip` makes the pipeline.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
+    StableUnCLIPImageNormalizer,
+)
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ldmkit.recipes.clip import captions_of
+from ldmkit.recipes.common import Run, arguments, drawings, half
+from ldmkit.recipes.embeddings import (
+    CLIP,
+    TUNING_SEED,
+    UNET,
+    VAE,
+    WIDTH,
+    Pictures,
+    build_noising,
+    fit,
+)
+from ldmkit.recipes.muon import Muon
+from ldmkit.recipes.unet import Conditions, build_scheduler, forget_origin, noisy, stratified
+
+BATCH = 64
+_CAPTIONS_DROPPED = 0.92  # the prompt stays empty when an embedding is decoded
+_VECTORS_DROPPED = 0.1  # the pipeline's unconditional: zeros, the noise level's half included
+_CLEAN = 0.5  # share of embeddings at noise level 0, the pipeline's default
+
+
+def warm_start(folder: str) -> UNet2DConditionModel:
+    """A text-to-image U-Net with a class embedding whose last layer is zero: the same function.
+
+    Args:
+        folder: of a U-Net, or of an earlier decoder (then as it is).
+    """
+    start = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32)
+    if start.config.class_embed_type == "projection":
+        return start
+    unet = UNet2DConditionModel.from_config(
+        dict(start.config)
+        | {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 2 * WIDTH}
+    )
+    found = unet.load_state_dict(start.state_dict(), strict=False)
+    fresh = [name for name in found.missing_keys if not name.startswith("class_embedding.")]
+    if fresh or found.unexpected_keys:
+        raise ValueError(
+            f"{folder}: the U-Net to start from must fit the decoder; without weights are {fresh}, "
+            f"without a place {found.unexpected_keys}. Name a critters U-Net's folder"
+        )
+    for parameter in unet.class_embedding.linear_2.parameters():
+        torch.nn.init.zeros_(parameter)
+    return unet
+
+
+class Vectors:
+    """Embeddings to the U-Net's class vectors, as the pipeline builds them.
+
+    Args:
+        normalizer: mean and deviation of each dimension.
+    """
+
+    def __init__(self, normalizer: StableUnCLIPImageNormalizer) -> None:
+        self.normalizer = normalizer
+        self._scheduler = build_noising()
+
+    def __call__(self, embeddings: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+        """(b, 128) embeddings and (b,) noise levels -> (b, 256).
+
+        `StableUnCLIPPipeline.noise_image_embeddings` takes one level for all; training wants many.
+        """
+        x = self.normalizer.scale(embeddings)
+        x = self._scheduler.add_noise(x, torch.randn_like(x), levels)
+        told = get_timestep_embedding(levels, WIDTH, flip_sin_to_cos=True, downscale_freq_shift=0)
+        return torch.cat((self.normalizer.unscale(x), told), 1)
+
+    def training(self, embeddings: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Class vectors with noise levels drawn and one in ten zeroed."""
+        count = len(embeddings)
+        levels = (rng.random(count) ** 2 * 1000).astype(np.int64)  # low ones dominate
+        levels[rng.random(count) < _CLEAN] = 0
+        vectors = self(embeddings, torch.from_numpy(levels))
+        return vectors * torch.from_numpy(rng.random((count, 1)) >= _VECTORS_DROPPED)
+
+
+def named_parameters(
+    unet: torch.nn.Module,
+) -> list[tuple[str, torch.nn.Parameter]]:
+    """For Muon: the class embedding's layers are matrices like the others, whatever their name."""
+    return [(n.replace("class_embedding", "class_layers"), p) for n, p in unet.named_parameters()]
+
+
+def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCLIPImageNormalizer]:
+    """Run the recipe; returns the decoder with its averaged weights, and the normaliser."""
+    torch.manual_seed(options.seed)
+    cache, device = options.runs / "cache", options.device
+    conditions = Conditions(options.clip, options.autoencoder, device)
+    latents = conditions.training_latents(options.drawings, cache)
+    pictures = Pictures(options.clip)
+    embeddings = pictures.training(options.drawings, cache)
+    vectors = Vectors(fit(embeddings))
+    unseen = np.array(drawings(500, TUNING_SEED, cache)[:128])
+    held = conditions.latents(unseen).float()
+    held_vectors = vectors(pictures.embed(unseen), torch.zeros(128, dtype=torch.int64))
+    empty = conditions.embed([""])
+    unet = warm_start(options.start or UNET).to(device).train()
+    alphas = build_scheduler().alphas_cumprod
+    posterior = 0.08 * float(conditions.vae.config.scaling_factor)  # the encoder's fixed deviation
+    run = Run(
+        options.name or "decoder",
+        unet,
+        Muon(named_parameters(unet), vector_lr=0.1),
+        options.minutes,
+        options.rate,
+        options.runs,
+    )
+
+    def predict(
+        x: torch.Tensor, t: torch.Tensor, words: torch.Tensor, told: torch.Tensor
+    ) -> torch.Tensor:
+        with half(device):
+            y = unet(x.to(device), t.to(device), words, class_labels=told.to(device)).sample
+        return y.float()
+
+    def evaluate() -> dict[str, float]:
+        noise = torch.randn(held.shape, generator=torch.Generator().manual_seed(0))
+        t = torch.linspace(0, 1023, len(held)).long()
+        x, v = noisy(held, t, noise, alphas)
+        found = {"loss": last}
+        with run.averaged(), torch.no_grad():
+            for name, told in (("v_mse", held_vectors), ("v_mse_zero", held_vectors * 0)):
+                y = predict(x, t, empty.expand(len(x), -1, -1), told).cpu()
+                found[name] = float((y - v).square().mean())
+        return found
+
+    last = 0.0
+    with sdpa_kernel(SDPBackend.MATH if device == "cpu" else list(SDPBackend.__members__.values())):
+        for step in run.steps(evaluate):
+            rng = np.random.default_rng((options.seed, step))
+            picked = np.sort(rng.integers(0, len(latents), BATCH))
+            words = empty.repeat(BATCH, 1, 1)
+            said = np.flatnonzero(rng.random(BATCH) >= _CAPTIONS_DROPPED)
+            if len(said):
+                words[said] = conditions.embed(captions_of(picked[said], step + 1))
+            x0 = latents[picked].float()
+            x0 = x0 + posterior * torch.randn_like(x0)
+            t = stratified(BATCH, rng, len(alphas))[torch.from_numpy(rng.permutation(BATCH))]
+            x, v = noisy(x0, t, torch.randn_like(x0), alphas)
+            told = vectors.training(embeddings[picked], rng)
+            loss = (predict(x, t, words, told) - v.to(device)).square().mean()
+            run.update(loss)
+            last = 0.98 * last + 0.02 * float(loss.detach()) if last else float(loss.detach())
+    unet.load_state_dict(run.average)
+    return unet.eval(), vectors.normalizer
+
+
+def save(unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer, folder: Path) -> None:
+    """Write ``unet`` and ``image_normalizer`` below a folder, in float32: a run may go on."""
+    for name, part in (("unet", unet), ("image_normalizer", normalizer)):
+        part.save_pretrained(folder / name)
+        forget_origin(folder / name / "config.json")
+
+
+def main() -> None:
+    """Command line."""
+    parser = arguments(__doc__, minutes=45)
+    parser.add_argument("--autoencoder", default=VAE, help="folder of the autoencoder")
+    parser.add_argument("--clip", default=CLIP, help="folder of the embedded CLIP")
+    options = parser.parse_args()
+    unet, normalizer = train(options)
+    save(unet, normalizer, options.export or options.runs / (options.name or "decoder") / "model")
+
+
+if __name__ == "__main__":
+    main()

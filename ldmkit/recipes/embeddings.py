@@ -1,0 +1,76 @@
+"""What prior and decoder learn from: the drawings' embeddings by the frozen CLIP.
+
+An embedding is, everywhere, what ``CLIPVisionModelWithProjection`` calls ``image_embeds``: the
+projection **as it comes, not normalised** (norms of 12.2 ± 0.5 here), because that is what
+diffusers' unCLIP pipelines feed. `fit` shifts and scales each dimension to mean 0 and deviation 1
+over the training drawings; the prior (``clip_mean``, ``clip_std``) and the pipeline's normaliser
+hold the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
+    StableUnCLIPImageNormalizer,
+)
+from tqdm import tqdm
+from transformers import CLIPModel
+
+import ldmkit.critters
+from ldmkit.recipes.clip import pixels
+from ldmkit.recipes.common import drawings
+
+WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
+CLIP, VAE, UNET = (
+    str(WEIGHTS / name) for name in ("critters-clip", "critters/vae", "critters/unet")
+)
+WIDTH = 128  # of an embedding
+TUNING_SEED = 400_000  # neither trained on nor kept for evaluation: what a run watches itself by
+
+
+class Pictures:
+    """The frozen picture half of CLIP: drawings to embeddings."""
+
+    def __init__(self, clip: str = CLIP) -> None:
+        self.model = CLIPModel.from_pretrained(clip, dtype=torch.float32).eval()
+
+    @torch.no_grad()
+    def embed(self, pictures: np.ndarray) -> torch.Tensor:
+        """(n, 64, 64, 3) uint8 -> (n, 128) float32, projected and not normalised."""
+        out = []
+        for i in tqdm(range(0, len(pictures), 100), desc="embedding", disable=len(pictures) < 5000):
+            x = pixels(pictures[i : i + 100])
+            out.append(self.model.get_image_features(pixel_values=x).pooler_output)
+        return torch.cat(out)
+
+    def training(self, count: int, cache: Path) -> torch.Tensor:
+        """The embeddings of the training drawings, encoded once per CLIP."""
+        weights = b"".join(
+            w.numpy().tobytes() for w in self.model.vision_model.state_dict().values()
+        )
+        path = cache / f"embeddings-{hashlib.sha256(weights).hexdigest()[:12]}-{count}.npy"
+        if not path.exists():
+            np.save(path, self.embed(drawings(count, 0, cache)).numpy())
+        return torch.from_numpy(np.load(path))
+
+
+def fit(embeddings: torch.Tensor) -> StableUnCLIPImageNormalizer:
+    """The normaliser that gives each dimension mean 0 and deviation 1.
+
+    Args:
+        embeddings: (n, d), not normalised.
+    """
+    normalizer = StableUnCLIPImageNormalizer(embeddings.shape[1]).requires_grad_(False)
+    normalizer.mean.copy_(embeddings.mean(0, keepdim=True))
+    normalizer.std.copy_(embeddings.std(0, keepdim=True))
+    return normalizer
+
+
+def build_noising() -> DDPMScheduler:
+    """Noise on embeddings: ``noise_level`` 0 … 999 of a cosine schedule, as in Stable unCLIP."""
+    return DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
