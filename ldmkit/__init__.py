@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from ldmkit.loading import anatomy, load, models, release
     from ldmkit.panels import TrajectoryPanel
     from ldmkit.recording import record
-    from ldmkit.records import Trajectory
+    from ldmkit.records import Embedding, Trajectory
+    from ldmkit.space.paths import slerp
 
 __all__ = [
+    "Embedding",
     "Trajectory",
     "TrajectoryPanel",
     "__version__",
@@ -29,10 +31,12 @@ __all__ = [
     "models",
     "record",
     "release",
+    "slerp",
 ]
 
 # Where each public name lives; a name that maps to itself is a subpackage.
 _HOMES = {
+    "Embedding": "ldmkit.records",
     "Trajectory": "ldmkit.records",
     "TrajectoryPanel": "ldmkit.panels",
     "anatomy": "ldmkit.loading",
@@ -43,6 +47,7 @@ _HOMES = {
     "models": "ldmkit.loading",
     "record": "ldmkit.recording",
     "release": "ldmkit.loading",
+    "slerp": "ldmkit.space.paths",
 }
 
 

@@ -1,0 +1,257 @@
+"""``Embedding``: one point of a CLIP space, with the words for it and where the space comes from.
+
+A thing to add and to walk between (arXiv 2204.06125, section 3): vectors of one model compare by
+their cosine, and sums of them mean something. Vectors of two models don't, even where their
+lengths agree, so an embedding remembers its origin and refuses strangers. Numpy only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldmkit.records.errors import RecordError
+from ldmkit.records.files import read_record, write_record
+
+__all__ = ["KINDS", "Embedding"]
+
+FORMAT = "embedding"
+VERSION = 1
+# What a vector is. "prior": an image embedding that a prior drew for a text; "path": a point
+# between two others; "sum" and "difference" are made of others by + and −.
+KINDS = ("text", "image", "prior", "sum", "difference", "path")
+LONGEST_LABEL = 400  # characters; the rest of a longer one is cut off with an ellipsis
+MAX_DIMENSIONS = 2**20
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Embedding:
+    """A vector of a CLIP space; ``+ − * /`` make new ones whose labels say how.
+
+    Attributes:
+        vector: (d,) float32, finite, read-only; its length is what the model gave.
+        label: words for people: a caption, a file's name, ``"a cat + 0.5 × (a crown − nothing)"``.
+        kind: ``"text"``, ``"image"``, ``"prior"`` (an image embedding that a prior drew),
+            ``"sum"``, ``"difference"`` or ``"path"`` (a point between others).
+        model: name of the space; ``""`` where nobody said, which mixes with any of its length.
+        compound: whether ``label`` needs brackets inside a longer one.
+
+    Raises:
+        RecordError: not one finite vector, or a field has the wrong type.
+    """
+
+    vector: NDArray[np.float32]
+    label: str = ""
+    kind: str = "image"
+    model: str = ""
+    compound: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("label", "kind", "model"):
+            if not isinstance(getattr(self, name), str):
+                kind = type(getattr(self, name)).__name__
+                raise RecordError(f"An embedding's {name} must be a string, got {kind}.")
+        if self.kind not in KINDS:
+            raise RecordError(f"kind must be one of {', '.join(KINDS)}, got {self.kind[:40]!r}.")
+        label = self.label
+        if len(label) > LONGEST_LABEL:
+            object.__setattr__(self, "label", label[: LONGEST_LABEL - 1].rstrip() + "…")
+        object.__setattr__(self, "vector", _frozen(self.vector))
+
+    # numpy's scalars would otherwise multiply the entries one by one into an array of objects
+    __array_ufunc__ = None
+
+    def __len__(self) -> int:
+        return len(self.vector)
+
+    @property
+    def norm(self) -> float:
+        """The vector's Euclidean length, at least 0."""
+        return float(np.linalg.norm(self.vector.astype(np.float64)))
+
+    def normalised(self) -> Embedding:
+        """The same direction at length 1.
+
+        Raises:
+            RecordError: the vector is zero and so has no direction.
+        """
+        length = self.norm
+        if abs(length - 1) <= 1e-6:
+            return self
+        label = f"norm({self.label})"
+        return self._made(self.vector / self._positive(length), label, self.kind)
+
+    def similarity(self, other: Embedding) -> float:
+        """The cosine of the angle between two vectors of one space, −1…1.
+
+        Raises:
+            RecordError: another space, or a zero vector.
+            TypeError: not an embedding.
+        """
+        self._check_same_space(other, "compared")
+        lengths = self._positive(self.norm) * other._positive(other.norm)
+        dot = float(self.vector.astype(np.float64) @ other.vector.astype(np.float64))
+        return min(1.0, max(-1.0, dot / lengths))
+
+    def _positive(self, length: float) -> float:
+        if length == 0:
+            raise RecordError(
+                f"{self.label or 'This embedding'!r} is the zero vector, which has no direction; "
+                "the two sides of a difference are the same: take other words."
+            )
+        return length
+
+    def _check_same_space(self, other: object, what: str) -> None:
+        if not isinstance(other, Embedding):
+            raise TypeError(
+                f"An embedding can only be {what} with another, got {type(other).__name__}; "
+                "make one with clip.encode_text or clip.encode_image."
+            )
+        unlike = self.model and other.model and self.model != other.model
+        if len(self) != len(other) or unlike:
+            raise RecordError(
+                f"Only embeddings of one model can be {what}, got {_origin(self)} and "
+                f"{_origin(other)}; encode both with one clip_space."
+            )
+
+    def _made(
+        self,
+        vector: NDArray[Any],
+        label: str,
+        kind: str,
+        *,
+        model: str = "",
+        compound: bool = False,
+    ) -> Embedding:
+        return Embedding(vector, label, kind, self.model or model, compound)
+
+    def __add__(self, other: Embedding) -> Embedding:
+        self._check_same_space(other, "added")
+        label = f"{self.label} + {_bracketed(other)}"
+        vector = self.vector + other.vector
+        return self._made(vector, label, "sum", model=other.model, compound=True)
+
+    def __radd__(self, other: object) -> Embedding:
+        if _is_number(other) and other == 0:  # sum() starts with it
+            return self
+        return NotImplemented
+
+    def __sub__(self, other: Embedding) -> Embedding:
+        self._check_same_space(other, "subtracted")
+        label = f"{self.label} − {_bracketed(other)}"
+        vector = self.vector - other.vector
+        return self._made(vector, label, "difference", model=other.model, compound=True)
+
+    def __neg__(self) -> Embedding:
+        return self._made(-self.vector, f"−{_bracketed(self)}", "difference", compound=True)
+
+    def __mul__(self, factor: float) -> Embedding:
+        number = _number(factor, "multiplied by")
+        label = f"{_written(number)} × {_bracketed(self)}"
+        vector = self.vector.astype(np.float64) * number
+        return self._made(vector, label, self.kind, compound=number < 0)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Embedding:
+        number = _number(divisor, "divided by")
+        if number == 0:
+            raise RecordError("An embedding can't be divided by zero; give another number.")
+        label = f"{_bracketed(self)} / {_written(number)}"
+        vector = self.vector.astype(np.float64) / number
+        return self._made(vector, label, self.kind, compound=number < 0)
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Writes the embedding as one safetensors file; returns its path.
+
+        Raises:
+            OSError: the folder is missing or not writable; no half-written file stays.
+        """
+        words = {name: getattr(self, name) for name in ("label", "kind", "model", "compound")}
+        meta = {"format": FORMAT, "version": VERSION, **words}
+        return write_record(path, {"vector": self.vector}, meta)
+
+    @classmethod
+    def open(cls, path: str | PathLike[str], *, max_bytes: int = 16 * 2**20) -> Embedding:
+        """Reads an embedding that ``save`` wrote.
+
+        Raises:
+            RecordError: the file is truncated, foreign, too large or contradicts itself.
+            OSError: the file is missing or not readable.
+        """
+        arrays, meta = read_record(path, max_bytes=max_bytes)
+        name = Path(path).name
+        if meta.get("format") != FORMAT:
+            raise RecordError(f"{name!r} holds {str(meta.get('format'))[:40]!r}, not an embedding.")
+        if meta.get("version") != VERSION:
+            raise RecordError(
+                f"{name!r} is of version {str(meta.get('version'))[:20]}, this ldmkit reads "
+                f"{VERSION}; install the ldmkit that wrote it or a newer one."
+            )
+        try:
+            words = (meta["label"], meta["kind"], meta["model"], bool(meta["compound"]))
+            return cls(arrays["vector"], *words)
+        except (KeyError, TypeError, ValueError) as error:
+            what = error if isinstance(error, RecordError) else f"{type(error).__name__}: {error}"
+            raise RecordError(f"{name!r} is not a whole embedding: {what}") from None
+
+    def __repr__(self) -> str:
+        words = self.label if len(self.label) <= 60 else self.label[:59] + "…"
+        return f"Embedding({words!r}, {self.kind}, {_origin(self)}, length {self.norm:.3g})"
+
+
+def _frozen(value: Any) -> NDArray[np.float32]:
+    try:
+        with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite: refused below
+            array = np.array(value, dtype=np.float32)  # a copy: the caller's own stays writable
+    except (TypeError, ValueError):
+        raise RecordError(
+            f"An embedding's vector must be numbers, got {type(value).__name__}."
+        ) from None
+    if array.ndim != 1 or not 0 < array.size <= MAX_DIMENSIONS:
+        raise RecordError(
+            f"An embedding's vector must have the shape (d,), got {array.shape}; "
+            "of a batch give one row."
+        )
+    if not np.isfinite(array).all():
+        wrong = int((~np.isfinite(array)).sum())
+        raise RecordError(
+            f"An embedding's numbers must be finite, got {wrong} of {array.size} NaN or infinite; "
+            "encode with dtype float32."
+        )
+    array.flags.writeable = False
+    return array
+
+
+def _bracketed(part: Embedding) -> str:
+    return f"({part.label})" if part.compound else part.label
+
+
+def _origin(one: Embedding) -> str:
+    return f"{len(one)} dimensions of {one.model or 'an unnamed model'!r}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (Real, np.number)) and not isinstance(value, bool)
+
+
+def _number(value: Any, what: str) -> float:
+    if not _is_number(value):
+        raise TypeError(
+            f"An embedding can be {what} a number, got {type(value).__name__}; "
+            "a.similarity(b) compares two."
+        )
+    if not math.isfinite(value):
+        raise RecordError(f"An embedding must be {what} a finite number, got {value}.")
+    return float(value)
+
+
+def _written(number: float) -> str:
+    return f"{number:.3g}".replace("-", "−")
