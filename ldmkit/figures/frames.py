@@ -18,9 +18,9 @@ from PIL import Image
 
 from ldmkit.figures.words import alt_text, details, lane_words, prompt_of, shorten
 from ldmkit.records import Trajectory
-from ldmkit.records.pictures import LANES, drawable, is_picture, lane_array
+from ldmkit.records.pictures import LANES, drawable, is_crisp, is_picture, lane_array
 
-__all__ = ["MAX_BYTES", "Payload", "shown_lanes", "trajectory_payload", "webp"]
+__all__ = ["MAX_BYTES", "Payload", "json_numbers", "shown_lanes", "trajectory_payload", "webp"]
 
 # Databricks passes 5 MB in one message, Colab some 10: an output stays under 4 MB, of which
 # base64 takes a quarter, the contact sheet and image/png up to 1 MB.
@@ -94,9 +94,9 @@ def trajectory_payload(
         "details": details(traj, batch),
         "total": len(traj.timesteps),
         "index": _shown(len(traj.timesteps), rung.every),
-        "timesteps": _numbers(traj.timesteps),
-        "alphas": _numbers(traj.alphas),
-        "sigmas": _numbers(traj.sigmas),
+        "timesteps": json_numbers(traj.timesteps),
+        "alphas": json_numbers(traj.alphas),
+        "sigmas": json_numbers(traj.sigmas),
         "lanes": [_lane(traj, lane, encoded[lane], arrays[lane], batch) for lane in arrays],
         "final": {"size": len(final), "alt": f"Final picture: {_alt(traj, batch)}"},
         "note": " ".join(_notes(traj, batch, rung, arrays)),
@@ -123,15 +123,15 @@ def _lane(
         "title": title,
         "caption": caption,
         "picture": is_picture(lane),
-        # One pixel per latent is drawn as cells; decoded pictures and the clean estimate smooth.
-        "crisp": lane not in traj.previews and lane != "denoised",
+        "crisp": is_crisp(traj, lane),
         "aspect": array.shape[2] / max(1, array.shape[1]),
         "alt": alt_text(traj, lane, 0, batch).split(" at step ")[0] + ": " + _alt(traj, batch),
         "sizes": [len(frame) for frame in frames],
     }
 
 
-def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+def json_numbers(values: NDArray[np.float64]) -> list[float | None]:
+    """Five digits are plenty for a plot, and JSON has no NaN: it becomes null."""
     return [round(float(v), 5) if np.isfinite(v) else None for v in values]
 
 

@@ -9,15 +9,33 @@ from typing import TYPE_CHECKING, Any
 from ldmkit.figures.frames import shown_lanes
 from ldmkit.figures.words import details, lane_words, prompt_of, shorten
 from ldmkit.records import RecordError, Trajectory
-from ldmkit.records.pictures import is_picture, lane_array
+from ldmkit.records.pictures import is_crisp, is_picture, lane_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["trajectory_figure"]
+__all__ = ["shown_figure", "trajectory_figure"]
 
 PICTURE, NOISE = "#0c8377", "#b0478a"  # the player's two colours
+
+
+def shown_figure(size: tuple[float, float]) -> Figure:
+    """An empty figure of so many inches that shows itself as the value of a cell.
+
+    It is none of pyplot's, which would stay in its list of open figures and show a second time.
+    """
+    from matplotlib.figure import Figure  # heavy: nobody pays who doesn't plot
+
+    class ShownFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            with warnings.catch_warnings():  # an emoji in the prompt is drawn as a box: no news
+                warnings.filterwarnings("ignore", message="Glyph .* missing from")
+                self.savefig(file, format="png", dpi=110)
+            return file.getvalue()
+
+    return ShownFigure(figsize=size, layout="constrained")
 
 
 def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Figure:
@@ -30,23 +48,11 @@ def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Fi
     """
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
         raise RecordError(f"every must be a whole number of at least 1, got {every!r}.")
-    from matplotlib.figure import Figure  # heavy: nobody pays who doesn't plot
-
-    class ShownFigure(Figure):
-        """Shows itself in a cell once; pyplot's would stay in its list of open figures."""
-
-        def _repr_png_(self) -> bytes:
-            file = io.BytesIO()
-            with warnings.catch_warnings():  # an emoji in the prompt is drawn as a box: no news
-                warnings.filterwarnings("ignore", message="Glyph .* missing from")
-                self.savefig(file, format="png", dpi=110)
-            return file.getvalue()
-
     lanes = shown_lanes(traj)
     n = len(traj.timesteps)
     steps = sorted({*range(0, n, every), n - 1}) if n else []
     columns, rows = max(2, len(steps)), max(1, len(lanes))
-    fig = ShownFigure(figsize=(1.15 * columns + 3.2, 1.25 * rows + 1.9), layout="constrained")
+    fig = shown_figure((1.15 * columns + 3.2, 1.25 * rows + 1.9))
     grid = fig.add_gridspec(
         rows + 1, columns + 1, height_ratios=[*[1.0] * rows, 0.8], width_ratios=[*[1] * columns, 2]
     )
@@ -78,8 +84,8 @@ def _draw_lane(
     title = lane_words(lane)[0] + ("" if is_picture(lane) else "\n(not a picture)")
     for column, i in enumerate(steps):
         axes = fig.add_subplot(grid[row, column])
-        smooth = lane == "denoised" or lane in traj.previews
-        axes.imshow(frames[i], interpolation="bicubic" if smooth else "nearest")
+        how = "nearest" if is_crisp(traj, lane) else "bicubic"
+        axes.imshow(frames[i], interpolation=how)
         axes.set_xticks([])
         axes.set_yticks([])
         if row == 0:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ldmkit.figures.frames import shown_lanes, webp
 from ldmkit.figures.words import alt_text, details, lane_words, prompt_of, shorten, text
 from ldmkit.records import Trajectory
-from ldmkit.records.pictures import is_picture, lane_array
+from ldmkit.records.pictures import is_crisp, is_picture, lane_array
 
 __all__ = ["chosen_steps", "sheet_html", "sheet_image"]
 
@@ -79,8 +79,7 @@ def _legend(lanes: dict[str, Any]) -> str:
 def _column(traj: Trajectory, lanes: dict[str, NDArray[np.uint8]], i: int, batch: int) -> str:
     cells = []
     for lane, frames in lanes.items():
-        # Frames of latents have a pixel per latent; decoded ones are pictures already.
-        picture = thumbnail(frames[i], THUMB, cells=_cells(traj, lane))
+        picture = thumbnail(frames[i], THUMB, cells=is_crisp(traj, lane))
         cells.append(_img(picture, alt_text(traj, lane, i, batch), THUMB))
     timestep = f"{traj.timesteps[i]:.4g}"
     mix = f"{traj.alphas[i]:.2f} × picture<br>+ {traj.sigmas[i]:.2f} × noise"
@@ -89,10 +88,6 @@ def _column(traj: Trajectory, lanes: dict[str, NDArray[np.uint8]], i: int, batch
         f'{"".join(cells)}<div style="font-size:11px;line-height:1.3"><b>step {i + 1}</b><br>'
         f'<span style="opacity:0.7">timestep {timestep}<br>{mix}</span></div></div>'
     )
-
-
-def _cells(traj: Trajectory, lane: str) -> bool:
-    return lane not in traj.previews and lane != "denoised"
 
 
 def _finals(traj: Trajectory) -> list[str]:
@@ -132,7 +127,7 @@ def sheet_image(traj: Trajectory, batch: int = 0, *, columns: int = 6) -> Image.
     lanes = shown_lanes(traj)
     steps = chosen_steps(len(traj.timesteps), columns) if lanes else []
     thumbs = [
-        [thumbnail(frames[i], THUMB, cells=_cells(traj, lane)) for i in steps]
+        [thumbnail(frames[i], THUMB, cells=is_crisp(traj, lane)) for i in steps]
         for lane, frames in ((lane, lane_array(traj, lane, batch)) for lane in lanes)
     ]
     return _Canvas(traj, lanes, steps, batch).paint(thumbs)

@@ -30,6 +30,8 @@ LANE_WORDS = {
     "noise_pred": ("Predicted noise", "the noise it sees: not a picture"),
     "noise_pred_text": ("Noise, with the words", "before guidance: not a picture"),
     "noise_pred_uncond": ("Noise, without the words", "before guidance: not a picture"),
+    "denoised_text": ("Estimate, with the words", "before guidance"),
+    "denoised_uncond": ("Estimate, without the words", "or with the negative prompt"),
 }
 
 

@@ -39,19 +39,45 @@ def step_pictures(vae: Any, arrays: Mapping[str, Any], preview: str) -> dict[str
     if shape[2] != getattr(vae.config, "latent_channels", shape[2]):
         return {}  # packed in a way that nobody described
     rgb = previews.linear_rgb(vae, shape[2])
-    positions = sum(array[:, :, 0].size for array in kept.values())
-    if preview == "linear" or (preview == "auto" and not previews.decode_is_cheap(vae, positions)):
+    lanes = {lane: _at_unit_scale(arrays, lane) for lane in kept}
+    if preview == "linear" or (preview == "auto" and not _cheap(vae, lanes)):
         return {"rgb": rgb}
-    return {"rgb": rgb, "previews": {lane: _decoded(vae, arrays, lane) for lane in kept}}
+    unguided = _unguided_estimates(arrays)
+    if preview == "vae" or _cheap(vae, lanes | unguided):
+        lanes |= unguided
+    return {"rgb": rgb, "previews": {lane: _decoded(vae, lanes[lane]) for lane in lanes}}
 
 
-def _decoded(vae: Any, arrays: Mapping[str, Any], lane: str) -> NDArray[np.uint8]:
+def _cheap(vae: Any, lanes: Mapping[str, NDArray[np.float32]]) -> bool:
+    return previews.decode_is_cheap(vae, sum(frames[:, :, 0].size for frames in lanes.values()))
+
+
+def _at_unit_scale(arrays: Mapping[str, Any], lane: str) -> NDArray[np.float32]:
     frames = arrays[lane][: len(arrays["timesteps"])]  # (n, b, c, h, w)
     if lane == "latents":
         # Euler's latents grow to sigma; the autoencoder knows those of unit variance.
         c = np.sqrt(arrays["alphas"] ** 2 + arrays["sigmas"] ** 2)
         frames = frames / np.where(c > 0, c, 1)[:, None, None, None, None]
+    return np.asarray(frames, dtype=np.float32)
+
+
+def _unguided_estimates(arrays: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
+    """The clean estimates before guidance, x0 = (latents - sigma · noise) / alpha.
+
+    They are drawn only beside the guided one, so a record that has no two sides has none.
+    """
+    sides = {"denoised_uncond": "noise_pred_uncond", "denoised_text": "noise_pred_text"}
+    if any(arrays[name] is None for name in ("latents", *sides.values())):
+        return {}
+    alphas, sigmas = (arrays[name][:, None, None, None, None] for name in ("alphas", "sigmas"))
+    with np.errstate(all="ignore"):  # alpha 0 at pure noise: no estimate follows
+        return {
+            lane: ((arrays["latents"][:-1] - sigmas * arrays[noise]) / alphas).astype(np.float32)
+            for lane, noise in sides.items()
+        }
+
+
+def _decoded(vae: Any, frames: NDArray[np.float32]) -> NDArray[np.uint8]:
     count, batch = frames.shape[:2]
-    flat = np.asarray(frames, dtype=np.float32).reshape(-1, *frames.shape[2:])
-    pictures = previews.decode(vae, flat)
+    pictures = previews.decode(vae, frames.reshape(-1, *frames.shape[2:]))
     return pictures.reshape(count, batch, *pictures.shape[1:])

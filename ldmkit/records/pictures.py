@@ -13,14 +13,37 @@ from ldmkit.records.errors import RecordError
 if TYPE_CHECKING:
     from ldmkit.records.trajectory import Trajectory
 
-__all__ = ["LANES", "drawable", "is_picture", "lane_array", "lane_pictures"]
+__all__ = ["LANES", "drawable", "is_crisp", "is_picture", "lane_array", "lane_pictures"]
 
-LANES = ("latents", "denoised", "noise_pred", "noise_pred_text", "noise_pred_uncond")
+# A clean estimate and the prediction that implies it; the last two come before guidance.
+IMPLIED_BY = {
+    "denoised": "noise_pred",
+    "denoised_text": "noise_pred_text",
+    "denoised_uncond": "noise_pred_uncond",
+}
+LANES = (
+    "latents",
+    "denoised",
+    "noise_pred",
+    "noise_pred_text",
+    "noise_pred_uncond",
+    "denoised_text",
+    "denoised_uncond",
+)
 
 
 def is_picture(lane: str) -> bool:
     """Whether the lane's frames show a picture (noise is drawn in colours, but is none)."""
     return not lane.startswith("noise")
+
+
+def is_crisp(traj: Trajectory, lane: str) -> bool:
+    """Whether the lane's frames are single latents whose edges are to be kept when enlarged.
+
+    Decoded pictures are pictures already, and a clean estimate enlarged smoothly is closer to
+    what the autoencoder draws.
+    """
+    return lane not in traj.previews and lane not in IMPLIED_BY
 
 
 def drawable(traj: Trajectory, lane: str) -> bool:
@@ -35,8 +58,9 @@ def _latents(traj: Trajectory, lane: str) -> NDArray[np.float32] | None:
     """One array per step, (n, b, c, h, w); what was not kept follows from the law, if it can.
 
     latents = alpha · denoised + sigma · noise_pred, so that any two of the three give the third.
+    The clean estimates before guidance are never kept: they follow from their noise.
     """
-    array: NDArray[np.float32] | None = getattr(traj, lane)
+    array: NDArray[np.float32] | None = getattr(traj, lane, None)
     if array is not None:
         return array[: len(traj.timesteps)]  # the last output of `latents` enters no step
     alphas, sigmas = (a[:, None, None, None, None] for a in (traj.alphas, traj.sigmas))
@@ -46,8 +70,9 @@ def _latents(traj: Trajectory, lane: str) -> NDArray[np.float32] | None:
     ):  # where alpha or sigma is zero nothing follows: NaN, drawn black
         if lane == "noise_pred" and latents is not None and traj.denoised is not None:
             return np.asarray((latents - alphas * traj.denoised) / sigmas, np.float32)
-        if lane == "denoised" and latents is not None and traj.noise_pred is not None:
-            return np.asarray((latents - sigmas * traj.noise_pred) / alphas, np.float32)
+        noise = getattr(traj, IMPLIED_BY.get(lane, ""), None)
+        if latents is not None and noise is not None:
+            return np.asarray((latents - sigmas * noise) / alphas, np.float32)
     return None
 
 
@@ -86,9 +111,10 @@ def _check(traj: Trajectory, lane: str, batch: int) -> None:
     if lane in known:
         return
     if _latents(traj, lane) is None:
+        keep = f"keep=(..., {lane!r})" if hasattr(traj, lane) else 'keep="all" and guidance on'
         raise RecordError(
             f"This trajectory did not keep {lane!r} (it can draw: {', '.join(known) or 'none'}); "
-            f"record again with keep=(..., {lane!r})."
+            f"record again with {keep}."
         )
     raise RecordError(
         f"Nothing says how {lane!r} looks: rgb is None and there are no decoded step pictures; "
@@ -119,10 +145,7 @@ def lane_pictures(
     """Frames of one lane as pictures of one size; see ``Trajectory.pictures``."""
     frames = lane_array(traj, lane, batch)
     size = size or _picture_size(traj, frames)
-    # Single latents are cells, not pixels of a photograph: keep their edges, except in the
-    # clean estimate, whose smooth enlargement is closer to what the autoencoder draws.
-    smooth = lane == "denoised" or lane in traj.previews
-    how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    how = Image.Resampling.NEAREST if is_crisp(traj, lane) else Image.Resampling.BICUBIC
     pictures = [Image.fromarray(frame).resize(size, how) for frame in frames]
     for picture in pictures:
         picture.info.update(lane=lane, is_picture=is_picture(lane))

@@ -244,8 +244,9 @@ class Trajectory:
         and framed by a dashed line: it is *not* a picture (``picture.info["is_picture"]``).
 
         Args:
-            lane: ``"latents"`` (what enters each step), ``"denoised"``, ``"noise_pred"``,
-                ``"noise_pred_text"`` or ``"noise_pred_uncond"``.
+            lane: ``"latents"`` (what enters each step), ``"denoised"``, ``"noise_pred"``, and
+                before guidance ``"noise_pred_text"``, ``"noise_pred_uncond"`` and the clean
+                estimates that they imply, ``"denoised_text"`` and ``"denoised_uncond"``.
             batch: which picture of the batch, from 0.
             size: (width, height) in pixels; by default the final picture's.
 

@@ -102,6 +102,19 @@ def test_what_each_preview_keeps():
     assert set(record(pipe, "a cat", **call).previews) == {"latents", "denoised"}, "small: auto"
 
 
+def test_both_sides_of_guidance_are_decoded():
+    pipe = tiny.pipeline(size="small")
+    call = {"seed": 7, "num_inference_steps": 2, "keep": "all"}
+    traj = record(pipe, "a cat", guidance_scale=4.0, **call)
+    sides = {"denoised_text", "denoised_uncond"}
+    assert set(traj.previews) == {"latents", "denoised", *sides}
+    for i, step in enumerate(traj.steps):
+        x0 = (step.latents - step.sigma * step.noise_pred_text) / step.alpha
+        expected = preview.decode(pipe.vae, x0.astype(np.float32)).astype(int)
+        assert np.abs(traj.previews["denoised_text"][i] - expected).max() <= 1
+    assert not sides & set(record(pipe, "a cat", guidance_scale=1.0, **call).previews)
+
+
 def test_auto_leaves_large_autoencoders_alone(monkeypatch):
     pipe = tiny.pipeline(size="small")
     monkeypatch.setattr(preview, "_CHEAP", {"cpu": 1.0})

@@ -160,6 +160,19 @@ def test_a_lane_that_was_not_kept_follows_from_the_law(lane):
     assert max(np.abs(np.int16(a) - np.int16(b)).max() for a, b in pairs) <= 1
 
 
+def test_estimates_before_guidance_follow_from_their_noise():
+    whole = make(4, previews=())
+    sides = {"noise_pred_text": whole.noise_pred, "noise_pred_uncond": whole.noise_pred * 0.9}
+    traj = make(4, previews=(), **sides)
+    same, other = (traj.pictures(f"denoised_{side}") for side in ("text", "uncond"))
+    pairs = [*zip(same, traj.pictures("denoised"), strict=True)]
+    assert max(np.abs(np.int16(a) - np.int16(b)).max() for a, b in pairs) <= 1
+    assert other[0].tobytes() != same[0].tobytes()
+    assert other[0].info["is_picture"]
+    with pytest.raises(RecordError, match=r"did not keep 'denoised_text'.*keep=\"all\""):
+        whole.pictures("denoised_text")
+
+
 def test_no_noise_follows_where_sigma_is_zero(recwarn):
     traj = make(3, noise_pred=None, sigmas=[0.9, 0.5, 0.0])
     assert len(traj.pictures("noise_pred")) == 3
