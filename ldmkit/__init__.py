@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from ldmkit.loading import anatomy, load, models, release
     from ldmkit.panels import TrajectoryPanel
     from ldmkit.recording import record
-    from ldmkit.records import Embedding, Trajectory
+    from ldmkit.records import Embedding, Trajectory, Walk
     from ldmkit.space.paths import slerp
 
 __all__ = [
     "Embedding",
     "Trajectory",
     "TrajectoryPanel",
+    "Walk",
     "__version__",
     "anatomy",
     "critters",
@@ -39,6 +40,7 @@ _HOMES = {
     "Embedding": "ldmkit.records",
     "Trajectory": "ldmkit.records",
     "TrajectoryPanel": "ldmkit.panels",
+    "Walk": "ldmkit.records",
     "anatomy": "ldmkit.loading",
     "critters": "ldmkit.critters",
     "decode_latents": "ldmkit.latents",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ldmkit.figures.words import prompt_of, shorten, text
 from ldmkit.records import Trajectory
 from ldmkit.records.files import write_atomically
 
-__all__ = ["page_html", "write_page"]
+__all__ = ["made_with", "page_html", "whole_page", "write_page", "write_text"]
 
 STYLE = """
 :root { color-scheme: light dark; background: light-dark(#fbfaf8, #17181b);
@@ -30,32 +31,43 @@ footer { font: 12px/1.4 system-ui, sans-serif; margin-top: 36px; opacity: 0.6; }
 def page_html(traj: Trajectory, batch: int = 0) -> str:
     """The page as one string."""
     markup, script = fragment(traj, batch)
+    title = shorten(prompt_of(traj, batch), 80) or "A recorded run"
+    return whole_page(markup, script, title=title, footer=made_with("Recorded", traj.versions))
+
+
+def whole_page(markup: str, script: str, *, title: str, footer: str) -> str:
+    """A page round a fragment; ``title`` and ``footer`` are plain words, escaped here."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    title = text(shorten(prompt_of(traj, batch), 80) or "A recorded run")
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>{markup}</main>\n"
-        f"<footer>{_footer(traj)}</footer>\n"
+        f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n<main>{markup}</main>\n"
+        f"<footer>{text(footer)}</footer>\n"
         f'<script type="module">{script}</script>\n</body>\n</html>\n'
     )
 
 
-def _footer(traj: Trajectory) -> str:
-    versions = " · ".join(f"{name} {version}" for name, version in traj.versions.items())
-    return text(f"Recorded with {shorten(versions, 300)}" if versions else "Recorded with ldmkit")
+def made_with(verb: str, versions: Mapping[str, str]) -> str:
+    """The footer's words: ``"Recorded with torch 2.9 · …"``."""
+    words = " · ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{verb} with {shorten(words, 300) or 'ldmkit'}"
 
 
 def write_page(traj: Trajectory, path: str | PathLike[str], *, batch: int = 0) -> Path:
     """Writes the page; see ``Trajectory.to_html``."""
-    page = page_html(traj, batch)
-    return write_atomically(path, lambda part: _write(part, page))
+    return write_text(path, page_html(traj, batch))
 
 
-def _write(part: Path, page: str) -> None:
-    part.write_text(page, encoding="utf-8")
+def write_text(path: str | PathLike[str], page: str) -> Path:
+    """Writes a page whole or not at all; returns its path."""
+
+    def write(part: Path) -> None:
+        part.write_text(page, encoding="utf-8")
+
+    return write_atomically(path, write)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ldmkit.records.trajectory import Trajectory
+    from ldmkit.records.walk import Walk
 
-__all__ = ["figure", "mimebundle", "to_html"]
+__all__ = ["figure", "mimebundle", "to_html", "walk_figure", "walk_html", "walk_mimebundle"]
 
 
 def figure(traj: Trajectory, every: int) -> Figure:
@@ -38,3 +39,24 @@ def mimebundle(traj: Trajectory) -> dict[str, Any]:
     from ldmkit.figures.fragment import mimebundle as bundle
 
     return bundle(traj)
+
+
+def walk_figure(walk: Walk) -> Figure:
+    """The matplotlib figure of a walk."""
+    from ldmkit.figures.walk import walk_figure as figure_of
+
+    return figure_of(walk)
+
+
+def walk_html(walk: Walk, path: str | PathLike[str]) -> Path:
+    """Writes the self-contained page of a walk."""
+    from ldmkit.figures.walk import write_walk_page
+
+    return write_walk_page(walk, path)
+
+
+def walk_mimebundle(walk: Walk) -> dict[str, Any]:
+    """What a notebook cell shows of a walk: text/html, image/png, text/plain."""
+    from ldmkit.figures.walk import walk_mimebundle as bundle
+
+    return bundle(walk)

@@ -1,0 +1,85 @@
+"""Pictures as one file that moves: GIF for everywhere, WebP for small and true colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from os import PathLike
+from pathlib import Path
+
+from PIL import Image
+
+from ldmkit.records.errors import RecordError
+from ldmkit.records.files import write_atomically
+
+__all__ = ["write_animation"]
+
+HOLD = 6  # the last picture of a run stays this many frames long
+
+
+def write_animation(
+    path: str | PathLike[str],
+    frames: Sequence[Image.Image],
+    kind: str,
+    *,
+    duration: float,
+    size: int,
+    hold: bool = False,
+    crisp: bool = False,
+) -> Path:
+    """Writes frames that repeat for ever.
+
+    Args:
+        path: the file to write; replaced as a whole or not at all.
+        frames: pictures, at least one; brought to the size of the last.
+        kind: ``"GIF"`` or ``"WEBP"``.
+        duration: milliseconds per frame, 20 to 60,000 (browsers slow shorter ones down).
+        size: longer side in pixels, 16 to 2,048.
+        hold: whether the last frame stays longer than the others.
+        crisp: whether enlarged pixels keep their edges (cells of latents).
+
+    Raises:
+        RecordError: no frame, or a number out of its range.
+        OSError: the folder is missing or not writable; no half-written file stays.
+    """
+    _check(frames, duration, size)
+    scale = size / max(frames[-1].size)
+    box = tuple(max(1, round(side * scale)) for side in frames[-1].size)
+    how = Image.Resampling.NEAREST if crisp else Image.Resampling.LANCZOS
+    shown = [frame.convert("RGB").resize((box[0], box[1]), how) for frame in frames]
+    times = [round(duration)] * len(shown)
+    if hold:
+        times[-1] *= HOLD
+    if kind == "GIF":
+        # One palette per frame: a palette for all would have to share 256 colours between noise
+        # and picture. Without dithering, flat colours stay flat and do not flicker.
+        shown = [frame.quantize(256, dither=Image.Dither.NONE) for frame in shown]
+        options: dict[str, object] = {"optimize": False, "disposal": 1}
+    else:
+        options = {"quality": 88, "method": 4}
+
+    def write(part: Path) -> None:
+        shown[0].save(
+            part,
+            kind,
+            save_all=True,
+            append_images=shown[1:],
+            duration=times,
+            loop=0,
+            **options,
+        )
+
+    return write_atomically(path, write)
+
+
+def _check(frames: Sequence[Image.Image], duration: float, size: int) -> None:
+    if not frames:
+        raise RecordError("An animation needs at least one picture, got none; record some steps.")
+    for name, value, least, most in (("duration", duration, 20, 60_000), ("size", size, 16, 2048)):
+        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not least <= value <= most:
+            unit = "milliseconds" if name == "duration" else "pixels"
+            raise RecordError(
+                f"{name} must be between {least:,} and {most:,} {unit}, got {value!r:.60}."
+            )

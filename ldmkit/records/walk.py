@@ -1,0 +1,233 @@
+"""``Walk``: pictures along a path between points, with the numbers that name each place on it.
+
+A walk says where it went (``space``), how (``method``) and what was held fixed (``seed``,
+``call``), so that it can be walked again. It is made by ``interpolate`` and ``text_diff``, which
+live elsewhere: this file knows numpy and pillow only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldmkit.records import display as _display
+from ldmkit.records.animation import write_animation
+from ldmkit.records.embedding import Embedding
+from ldmkit.records.errors import RecordError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Walk"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Walk:
+    """Pictures along a path: one per place ``t``, the ends among them.
+
+    k places, in the order in which they are walked.
+
+    Attributes:
+        images: k pictures of one size, RGB.
+        labels: k lines of words, one per picture; words of a caption are untrusted.
+        t: (k,) float64, the place of each picture, rising; 0…1 for an interpolation, θ for a
+            text diff.
+        embeddings: k ``Embedding`` values where the path lies in CLIP's space, else empty.
+        points: (k, ...) float32, the places themselves where the path lies in another space
+            (prompt embeddings, latents, noise); ``None`` where they were not kept.
+        title: what the walk is, in words; by default from the first label to the last.
+        axis: what ``t`` is called.
+        space: where the path lies, such as ``"clip_image"``.
+        method: how it goes from one point to the next, ``"slerp"`` or ``"lerp"``.
+        seed: of the noise that stays the same all along; ``None`` where there is none.
+        call: the keywords of the run, as far as JSON can hold them.
+        model: name of the pipeline.
+        versions: of the packages that a picture depends on.
+        verdicts: k lines on what was seen in each picture; may be empty.
+
+    Raises:
+        RecordError: a field has the wrong type, or counts other places than ``t``.
+    """
+
+    images: tuple[Image.Image, ...]
+    labels: tuple[str, ...]
+    t: NDArray[np.float64]
+    embeddings: tuple[Embedding, ...] = ()
+    points: NDArray[np.float32] | None = None
+    title: str = ""
+    axis: str = "t"
+    space: str = ""
+    method: str = ""
+    seed: int | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    verdicts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("images", "labels", "embeddings", "verdicts"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("call", "versions"):  # a copy: the record must not change with the caller's
+            object.__setattr__(self, name, dict(getattr(self, name)))
+        self._check_words()
+        self._check_numbers()
+        self._check_images()
+        if not self.title and self.labels:
+            object.__setattr__(self, "title", f"{self.labels[0]} → {self.labels[-1]}")
+
+    def _check_words(self) -> None:
+        for name in ("title", "axis", "space", "method", "model"):
+            if not isinstance(getattr(self, name), str):
+                kind = type(getattr(self, name)).__name__
+                raise RecordError(f"{name} must be a string, got {kind}; write it in quotes.")
+        for name in ("labels", "verdicts"):
+            if not all(isinstance(words, str) for words in getattr(self, name)):
+                raise RecordError(f"{name} must be strings, one per picture; use str(value).")
+        if not all(isinstance(embedding, Embedding) for embedding in self.embeddings):
+            raise RecordError("embeddings must be Embedding values; arrays go into points.")
+        if self.seed is not None and (isinstance(self.seed, bool) or type(self.seed) is not int):
+            raise RecordError(f"seed must be int or None, got {type(self.seed).__name__}.")
+
+    def _check_numbers(self) -> None:
+        try:
+            t = np.array(self.t, dtype=np.float64)
+        except (TypeError, ValueError):
+            t = np.empty(0)
+        if t.ndim != 1 or not len(t) or not np.isfinite(t).all() or (np.diff(t) < 0).any():
+            raise RecordError(
+                f"t must be finite numbers that rise, one per picture, got {_short(self.t)}; "
+                "use numpy.linspace(0, 1, k)."
+            )
+        t.flags.writeable = False
+        object.__setattr__(self, "t", t)
+        for name in ("images", "labels", "embeddings", "verdicts"):
+            count = len(getattr(self, name))
+            if count != len(t) and (count or name in ("images", "labels")):
+                raise RecordError(
+                    f"{name} must hold {len(t)} entries, one per place t, got {count}; "
+                    "add or drop some."
+                )
+        if self.points is not None:
+            points = np.array(self.points, dtype=np.float32)
+            if points.ndim < 2 or len(points) != len(t):
+                raise RecordError(
+                    f"points must have the shape ({len(t)}, ...), got {points.shape}; "
+                    "stack one point per place t."
+                )
+            points.flags.writeable = False
+            object.__setattr__(self, "points", points)
+
+    def _check_images(self) -> None:
+        if not all(isinstance(image, Image.Image) for image in self.images):
+            raise RecordError("images must be PIL pictures; convert arrays with Image.fromarray.")
+        sizes = sorted({image.size for image in self.images})
+        if len(sizes) != 1 or 0 in sizes[0]:
+            raise RecordError(f"images must be of one size, got {sizes}; resize them.")
+        object.__setattr__(self, "images", tuple(image.convert("RGB") for image in self.images))
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def figure(self) -> Figure:
+        """Returns a matplotlib figure: the pictures in a row, each with its place.
+
+        Where the walk has embeddings, their cosine to both ends is plotted below.
+        """
+        return _display.walk_figure(self)
+
+    def to_html(self, path: str | PathLike[str]) -> Path:
+        """Writes one self-contained page with a slider (no network, no kernel); returns its path.
+
+        Args:
+            path: the file to write; replaced as a whole or not at all.
+
+        Raises:
+            OSError: the folder is missing or not writable; no half-written file stays.
+        """
+        return _display.walk_html(self, path)
+
+    def to_gif(
+        self,
+        path: str | PathLike[str],
+        *,
+        duration: float = 150,
+        size: int = 256,
+        bounce: bool = True,
+    ) -> Path:
+        """Writes the walk as an animated GIF; returns its path.
+
+        Args:
+            path: the file to write; replaced as a whole or not at all.
+            duration: milliseconds that each picture is shown, 20 to 60,000.
+            size: the longer side in pixels, 16 to 2,048.
+            bounce: whether the walk goes back the way it came, so that it repeats smoothly.
+
+        Raises:
+            RecordError: a number out of its range.
+            OSError: the folder is missing or not writable; no half-written file stays.
+        """
+        return self._animation(path, "GIF", duration, size, bounce)
+
+    def to_webp(
+        self,
+        path: str | PathLike[str],
+        *,
+        duration: float = 150,
+        size: int = 256,
+        bounce: bool = True,
+    ) -> Path:
+        """Writes the walk as an animated WebP, smaller and truer in colour; see ``to_gif``."""
+        return self._animation(path, "WEBP", duration, size, bounce)
+
+    def _animation(
+        self, path: str | PathLike[str], kind: str, duration: float, size: int, bounce: bool
+    ) -> Path:
+        frames = self.images + (self.images[-2:0:-1] if bounce else ())
+        return write_animation(path, frames, kind, duration=duration, size=size)
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Writes the record as one safetensors file, every bit kept; returns its path.
+
+        Args:
+            path: the file to write; replaced as a whole or not at all.
+
+        Raises:
+            RecordError: ``call`` is not JSON.
+            OSError: the folder is missing or not writable; no half-written file stays.
+        """
+        from ldmkit.records import walk_file  # it imports this module
+
+        return walk_file.save(self, path)
+
+    @classmethod
+    def open(cls, path: str | PathLike[str], *, max_bytes: int = 2**30) -> Walk:
+        """Reads a walk that ``save`` wrote, its claims compared with the file before use.
+
+        Raises:
+            RecordError: the file is truncated, foreign, too large or contradicts itself.
+            OSError: the file is missing or not readable.
+        """
+        from ldmkit.records import walk_file
+
+        return walk_file.load(path, max_bytes=max_bytes)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return _display.walk_mimebundle(self)
+
+    def __repr__(self) -> str:
+        title = " ".join(self.title.split())
+        title = title if len(title) <= 60 else title[:59] + "…"
+        how = " ".join(filter(None, (self.method, f"in {self.space}" if self.space else "")))
+        return f"Walk({title!r}, {len(self)} pictures, {how or 'by hand'}, seed={self.seed})"
+
+
+def _short(value: object) -> str:
+    words = " ".join(repr(value).split())
+    return words if len(words) <= 60 else words[:57] + "..."
