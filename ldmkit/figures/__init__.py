@@ -1,5 +1,6 @@
 """Records drawn: a contact sheet, a matplotlib figure, a player in one self-contained page."""
 
+from ldmkit.figures.beside import comparison_payload
 from ldmkit.figures.fragment import mimebundle
 from ldmkit.figures.frames import Payload, trajectory_payload
 from ldmkit.figures.page import write_page
@@ -8,6 +9,7 @@ from ldmkit.figures.sheet import sheet_html, sheet_image
 
 __all__ = [
     "Payload",
+    "comparison_payload",
     "mimebundle",
     "sheet_html",
     "sheet_image",

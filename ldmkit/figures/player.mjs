@@ -103,8 +103,10 @@ function plot(data) {
   return { box, move: (i) => (cursor.style.left = `${(100 * i) / last}%`) };
 }
 
-// Play button and slider; `show(position)` is called for every position that the reader chose.
-function transport(count, show) {
+// Play button and slider. `show(position)` is called for every position, `rest(position)` once the
+// reader's hand or the playing has come to rest: a kernel hears of that alone, so that scrubbing
+// sends nothing.
+function transport(count, show, rest) {
   const button = make("button", "ldm-play");
   button.type = "button";
   const svg = draw("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" });
@@ -118,20 +120,34 @@ function transport(count, show) {
   // the attribute must stand on the focused element: on an ancestor it comes too late.
   for (const node of [button, slider]) node.setAttribute("data-lm-suppress-shortcuts", "true");
   let timer = 0;
+  let resting = 0;
+  let moved = false;
 
   function label(playing) {
     icon.setAttribute("d", playing ? ICONS.pause : ICONS.play);
     button.setAttribute("aria-label", playing ? "Pause" : "Play");
     button.title = playing ? "Pause (space)" : "Play (space)";
   }
+  function settle() {
+    clearTimeout(resting);
+    if (moved) rest(Number(slider.value));
+    moved = false;
+  }
   function stop() {
     clearTimeout(timer);
+    clearTimeout(resting);
     timer = 0;
+    moved = false;
     label(false);
+  }
+  function pause() {
+    settle();
+    stop();
   }
   function go(position) {
     slider.value = position;
     show(position);
+    moved = true;
   }
   // Five seconds for a run; slowly where the reader asked for less motion.
   function pace() {
@@ -140,14 +156,16 @@ function transport(count, show) {
   }
   function tick() {
     const next = Number(slider.value) + 1;
-    if (!button.isConnected || next >= count) return stop(); // the output was cleared, or the end
+    if (!button.isConnected) return stop(); // the output was cleared
+    if (next >= count) return pause();
     go(next);
     timer = setTimeout(tick, pace());
   }
   function toggle() {
-    if (timer) return stop();
+    if (timer) return pause();
     if (Number(slider.value) >= count - 1) go(0);
     label(true);
+    clearTimeout(resting);
     timer = setTimeout(tick, pace());
   }
 
@@ -155,14 +173,15 @@ function transport(count, show) {
   button.addEventListener("click", toggle);
   slider.addEventListener("input", () => {
     stop();
-    show(Number(slider.value));
+    go(Number(slider.value));
+    resting = setTimeout(settle, 150);
   });
   slider.addEventListener("keydown", (event) => {
     if (event.key !== " ") return;
     event.preventDefault();
     toggle();
   });
-  return { button, slider, stop };
+  return { button, slider, stop, settle };
 }
 
 // "Step 5 of 32 · timestep 864 · 0.34 × picture + 0.94 × noise", the two shares in the
@@ -180,7 +199,7 @@ function statusLine() {
     say(data, i) {
       const t = data.timesteps[i];
       const time = t === null ? "" : ` · timestep ${+t.toFixed(1)}`;
-      step.textContent = `Step ${i + 1} of ${data.total}${time}`;
+      step.textContent = `${data.align ? "Position" : "Step"} ${i + 1} of ${data.total}${time}`;
       picture.textContent = `${round(data.alphas[i])} × picture`;
       noise.textContent = `${round(data.sigmas[i])} × noise`;
       return `${step.textContent}, ${mix.textContent}`;
@@ -213,55 +232,104 @@ function heading(data) {
   return head;
 }
 
-function finalView(data, bitmap) {
-  const { figure, canvas } = laneView("Final picture", `after step ${data.total}`, { name: "final" });
-  figure.classList.add("ldm-final");
-  canvas.setAttribute("aria-label", data.final.alt);
-  bitmap.then((b) => {
-    canvas.style.aspectRatio = `${b.width} / ${b.height}`;
-    paint(canvas, b);
-  }, () => {}); // onReady tells of pictures that cannot be decoded
-  return figure;
+function finalView(run, start, caption) {
+  const view = laneView("Final picture", caption, { name: "final" });
+  view.figure.classList.add("ldm-final");
+  return { ...view, start, alt: run.final.alt, final: true };
+}
+
+// The views of one run; frame `start + position` of the block belongs at a position.
+function viewsOf(run, first, caption) {
+  const count = run.index.length;
+  const lanes = run.lanes.map((lane, k) => {
+    return { ...lane, ...laneView(lane.title, lane.caption, lane), start: first + k * count };
+  });
+  const final = finalView(run, first + lanes.length * count, caption);
+  return run.final.size ? [...lanes, final] : lanes;
+}
+
+// One run: its lanes in the order of the sum, then what became of it.
+function single(run) {
+  const row = make("div", "ldm-lanes");
+  const views = viewsOf(run, 0, `after step ${run.total}`);
+  row.append(...views.map((view) => view.figure));
+  const operate = operators(views);
+  return { node: row, columns: [{ run, views, say: (i) => operate(run.alphas[i], run.sigmas[i]) }] };
+}
+
+// Several runs: a column each, a lane in each row; the words of a row stand once, at its left.
+function table(data) {
+  const grid = make("div", "ldm-table");
+  grid.style.setProperty("--ldm-runs", data.runs.length);
+  let first = 0;
+  const columns = data.runs.map((run) => {
+    const views = viewsOf(run, first, "");
+    first += run.lanes.length * run.index.length + 1;
+    const head = make("div", "ldm-run");
+    const { line, say } = statusLine();
+    head.append(make("p", "ldm-title", run.title));
+    if (data.align) head.append(line);
+    return { run, views, head, say: (i) => say(run, i) };
+  });
+  grid.append(make("span", "ldm-corner"), ...columns.map((column) => column.head));
+  const rows = [...data.lanes, { title: "Final picture", caption: "after the last step" }];
+  rows.forEach(({ title, caption }, k) => {
+    const label = make("p", "ldm-row");
+    label.append(make("span", "ldm-title", title), make("span", "ldm-teach", caption));
+    const cells = columns.map(({ views }) => views[k]?.figure ?? make("span"));
+    if (columns.some(({ views }) => views[k])) grid.append(label, ...cells);
+  });
+  return { node: grid, columns };
 }
 
 /**
  * Builds a player in `el`. Steps count from 0, as the record's do.
- * `onReady(true | false)` is called after the first frame, `onStep(step)` when the reader moves;
- * `go(step)` of the answer moves the view without a call, `close()` takes the player away.
+ * `onReady(true | false)` is called after the first frame, `onStep(step)` when the reader's slider
+ * rests; `go(step)` of the answer moves the view without a call, `settle()` makes a call that is
+ * still due, `close()` takes the player away.
  */
 export function mount(el, data, frames, { step = 0, onReady = () => {}, onStep = () => {} } = {}) {
-  const sizes = [...data.lanes.flatMap((lane) => lane.sizes), data.final.size];
+  const runs = data.runs ?? [data];
+  const sizes = runs.flatMap((run) => [...run.lanes.flatMap((lane) => lane.sizes), run.final.size]);
   const pictures = library(sizes, bytesOf(frames));
   const count = data.index.length;
-  const lanes = data.lanes.map((lane) => ({ ...lane, ...laneView(lane.title, lane.caption, lane) }));
   const root = make("section", "ldm-player");
   root.setAttribute("aria-label", `Recorded run: ${data.prompt || "no prompt"}`);
 
   const curves = plot(data);
   const status = statusLine();
-  const operate = operators(lanes);
+  const { node, columns } = data.runs ? table(data) : single(data);
+  const moving = columns.flatMap(({ run, views }) => {
+    return views.filter((view) => !view.final).map((view) => ({ ...view, run }));
+  });
+  const frame = ({ run, start }, position) => pictures.get(start + (run.at?.[position] ?? position));
   let alive = true;
   let asked = -1;
   async function show(position) {
     asked = position;
     const i = data.index[position];
+    const stepOf = (run) => run.index[run.at?.[position] ?? position];
     curves.move(i);
-    operate(data.alphas[i], data.sigmas[i]);
     slider.setAttribute("aria-valuetext", status.say(data, i));
-    const bitmaps = await Promise.all(lanes.map((_, k) => pictures.get(k * count + position)));
+    for (const { run, say } of columns) say(stepOf(run));
+    const bitmaps = await Promise.all(moving.map((view) => frame(view, position)));
     if (!alive || asked !== position) return; // the slider has moved on meanwhile
-    lanes.forEach((lane, k) => {
-      paint(lane.canvas, bitmaps[k]);
-      lane.canvas.setAttribute("aria-label", `${lane.alt} (step ${i + 1} of ${data.total})`);
+    moving.forEach(({ canvas, alt, run }, k) => {
+      paint(canvas, bitmaps[k]);
+      canvas.setAttribute("aria-label", `${alt} (step ${stepOf(run) + 1} of ${run.total})`);
     });
     root.dataset.step = i + 1;
     // Decode one step ahead, or a quick run would skip what is not ready.
-    if (position + 1 < count) lanes.forEach((_, k) => pictures.get(k * count + position + 1));
+    if (position + 1 < count) for (const view of moving) frame(view, position + 1);
   }
-  const { button, slider, stop } = transport(count, (position) => {
-    show(position);
-    onStep(data.index[position]);
-  });
+  async function showFinal({ canvas, start, alt }) {
+    canvas.setAttribute("aria-label", alt);
+    const bitmap = await pictures.get(start);
+    canvas.style.aspectRatio = `${bitmap.width} / ${bitmap.height}`;
+    paint(canvas, bitmap);
+  }
+  const rest = (position) => onStep(data.index[position]);
+  const { button, slider, stop, settle } = transport(count, show, rest);
   // Large records show some of their steps only: the last one shown that isn't beyond.
   function go(wanted) {
     const position = Math.max(0, data.index.findLastIndex((i) => i <= wanted));
@@ -271,21 +339,21 @@ export function mount(el, data, frames, { step = 0, onReady = () => {}, onStep =
     return show(position);
   }
 
-  const row = make("div", "ldm-lanes");
-  row.append(...lanes.map((lane) => lane.figure));
-  if (data.final.size) row.append(finalView(data, pictures.get(sizes.length - 1)));
-  root.append(heading(data), row);
-  if (lanes.length) {
+  root.append(heading(data), node);
+  if (moving.length) {
     const track = make("div", "ldm-track");
     track.append(curves.box, slider);
     const bar = make("div", "ldm-transport");
     bar.append(button, track);
+    if (data.align) status.line.append(make("span", "ldm-align", data.align));
     root.append(status.line, bar);
   }
   if (data.note) root.append(make("p", "ldm-note", data.note));
   el.append(root);
-  const first = lanes.length ? go(step) : pictures.get(sizes.length - 1);
-  first.then(() => onReady(true), () => onReady(false));
+  const finals = columns.flatMap(({ views }) => views.filter((view) => view.final).map(showFinal));
+  const first = moving.length ? [go(step)] : finals;
+  Promise.all(first).then(() => onReady(true), () => onReady(false));
+  Promise.allSettled(finals); // onReady tells of pictures that cannot be decoded
 
   function close() {
     alive = false;
@@ -293,7 +361,7 @@ export function mount(el, data, frames, { step = 0, onReady = () => {}, onStep =
     pictures.close();
     root.remove();
   }
-  return { go, close };
+  return { go, settle, close };
 }
 
 /** Wakes every copy of one inlined record (ids repeat when an output is shown twice). */
@@ -325,6 +393,7 @@ function render({ model, el }) {
   const onStep = (step) => tell("step", step);
   const redraw = () => {
     due = false;
+    player?.settle(); // where the reader stands now is where the new one begins
     player?.close();
     const [data, step] = [model.get("data"), model.get("step")];
     player = data?.lanes ? mount(el, data, model.get("frames"), { step, onReady, onStep }) : null;

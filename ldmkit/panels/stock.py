@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import io
 from itertools import accumulate
+from typing import Any
 
 import ipywidgets
 from PIL import Image
@@ -19,6 +20,7 @@ from ldmkit.figures import Payload
 __all__ = ["StockPlayer", "close_tree"]
 
 SIDE = 240  # pixels of one lane
+WIDTH = 920  # pixels of all columns of a comparison
 GAP = 16
 STYLE = """<style>
 @keyframes ldm-late { from { max-height: 0; overflow: hidden; visibility: hidden } }
@@ -33,7 +35,7 @@ REASON = (
 
 
 class StockPlayer(ipywidgets.VBox):
-    """An Image, an IntSlider and two lines of words.
+    """An Image, an IntSlider and a few lines of words.
 
     Pictures are made in the kernel at every step, so nothing is drawn before ``show``.
     """
@@ -57,47 +59,84 @@ class StockPlayer(ipywidgets.VBox):
         """Draws the lanes at one step (from 0), or at the last one shown before it."""
         data = payload.data
         position = max(0, sum(i <= step for i in data["index"]) - 1)
-        shown = data["index"][position]
         file = io.BytesIO()
-        row = _row(payload, position)
-        row.save(file, "WEBP", quality=85)
-        titles = ", ".join(lane["title"].lower() for lane in data["lanes"])
-        alpha, sigma = (_number(data[name][shown]) for name in ("alphas", "sigmas"))
-        words = f"Step {shown + 1} of {data['total']}: {alpha} × picture + {sigma} × noise"
+        picture = _picture(payload, position)
+        picture.save(file, "WEBP", quality=85)
         with self._image.hold_sync():
-            self._image.width, self._image.value = str(row.width), file.getvalue()
-        self._words.value = (
-            f"<b>{html.escape(data['prompt'])}</b><br>{html.escape(words)}<br>"
-            f"<small>From the left: {html.escape(titles)}.</small>"
+            self._image.width, self._image.value = str(picture.width), file.getvalue()
+        lines = _lines(data, position)
+        self._words.value = "<br>".join(
+            [f"<b>{html.escape(data['prompt'])}</b>", *map(html.escape, lines)]
         )
+
+
+def _lines(data: dict[str, Any], position: int) -> list[str]:
+    """What is seen, in words."""
+    shown = data["index"][position]
+    mix = _mix(data, shown)
+    titles = ", ".join(lane["title"].lower() for lane in data["lanes"])
+    if "runs" not in data:
+        return [f"Step {shown + 1} of {data['total']}: {mix}", f"From the left: {titles}."]
+    runs = []
+    for run in data["runs"]:
+        i = run["index"][run["at"][position]]
+        runs.append(f"{run['title']} (step {i + 1} of {run['total']})")
+    return [
+        f"Position {shown + 1} of {data['total']}: {mix}",
+        f"From the left: {'; '.join(runs)}. From the top: {titles}.",
+        data["align"],
+    ]
+
+
+def _mix(data: dict[str, Any], i: int) -> str:
+    alpha, sigma = (_number(data[name][i]) for name in ("alphas", "sigmas"))
+    return f"{alpha} × picture + {sigma} × noise"
 
 
 def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:.2f}"
 
 
-def _row(payload: Payload, position: int) -> Image.Image:
-    """The lanes' frames at one position, side by side on nothing."""
-    lanes = payload.data["lanes"]
-    sizes = [size for lane in lanes for size in lane["sizes"]]
+def _picture(payload: Payload, position: int) -> Image.Image:
+    """One record: its lanes in a row; several: a column each. On nothing."""
+    data = payload.data
+    if "runs" not in data:
+        return _paste([_lanes(data, payload.frames, position)])
+    side = min(SIDE, (WIDTH + GAP) // len(data["runs"]) - GAP)
+    columns, at = [], 0
+    for run in data["runs"]:
+        columns.append(_lanes(run, payload.frames[at:], run["at"][position], side))
+        at += sum(size for lane in run["lanes"] for size in lane["sizes"]) + run["final"]["size"]
+    return _paste([list(row) for row in zip(*columns, strict=True)])
+
+
+def _lanes(
+    data: dict[str, Any], frames: bytes, position: int, side: int = SIDE
+) -> list[Image.Image]:
+    """Each lane's frame at one position, its longer side ``side`` pixels."""
+    sizes = [size for lane in data["lanes"] for size in lane["sizes"]]
     starts = [0, *accumulate(sizes)]
-    count = len(payload.data["index"])
-    frames = []
-    for k, lane in enumerate(lanes):
-        at = k * count + position
-        encoded = io.BytesIO(payload.frames[starts[at] : starts[at + 1]])
-        frame = Image.open(encoded).convert("RGB")
-        scale = SIDE / max(frame.size)
+    pictures = []
+    for k, lane in enumerate(data["lanes"]):
+        at = k * len(data["index"]) + position
+        frame = Image.open(io.BytesIO(frames[starts[at] : starts[at + 1]])).convert("RGB")
+        scale = side / max(frame.size)
         size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
         how = Image.Resampling.NEAREST if lane["crisp"] else Image.Resampling.BICUBIC
-        frames.append(frame.resize(size, how))
-    width = sum(frame.width for frame in frames) + GAP * (len(frames) - 1)
-    row = Image.new("RGBA", (width, max(frame.height for frame in frames)))
-    x = 0
-    for frame in frames:
-        row.paste(frame, (x, 0))
-        x += frame.width + GAP
-    return row
+        pictures.append(frame.resize(size, how))
+    return pictures
+
+
+def _paste(rows: list[list[Image.Image]]) -> Image.Image:
+    """Rows of pictures as one, with gaps that show the page."""
+    widths = [max(row[x].width for row in rows) for x in range(len(rows[0]))]
+    heights = [max(picture.height for picture in row) for row in rows]
+    size = (sum(widths) + GAP * (len(widths) - 1), sum(heights) + GAP * (len(heights) - 1))
+    whole = Image.new("RGBA", size)
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            whole.paste(picture, (sum(widths[:x]) + GAP * x, sum(heights[:y]) + GAP * y))
+    return whole
 
 
 def close_tree(widget: ipywidgets.Widget) -> None:

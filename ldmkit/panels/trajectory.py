@@ -1,4 +1,4 @@
-"""``TrajectoryPanel``: a record's player, live: the kernel reads the step and sets it.
+"""``TrajectoryPanel``: the player of records, live: the kernel reads the step and sets it.
 
 The player is the one custom view among the panels: anywidget over the same ``player.mjs`` that
 the record's own display inlines. Without a kernel nothing of a panel is left, so what is to be
@@ -16,7 +16,8 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from ldmkit.figures import Payload, trajectory_payload
+from ldmkit.figures import Payload, comparison_payload, trajectory_payload
+from ldmkit.figures.beside import align
 from ldmkit.figures.fragment import asset
 from ldmkit.figures.frames import shown_lanes
 from ldmkit.panels.stock import StockPlayer, close_tree
@@ -26,6 +27,8 @@ from ldmkit.records.pictures import LANES, drawable
 __all__ = ["TrajectoryPanel"]
 
 KEYS = ("step", "batch", "lanes")
+MOST = 8  # records side by side: more would be stamps
+COMPARED = ("latents", "denoised")  # the noise of two runs teaches little at a glance
 
 
 class Player(anywidget.AnyWidget):
@@ -43,23 +46,32 @@ class Player(anywidget.AnyWidget):
 
 
 class TrajectoryPanel(ipywidgets.VBox):
-    """A record with a slider whose step the kernel can read, set and observe.
+    """Records with a slider whose step the kernel can read, set and observe.
 
-    ``panel.observe(handler, names="step")`` calls back as the slider moves. Its widget-free twin
+    ``panel.observe(handler, names="step")`` calls back when the slider rests. Its widget-free twin
     is the record itself: ``traj`` at the end of a cell shows the same player and is kept with
     the notebook.
 
+    ``TrajectoryPanel(a, b, c)`` puts records side by side under one slider. They are lined up by
+    noise: the slider counts the steps of the longest record, and every other one shows its step
+    of the nearest noise level (``panel.steps``). Where a record begins noisier or ends cleaner
+    than the longest, the slider goes on with its steps.
+
+    Two panels of equal length follow each other by ``traitlets.link((a, "step"), (b, "step"))``.
+
     Args:
-        traj: the record to show.
-        step: the step shown at first, 0 to n - 1 as in ``traj.steps[step]``.
+        *trajs: the record to show, or up to eight to compare, from the left.
+        step: the step shown at first, 0 to n - 1 as in ``traj.steps[step]``; with several
+            records, the position of the slider.
         batch: which picture of the batch, from 0.
         lanes: names of ``traj.pictures``' lanes, from the left; by default noisy picture, clean
-            estimate and predicted noise, as far as the record keeps them.
+            estimate and predicted noise, as far as the record keeps them. With several
+            records, from the top, and by default noisy picture and clean estimate.
 
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument is out of its range.
-        RecordError: the record keeps no lane that can be drawn.
+        RecordError: the records keep no lane that can be drawn of all.
     """
 
     # Any, since traitlets' own types would answer first and can't say what to do next.
@@ -72,21 +84,20 @@ class TrajectoryPanel(ipywidgets.VBox):
 
     def __init__(
         self,
-        traj: Trajectory,
-        *,
+        *trajs: Trajectory,
         step: int = 0,
         batch: int = 0,
         lanes: Iterable[str] | None = None,
     ) -> None:
-        self._traj = _checked_record(traj)
-        lanes = _usual_lanes(traj) if lanes is None else lanes
+        self._take(trajs)
+        lanes = _usual_lanes(trajs) if lanes is None else lanes
         start = self._checked({"step": step, "batch": batch, "lanes": lanes})
         self._payload = self._encode(start)
         self._player = Player(
             data=self._payload.data, frames=self._payload.frames, step=start["step"]
         )
         # Both stand side by side from the start: the browser alone knows which one works.
-        self._stock = StockPlayer(len(traj.timesteps))
+        self._stock = StockPlayer(self._total)
         super().__init__([self._player, self._stock], value=start, **start)
         self.add_class("ldm-panel")
         self._stock.show(self._payload, self.step)
@@ -99,9 +110,44 @@ class TrajectoryPanel(ipywidgets.VBox):
         self._player.observe(self._rest, names=["awake"])
 
     @property
-    def result(self) -> Trajectory:
-        """The record that is shown."""
-        return self._traj
+    def result(self) -> Trajectory | tuple[Trajectory, ...]:
+        """The record that is shown; of a comparison, all of them."""
+        return self._trajs[0] if len(self._trajs) == 1 else self._trajs
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The step that each record shows now, from 0, as in ``traj.steps``."""
+        return tuple(steps[self.step] for steps in self._aligned)
+
+    def show(self, *trajs: Trajectory, step: int = 0, lanes: Iterable[str] | None = None) -> None:
+        """Shows other records in the same place; arguments and errors as for a new panel.
+
+        Args:
+            *trajs: one record or several.
+            step: the step shown at first.
+            lanes: names of lanes; by default the usual ones of these records.
+        """
+        before = self._trajs
+        self._take(trajs)
+        try:
+            wanted = {
+                "step": step,
+                "batch": 0,
+                "lanes": _usual_lanes(trajs) if lanes is None else lanes,
+            }
+            start = self._checked(wanted)
+        except Exception:
+            self._take(before)  # what is refused changes nothing
+            raise
+        self._payload = self._encode(start)
+        # The slider must hold the step that was and the step that comes.
+        self._stock.slider.max = max(self._stock.slider.max, start["step"])
+        self.unobserve(self._redraw, names=["batch", "lanes"])
+        with self._player.hold_sync():
+            self.value = start
+            self._hand_over()
+        self.observe(self._redraw, names=["batch", "lanes"])
+        self._stock.slider.max = self._total - 1
 
     def close(self) -> None:
         """Takes the panel out of the page and out of ipywidgets' registry; twice is harmless."""
@@ -111,8 +157,9 @@ class TrajectoryPanel(ipywidgets.VBox):
         close_tree(self)
 
     def __repr__(self) -> str:
-        n = len(self._traj.timesteps)
-        return f"TrajectoryPanel(step {self.step} of 0 to {n - 1}, {', '.join(self.lanes)})"
+        what = f"step {self.step} of 0 to {self._total - 1}, {', '.join(self.lanes)}"
+        count = len(self._trajs)
+        return f"TrajectoryPanel({f'{count} records, ' if count > 1 else ''}{what})"
 
     @traitlets.validate("step", "batch", "lanes")
     def _validate_one(self, proposal: Any) -> Any:
@@ -135,6 +182,11 @@ class TrajectoryPanel(ipywidgets.VBox):
     def _gather(self, change: Any) -> None:
         self.value = {name: getattr(self, name) for name in KEYS}
 
+    def _take(self, trajs: tuple[Trajectory, ...]) -> None:
+        self._trajs = _checked_records(trajs)
+        self._aligned = align(trajs).steps
+        self._total = len(self._aligned[0])
+
     def _checked(self, value: Any) -> dict[str, Any]:
         """The same settings in plain types, or one clear sentence."""
         if not isinstance(value, dict):
@@ -142,19 +194,26 @@ class TrajectoryPanel(ipywidgets.VBox):
         for name in value:
             if name not in KEYS:
                 raise ValueError(_unknown_key(name))
-        last = {"step": len(self._traj.timesteps) - 1, "batch": self._traj.batch_size - 1}
+        pictures = min(traj.batch_size for traj in self._trajs)
+        last = {"step": self._total - 1, "batch": pictures - 1}
         checks: dict[str, Any] = {
             name: _checked_index(name, value[name], last[name]) for name in last if name in value
         }
         if "lanes" in value:
-            checks["lanes"] = _checked_lanes(self._traj, value["lanes"])
+            checks["lanes"] = _checked_lanes(self._trajs, value["lanes"])
         return checks
 
     def _encode(self, settings: dict[str, Any]) -> Payload:
-        return trajectory_payload(self._traj, settings["batch"], lanes=settings["lanes"])
+        batch, lanes = settings["batch"], settings["lanes"]
+        if len(self._trajs) == 1:
+            return trajectory_payload(self._trajs[0], batch, lanes=lanes)
+        return comparison_payload(self._trajs, batch, lanes=lanes)
 
     def _redraw(self, _: Any) -> None:
         self._payload = self._encode(self.value)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
         with self._player.hold_sync():  # one message, one drawing
             self._player.data, self._player.frames = self._payload.data, self._payload.frames
         self._redraw_stock(None)
@@ -168,6 +227,21 @@ class TrajectoryPanel(ipywidgets.VBox):
         self._stock.layout.display = "none"
 
 
+def _checked_records(trajs: tuple[object, ...]) -> tuple[Trajectory, ...]:
+    if not 1 <= len(trajs) <= MOST:
+        raise TypeError(
+            f"TrajectoryPanel takes 1 to {MOST} records, got {len(trajs)}; show one, or a few that "
+            "are to be compared."
+        )
+    records = tuple(_checked_record(traj) for traj in trajs)
+    if not _drawable_lanes(records):
+        raise RecordError(
+            "TrajectoryPanel needs records with step pictures of one kind, got some that keep no "
+            'lane in common; record again with keep=("latents", "denoised").'
+        )
+    return records
+
+
 def _checked_record(traj: object) -> Trajectory:
     if not isinstance(traj, Trajectory):
         raise TypeError(
@@ -179,7 +253,7 @@ def _checked_record(traj: object) -> Trajectory:
             "TrajectoryPanel needs a record of at least one step, got one that was stopped before "
             "its first; record again."
         )
-    if not _drawable_lanes(traj):
+    if not _drawable_lanes((traj,)):
         raise RecordError(
             "TrajectoryPanel needs a record with step pictures, got one that keeps no lane that "
             'can be drawn; record again with keep=("latents", "denoised").'
@@ -187,12 +261,15 @@ def _checked_record(traj: object) -> Trajectory:
     return traj
 
 
-def _usual_lanes(traj: Trajectory) -> list[str]:
-    return shown_lanes(traj) or _drawable_lanes(traj)
+def _usual_lanes(trajs: tuple[Trajectory, ...]) -> list[str]:
+    can = _drawable_lanes(trajs)
+    if len(trajs) == 1:
+        return shown_lanes(trajs[0]) or can
+    return [lane for lane in COMPARED if lane in can] or can[:1]
 
 
-def _drawable_lanes(traj: Trajectory) -> list[str]:
-    return [lane for lane in LANES if drawable(traj, lane)]
+def _drawable_lanes(trajs: tuple[Trajectory, ...]) -> list[str]:
+    return [lane for lane in LANES if all(drawable(traj, lane) for traj in trajs)]
 
 
 def _checked_index(name: str, value: object, last: int) -> int:
@@ -210,9 +287,10 @@ def _checked_index(name: str, value: object, last: int) -> int:
     return number
 
 
-def _checked_lanes(traj: Trajectory, value: object) -> tuple[str, ...]:
-    can = _drawable_lanes(traj)
-    choice = f"this record can show {', '.join(can)}"
+def _checked_lanes(trajs: tuple[Trajectory, ...], value: object) -> tuple[str, ...]:
+    can = _drawable_lanes(trajs)
+    which = "this record" if len(trajs) == 1 else "these records"
+    choice = f"{which} can show {', '.join(can)}"
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"lanes must be a list of names, got {_short(value)}; {choice}.")
     lanes = tuple(value)

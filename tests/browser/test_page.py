@@ -304,7 +304,7 @@ def test_panel_module(new_page):
     assert page.evaluate("window.model.saved") == [{"step": 1, "awake": True}]
     page.locator(".ldm-slider").press("ArrowRight")
     at_step(page, 3)
-    assert page.evaluate("window.model.saved.at(-1).step") == 2
+    page.wait_for_function("window.model.saved.at(-1).step === 2")  # once the slider rests
     page.evaluate("window.model.set('step', 0)")
     at_step(page, 1)
     assert page.evaluate("window.model.saved.length") == 2  # the kernel's move isn't sent back
