@@ -14,10 +14,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ldmkit.records.grid import Grid
     from ldmkit.records.trajectory import Trajectory
     from ldmkit.records.walk import Walk
 
-__all__ = ["figure", "mimebundle", "to_html", "walk_figure", "walk_html", "walk_mimebundle"]
+__all__ = [
+    "figure",
+    "grid_figure",
+    "grid_html",
+    "grid_mimebundle",
+    "guidance_figure",
+    "mimebundle",
+    "to_html",
+    "walk_figure",
+    "walk_html",
+    "walk_mimebundle",
+]
 
 
 def figure(traj: Trajectory, every: int) -> Figure:
@@ -25,6 +37,13 @@ def figure(traj: Trajectory, every: int) -> Figure:
     from ldmkit.figures.plot import trajectory_figure
 
     return trajectory_figure(traj, every=every)
+
+
+def guidance_figure(traj: Trajectory, step: int, batch: int) -> Figure:
+    """The matplotlib figure of one step's guidance."""
+    from ldmkit.figures.guidance import guidance_figure as figure_of
+
+    return figure_of(traj, step, batch=batch)
 
 
 def to_html(traj: Trajectory, path: str | PathLike[str], batch: int) -> Path:
@@ -60,3 +79,24 @@ def walk_mimebundle(walk: Walk) -> dict[str, Any]:
     from ldmkit.figures.walk import walk_mimebundle as bundle
 
     return bundle(walk)
+
+
+def grid_figure(grid: Grid, rows: int) -> Figure:
+    """The matplotlib figure of a grid."""
+    from ldmkit.figures.grid_plot import grid_figure as figure_of
+
+    return figure_of(grid, rows=rows)
+
+
+def grid_html(grid: Grid, path: str | PathLike[str]) -> Path:
+    """Writes the self-contained page of a grid."""
+    from ldmkit.figures.grid import write_grid_page
+
+    return write_grid_page(grid, path)
+
+
+def grid_mimebundle(grid: Grid) -> dict[str, Any]:
+    """What a notebook cell shows of a grid: text/html, image/png, text/plain."""
+    from ldmkit.figures.grid import grid_mimebundle as bundle
+
+    return bundle(grid)

@@ -13,7 +13,15 @@ from ldmkit.records.errors import RecordError
 if TYPE_CHECKING:
     from ldmkit.records.trajectory import Trajectory
 
-__all__ = ["LANES", "drawable", "is_crisp", "is_picture", "lane_array", "lane_pictures"]
+__all__ = [
+    "LANES",
+    "drawable",
+    "is_crisp",
+    "is_picture",
+    "lane_array",
+    "lane_latents",
+    "lane_pictures",
+]
 
 # A clean estimate and the prediction that implies it; the last two come before guidance.
 IMPLIED_BY = {
@@ -50,11 +58,11 @@ def drawable(traj: Trajectory, lane: str) -> bool:
     """Whether ``lane_array`` can draw this lane of this record."""
     if lane in traj.previews:
         return True
-    array = _latents(traj, lane) if lane in LANES else None
+    array = lane_latents(traj, lane) if lane in LANES else None
     return array is not None and (traj.rgb is not None or array.shape[2] in (1, 3))
 
 
-def _latents(traj: Trajectory, lane: str) -> NDArray[np.float32] | None:
+def lane_latents(traj: Trajectory, lane: str) -> NDArray[np.float32] | None:
     """One array per step, (n, b, c, h, w); what was not kept follows from the law, if it can.
 
     latents = alpha · denoised + sigma · noise_pred, so that any two of the three give the third.
@@ -89,7 +97,7 @@ def lane_array(traj: Trajectory, lane: str, batch: int = 0) -> NDArray[np.uint8]
     _check(traj, lane, batch)
     if lane in traj.previews:
         return traj.previews[lane][:, batch]
-    whole = _latents(traj, lane)
+    whole = lane_latents(traj, lane)
     assert whole is not None  # _check has seen it
     frames = whole[:, batch]  # (n, c, h, w)
     if lane == "latents":
@@ -110,7 +118,7 @@ def _check(traj: Trajectory, lane: str, batch: int) -> None:
         )
     if lane in known:
         return
-    if _latents(traj, lane) is None:
+    if lane_latents(traj, lane) is None:
         keep = f"keep=(..., {lane!r})" if hasattr(traj, lane) else 'keep="all" and guidance on'
         raise RecordError(
             f"This trajectory did not keep {lane!r} (it can draw: {', '.join(known) or 'none'}); "

@@ -262,6 +262,23 @@ class Trajectory:
         """Returns a matplotlib figure: every ``every``-th step of each lane, alpha and sigma."""
         return _display.figure(self, every)
 
+    def guidance_figure(self, step: int, *, batch: int = 0) -> Figure:
+        """Draws one step's guidance: its estimates without words, with them and guided.
+
+        guided = uncond + scale · (text - uncond) (arXiv 2207.12598): the three lie on one line
+        in latent space. The figure shows the plane of that line and the point where the run
+        stands, true to scale, and each point as a picture.
+
+        Args:
+            step: as in ``traj.steps[step]``.
+            batch: which picture of the batch, from 0.
+
+        Raises:
+            RecordError: the record lacks a side of guidance (record with ``keep="all"`` and
+                guidance on), or has no such step or picture.
+        """
+        return _display.guidance_figure(self, step, batch)
+
     def to_html(self, path: str | PathLike[str], *, batch: int = 0) -> Path:
         """Writes one self-contained page with the player (no network, no kernel); returns its path.
 
