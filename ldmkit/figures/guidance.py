@@ -148,7 +148,9 @@ def guidance_figure(traj: Trajectory, step: int, *, batch: int = 0) -> Figure:
     mix = f"{traj.alphas[step]:.2f} × picture + {traj.sigmas[step]:.2f} × noise"
     fig.suptitle(f"{prompt}\nstep {step + 1} of {len(traj.timesteps)}: {mix}", fontsize=10)
     titles = _titles(traj, batch)
-    _draw_plane(fig.add_subplot(grid[0, :]), plane, titles)
+    axes = fig.add_subplot(grid[0, :])
+    _draw_plane(axes, plane, titles)
+    _draw_measure(fig, axes, plane)
     for column, lane in enumerate(POINTS):
         _draw_picture(fig.add_subplot(grid[1, column]), traj, lane, step, batch, titles[lane])
     return fig
@@ -212,7 +214,6 @@ def _draw_plane(axes: Axes, plane: GuidancePlane, titles: dict[str, str]) -> Non
     axes.set_xlabel(_sentence(plane), fontsize=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-    _measure(axes, plane)
 
 
 def _arrow(axes: Axes, start: Float64, end: Float64, colour: str) -> None:
@@ -220,17 +221,17 @@ def _arrow(axes: Axes, start: Float64, end: Float64, colour: str) -> None:
     axes.annotate("", tuple(end), tuple(start), arrowprops=style | {"linewidth": 2})
 
 
-def _measure(axes: Axes, plane: GuidancePlane) -> None:
+def _draw_measure(fig: Figure, axes: Axes, plane: GuidancePlane) -> None:
     """The guidance scale, as a draughtsman's measure under the arrows."""
     if not math.isfinite(plane.scale):
         return
     from matplotlib.transforms import offset_copy
 
     (x0, y0), (x1, y1) = plane.uncond, plane.guided
-    below = offset_copy(axes.transData, fig=axes.figure, y=-40, units="points")
+    below = offset_copy(axes.transData, fig=fig, y=-40, units="points")
     axes.plot([x0, x1], [y0, y1], "|-", color=PICTURE, linewidth=0.8, transform=below)
     text = f"× {plane.scale:.3g}"
-    below = offset_copy(below, fig=axes.figure, y=-3, units="points")
+    below = offset_copy(below, fig=fig, y=-3, units="points")
     axes.text(
         (x0 + x1) / 2, (y0 + y1) / 2, text, transform=below, ha="center", va="top", color=PICTURE
     )
