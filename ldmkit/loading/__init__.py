@@ -7,6 +7,6 @@ from ldmkit.loading.anatomy import anatomy
 from ldmkit.loading.catalog import models
 from ldmkit.loading.device import release
 from ldmkit.loading.opening import fetch, load
-from ldmkit.loading.table import Table
+from ldmkit.records.table import Table
 
 __all__ = ["Table", "anatomy", "fetch", "load", "models", "release"]

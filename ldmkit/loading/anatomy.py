@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ldmkit.loading.table import Table
+from ldmkit.records.table import Table
 
 __all__ = ["anatomy"]
 

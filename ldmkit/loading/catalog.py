@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldmkit.loading.table import Table
+from ldmkit.records.table import Table
 
 __all__ = ["CATALOG", "Row", "embedded_folder", "models", "nearest"]
 

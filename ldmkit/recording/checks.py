@@ -10,7 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, SupportsIndex
 
-__all__ = ["ARRAYS", "check_call", "check_keep", "check_preview", "check_prompt", "parameters_of"]
+__all__ = [
+    "ARRAYS",
+    "check_call",
+    "check_count",
+    "check_keep",
+    "check_preview",
+    "check_prompt",
+    "parameters_of",
+]
 
 ARRAYS = (
     "latents",
@@ -26,15 +34,15 @@ _LONGEST_PROMPT = 100_000  # characters; a tokenizer takes a second for that man
 _LARGEST_SIDE = 8192  # pixels
 
 
-def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """The named parameters of a pipeline's call.
+def parameters_of(pipe: Any, caller: str = "record") -> Mapping[str, inspect.Parameter]:
+    """The named parameters of a pipeline's call; ``caller`` is who refuses others, in words.
 
     Raises:
         TypeError: the object can't be called like a pipeline.
     """
     if isinstance(pipe, (str, bytes)) or not callable(pipe) or isinstance(pipe, type):
         raise TypeError(
-            "record takes a diffusers pipeline first, got "
+            f"{caller} takes a diffusers pipeline first, got "
             f"{type(pipe).__name__} {_short(pipe)}; open one with ldmkit.load(name)."
         )
     return {
@@ -44,8 +52,21 @@ def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
     }
 
 
-def check_call(pipe: Any, known: Iterable[str], call: Mapping[str, Any]) -> None:
+def check_call(
+    pipe: Any,
+    known: Iterable[str],
+    call: Mapping[str, Any],
+    caller: str = "record",
+    own: Iterable[str] = _OWN,
+) -> None:
     """Refuses unknown keywords, steps and numbers that no run can mean.
+
+    Args:
+        pipe: the pipeline.
+        known: names of its call's parameters.
+        call: the keywords to check.
+        caller: who was called, in words.
+        own: the caller's own keywords.
 
     Raises:
         TypeError: a keyword is unknown or has the wrong type.
@@ -54,7 +75,9 @@ def check_call(pipe: Any, known: Iterable[str], call: Mapping[str, Any]) -> None
     known = tuple(known)
     for name, value in call.items():
         if name not in known:
-            raise TypeError(_unknown_keyword(pipe, name, known))
+            raise TypeError(
+                _unknown_keyword(f"{caller} and {type(pipe).__name__}", name, known, own)
+            )
         if isinstance(value, Real) and not math.isfinite(value):
             raise ValueError(
                 f"{name} must be a finite number, got {value}; give a number like 4.0."
@@ -79,11 +102,11 @@ def check_call(pipe: Any, known: Iterable[str], call: Mapping[str, Any]) -> None
         raise ValueError("return_dict must stay True in a record, got False; leave it out.")
 
 
-def _unknown_keyword(pipe: Any, name: str, known: tuple[str, ...]) -> str:
-    names = sorted({*known, *_OWN} - {"generator"} | {"generator"})
+def _unknown_keyword(who: str, name: str, known: Iterable[str], own: Iterable[str]) -> str:
+    names = sorted({*known, *own})
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     advice = f"did you mean {near[0]!r}?" if near else f"it takes: {', '.join(names)}."
-    return f"record and {type(pipe).__name__} know no keyword {name!r}; {advice}"
+    return f"{who} know no keyword {name!r}; {advice}"
 
 
 def _train_steps(pipe: Any) -> int:
@@ -101,6 +124,18 @@ def _check_integer(call: Mapping[str, Any], name: str, least: int, most: int) ->
         )
     if not least <= value <= most:
         raise ValueError(f"{name} must be between {least} and {most} inclusive, got {value}.")
+
+
+def check_count(name: str, value: Any, most: int = 256) -> None:
+    """Refuses what is no number of things.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: below 1 or above ``most``.
+    """
+    if value is None:
+        raise TypeError(f"{name} must be a whole number between 1 and {most}, got None.")
+    _check_integer({name: value}, name, 1, most)
 
 
 def _is_whole(value: Any) -> bool:

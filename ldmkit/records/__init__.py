@@ -2,7 +2,20 @@
 
 from ldmkit.records.embedding import Embedding
 from ldmkit.records.errors import RecordError
+from ldmkit.records.grid import Grid
+from ldmkit.records.intervals import Estimate
+from ldmkit.records.table import Table
 from ldmkit.records.trajectory import Step, Steps, Trajectory
 from ldmkit.records.walk import Walk
 
-__all__ = ["Embedding", "RecordError", "Step", "Steps", "Trajectory", "Walk"]
+__all__ = [
+    "Embedding",
+    "Estimate",
+    "Grid",
+    "RecordError",
+    "Step",
+    "Steps",
+    "Table",
+    "Trajectory",
+    "Walk",
+]

@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 import ldmkit
-from ldmkit.loading.table import Table
+from ldmkit.records.table import Table
 
 
 @pytest.fixture(scope="module")

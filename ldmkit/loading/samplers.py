@@ -1,0 +1,98 @@
+"""Samplers by their short names, and a pipeline under another one: same networks, no training."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from typing import Any
+
+from ldmkit.loading.origin import origin_of, remember
+
+__all__ = ["SAMPLERS", "remember_as", "sampler_name", "with_sampler"]
+
+#: Short name to diffusers' class.
+SAMPLERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "deis": "DEISMultistepScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "dpm++ single": "DPMSolverSinglestepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "tcd": "TCDScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+
+
+def with_sampler(pipe: Any, sampler: Any) -> Any:
+    """The same pipeline with another scheduler; ``pipe`` itself stays as it is.
+
+    Networks are shared, nothing is copied or trained. A name or class takes over the noise
+    schedule, prediction type and spacing of the pipeline's own scheduler.
+
+    Args:
+        pipe: a diffusers pipeline with a ``scheduler``.
+        sampler: a name of ``SAMPLERS``, a scheduler class, or a scheduler, which is used with
+            the settings that it has.
+
+    Raises:
+        TypeError: not a pipeline with a scheduler, or not a scheduler.
+        ValueError: an unknown name; the nearest is told.
+    """
+    own = getattr(pipe, "scheduler", None)
+    if own is None or not callable(pipe):
+        raise TypeError(
+            f"A pipeline with a scheduler is needed, got {type(pipe).__name__}; "
+            "open one with ldmkit.load(name)."
+        )
+    scheduler = _scheduler(sampler, own)
+    twin = copy.copy(pipe)
+    twin.scheduler = scheduler
+    remember_as(twin, pipe)
+    return twin
+
+
+def remember_as(twin: Any, pipe: Any) -> None:
+    """Gives a copy of a pipeline the name and defaults of its original."""
+    origin = origin_of(pipe)
+    if origin.name != type(pipe).__name__ or origin.defaults:  # a stranger stays one
+        remember(twin, origin)
+
+
+def _scheduler(sampler: Any, own: Any) -> Any:
+    if isinstance(sampler, str):
+        import diffusers
+
+        sampler = getattr(diffusers, SAMPLERS[_known(sampler)])
+    if isinstance(sampler, type) and callable(getattr(sampler, "from_config", None)):
+        return sampler.from_config(own.config)
+    if not isinstance(sampler, type) and callable(getattr(sampler, "step", None)):
+        # A scheduler holds state while it runs: two pipelines must not share one.
+        return sampler.from_config(sampler.config)
+    raise TypeError(
+        f"scheduler must be a name ({', '.join(SAMPLERS)}), a scheduler's class or a scheduler, "
+        f"got {type(sampler).__name__}."
+    )
+
+
+def _known(name: str) -> str:
+    # diffusers' own names are understood, too: "DDIMScheduler", "ddimscheduler", "DDIM".
+    by_class = {kind.lower(): short for short, kind in SAMPLERS.items()}
+    wanted = " ".join(name.lower().split())
+    wanted = by_class.get(wanted, wanted)
+    if wanted in SAMPLERS:
+        return wanted
+    near = difflib.get_close_matches(wanted, SAMPLERS, n=1)
+    advice = f"did you mean {near[0]!r}?" if near else "take one of those."
+    raise ValueError(f"scheduler must be one of {', '.join(SAMPLERS)}, got {name[:40]!r}; {advice}")
+
+
+def sampler_name(scheduler: Any) -> str:
+    """The short name of a scheduler, or its class's name without ``Scheduler``."""
+    kind = type(scheduler).__name__ if not isinstance(scheduler, type) else scheduler.__name__
+    short = {kind: name for name, kind in SAMPLERS.items()}
+    return short.get(kind, kind.removesuffix("Scheduler"))
