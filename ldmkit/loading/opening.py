@@ -11,7 +11,7 @@ from ldmkit.loading import catalog
 from ldmkit.loading import device as devices
 from ldmkit.loading.folder import check_folder, check_variant, defaults_of
 from ldmkit.loading.origin import Origin, remember
-from ldmkit.loading.quiet import no_progress_bars, one_scan, swift_imports
+from ldmkit.loading.quiet import no_progress_bars, one_scan, parts_on_demand, swift_imports
 
 __all__ = ["fetch", "load"]
 
@@ -51,6 +51,7 @@ def load(
         import diffusers
         import transformers.models  # noqa: F401  # while its files are read once only
 
+        parts_on_demand()
         chosen = devices.choose_device(device)
         precision = devices.choose_dtype(dtype, chosen, embedded=bool(row and row.embedded))
     if folder is not None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-__all__ = ["no_progress_bars", "one_scan", "swift_imports"]
+__all__ = ["no_progress_bars", "one_scan", "parts_on_demand", "swift_imports"]
 
 
 @contextmanager
@@ -60,6 +62,32 @@ def one_scan() -> Iterator[None]:
         yield
     finally:
         import_utils.create_import_structure_from_path = original
+
+
+class _OnDemand(ModuleType):
+    """A package whose modules can be imported one by one; its own names make it load whole."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__all__":  # what inspectors poke at
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        self.__class__ = ModuleType
+        if self.__spec__ is not None and self.__spec__.loader is not None:
+            self.__spec__.loader.exec_module(self)
+        return getattr(self, name)
+
+
+def parts_on_demand() -> None:
+    """Spares diffusers the networks of families that nobody asked for.
+
+    One U-Net needs one module of ``models.transformers``, whose ``__init__`` imports all eighty
+    (half a second). Whoever wants another by name still gets it: then the package loads as it is.
+    """
+    for name in ("diffusers.models.autoencoders", "diffusers.models.transformers"):
+        if name in sys.modules or (spec := importlib.util.find_spec(name)) is None:
+            continue
+        module = importlib.util.module_from_spec(spec)
+        module.__class__ = _OnDemand
+        sys.modules[name] = module
 
 
 @contextmanager
