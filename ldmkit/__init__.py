@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ldmkit.panels import TrajectoryPanel
     from ldmkit.recording import record
     from ldmkit.records import Embedding, Trajectory, Walk
+    from ldmkit.space.clip import clip_space
     from ldmkit.space.paths import slerp
+    from ldmkit.space.unclip import decode_embedding, sample_prior
 
 __all__ = [
     "Embedding",
@@ -25,13 +27,16 @@ __all__ = [
     "Walk",
     "__version__",
     "anatomy",
+    "clip_space",
     "critters",
+    "decode_embedding",
     "decode_latents",
     "encode_image",
     "load",
     "models",
     "record",
     "release",
+    "sample_prior",
     "slerp",
 ]
 
@@ -42,13 +47,16 @@ _HOMES = {
     "TrajectoryPanel": "ldmkit.panels",
     "Walk": "ldmkit.records",
     "anatomy": "ldmkit.loading",
+    "clip_space": "ldmkit.space.clip",
     "critters": "ldmkit.critters",
+    "decode_embedding": "ldmkit.space.unclip",
     "decode_latents": "ldmkit.latents",
     "encode_image": "ldmkit.latents",
     "load": "ldmkit.loading",
     "models": "ldmkit.loading",
     "record": "ldmkit.recording",
     "release": "ldmkit.loading",
+    "sample_prior": "ldmkit.space.unclip",
     "slerp": "ldmkit.space.paths",
 }
 

@@ -1,0 +1,192 @@
+"""The first half of DALL-E 2: a caption to the embedding of a picture that it could have.
+
+The loop stands here in the open, once for every family, instead of inside three pipelines of a
+thousand lines: words to CLIP's text tower, noise to the prior, step by step (Ramesh et al. 2022,
+arXiv 2204.06125, section 2.2). Each family's own prior gives the same embedding from the same
+seed; the tests compare.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ldmkit.recording.arrays import arrays_of
+from ldmkit.recording.hooks import Tape, exclusive, hooked
+
+__all__ = ["Drawn", "Heard", "Prior", "draw"]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What a prior is made of.
+
+    Attributes:
+        tokenizer: of CLIP's text tower.
+        text_encoder: the tower with its projection.
+        network: the ``PriorTransformer``.
+        scheduler: its noise law.
+        device: where to run.
+    """
+
+    tokenizer: Any
+    text_encoder: Any
+    network: Any
+    scheduler: Any
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Texts as the prior hears them: projection (b, d), states (b, n, d), which n are words."""
+
+    embeddings: torch.Tensor
+    states: torch.Tensor
+    mask: torch.Tensor
+
+    def repeated(self, count: int) -> Heard:
+        """Each text ``count`` times in a row."""
+        parts = (self.embeddings, self.states, self.mask)
+        return Heard(*(part.repeat_interleave(count, dim=0) for part in parts))
+
+    def after(self, other: Heard) -> Heard:
+        """Both as one batch, ``other`` first."""
+        mine, others = vars(self), vars(other)
+        return Heard(**{name: torch.cat([others[name], mine[name]]) for name in mine})
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What came out: k samples for each of b texts.
+
+    Attributes:
+        embeddings: (b, k, d) in CLIP's space, not normalised.
+        texts: (b, d) the texts' own embeddings.
+        tape: every step of the run, (b·k, d) each, still in the prior's scaled space.
+    """
+
+    embeddings: torch.Tensor
+    texts: torch.Tensor
+    tape: Tape
+
+    def scores(self) -> torch.Tensor:
+        """(b, k) dot products with the text's embedding."""
+        return (self.embeddings * self.texts[:, None]).sum(-1)
+
+
+@torch.no_grad()
+def draw(
+    prior: Prior,
+    texts: Sequence[str],
+    *,
+    count: int,
+    generator: Any,
+    num_inference_steps: int,
+    guidance_scale: float,
+    latents: torch.Tensor | None = None,
+) -> Drawn:
+    """Samples embeddings for texts: x_t to x_{t−1}, from noise, guided away from the empty text.
+
+    Args:
+        prior: the parts.
+        texts: b captions.
+        count: k samples for each.
+        generator: one for the batch, or one for each of the b·k samples.
+        num_inference_steps: n.
+        guidance_scale: w of (1 − w) · without words + w · with words; 1 and less is unguided.
+        latents: (b·k, d) first noise instead of the generator's.
+    """
+    scheduler, guided = prior.scheduler, guidance_scale > 1
+    heard = _hear(prior, texts)
+    words = heard.repeated(count)
+    if guided:
+        words = words.after(_hear(prior, [""] * len(texts)).repeated(count))
+    tape = Tape()
+    with exclusive(scheduler, prior.network), hooked(scheduler, None, tape):
+        scheduler.set_timesteps(num_inference_steps, device=prior.device)
+        x = _noise(prior, len(texts) * count, heard.embeddings.dtype, generator, latents)
+        for i, t in enumerate(scheduler.timesteps):
+            both = torch.cat([x] * 2) if guided else x
+            said = prior.network(
+                scheduler.scale_model_input(both, t),
+                timestep=t,
+                proj_embedding=words.embeddings,
+                encoder_hidden_states=words.states,
+                attention_mask=words.mask,
+            ).predicted_image_embedding
+            if guided:
+                without, with_words = said.chunk(2)
+                said = without + guidance_scale * (with_words - without)
+            later = scheduler.timesteps[i + 1] if i + 1 < len(scheduler.timesteps) else None
+            options = _options(scheduler, generator=generator, prev_timestep=later)
+            x = scheduler.step(said, timestep=t, sample=x, **options)[0]  # (b·k, d)
+    embeddings = prior.network.post_process_latents(x)
+    return Drawn(embeddings.unflatten(0, (len(texts), count)), heard.embeddings, tape)
+
+
+def _hear(prior: Prior, texts: Sequence[str]) -> Heard:
+    read = prior.tokenizer(
+        list(texts),
+        padding="max_length",
+        max_length=prior.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    said = prior.text_encoder(read.input_ids.to(prior.device))
+    mask = read.attention_mask.bool().to(prior.device)
+    return Heard(said.text_embeds, said.last_hidden_state, mask)
+
+
+def _noise(
+    prior: Prior, count: int, dtype: torch.dtype, generator: Any, latents: torch.Tensor | None
+) -> torch.Tensor:
+    from diffusers.utils.torch_utils import randn_tensor
+
+    if latents is None:
+        shape = (count, prior.network.config.embedding_dim)
+        latents = randn_tensor(shape, generator=generator, device=prior.device, dtype=dtype)
+    return latents.to(prior.device, dtype) * prior.scheduler.init_noise_sigma
+
+
+def _options(scheduler: Any, **wanted: Any) -> dict[str, Any]:
+    """What a scheduler's step takes: DDPM's no ``prev_timestep``, which UnCLIP's needs."""
+    known = inspect.signature(scheduler.step).parameters
+    return {name: value for name, value in wanted.items() if name in known}
+
+
+def steps_of(prior: Prior, tape: Tape, rows: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """The arrays of a ``Trajectory`` for some samples of a run, as embeddings of CLIP's space.
+
+    What is diffused are embeddings at mean 0 and deviation 1; here they are taken back, so that
+    each clean estimate compares with embeddings of texts and pictures, and the last row of
+    ``latents`` is the embedding that came out. ``noise_pred`` is what makes the law of a record
+    hold there. Embeddings are (d, 1, 1): d channels of one position.
+    """
+    told = [name for name in names if name in ("latents", "denoised", "noise_pred")]
+    calls = [
+        replace(
+            call,
+            latents=call.latents[list(rows)],
+            model_output=call.model_output[list(rows)],
+            output=call.output[list(rows)],
+        )
+        for call in tape.calls
+    ]
+    arrays = arrays_of(Tape(calls), prior.scheduler, ("latents", "denoised"))
+    post_process = prior.network.post_process_latents
+    with torch.no_grad():
+        for name in ("latents", "denoised"):
+            if arrays[name] is not None:
+                scaled = torch.from_numpy(arrays[name])[..., 0, 0]  # (n, b, d)
+                arrays[name] = post_process(scaled).float().numpy()[..., None, None]
+    if "noise_pred" in told and arrays["denoised"] is not None:
+        alpha, sigma = (arrays[n].reshape(-1, 1, 1, 1, 1) for n in ("alphas", "sigmas"))
+        arrays["noise_pred"] = (arrays["latents"][:-1] - alpha * arrays["denoised"]) / sigma
+    return {
+        name: None if name in ("latents", "denoised") and name not in told else value
+        for name, value in arrays.items()
+    }
