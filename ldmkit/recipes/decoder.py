@@ -98,75 +98,105 @@ class Vectors:
         return vectors * torch.from_numpy(rng.random((count, 1)) >= _VECTORS_DROPPED)
 
 
-def named_parameters(
-    unet: torch.nn.Module,
-) -> list[tuple[str, torch.nn.Parameter]]:
-    """For Muon: the class embedding's layers are matrices like the others, whatever their name."""
+class Lessons:
+    """What the decoder is shown: latents to predict, words mostly unsaid, embeddings.
+
+    Args:
+        options: the recipe's.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        cache = options.runs / "cache"
+        self.seed = options.seed
+        self.conditions = Conditions(options.clip, options.autoencoder, options.device)
+        self.latents = self.conditions.training_latents(options.drawings, cache)
+        self.empty = self.conditions.embed([""])
+        self.alphas = build_scheduler().alphas_cumprod
+        self._deviation = 0.08 * float(self.conditions.vae.config.scaling_factor)  # the encoder's
+        pictures = Pictures(options.clip)
+        self.embeddings = pictures.training(options.drawings, cache)
+        self.vectors = Vectors(fit(self.embeddings))
+        unseen = np.array(drawings(500, TUNING_SEED, cache)[:128])
+        self._held = self.conditions.latents(unseen).float()
+        self._held_vectors = self.vectors(pictures.embed(unseen), torch.zeros(128).long())
+
+    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
+        """Noisy latents, timesteps, words, class vectors and the target v of a step."""
+        rng = np.random.default_rng((self.seed, step))
+        picked = np.sort(rng.integers(0, len(self.latents), BATCH))
+        words = self.empty.repeat(BATCH, 1, 1)
+        said = np.flatnonzero(rng.random(BATCH) >= _CAPTIONS_DROPPED)
+        if len(said):
+            words[said] = self.conditions.embed(captions_of(picked[said], step + 1))
+        x0 = self.latents[picked].float()
+        x0 = x0 + self._deviation * torch.randn_like(x0)
+        t = stratified(BATCH, rng, len(self.alphas))[torch.from_numpy(rng.permutation(BATCH))]
+        x, v = noisy(x0, t, torch.randn_like(x0), self.alphas)
+        return x, t, words, self.vectors.training(self.embeddings[picked], rng), v
+
+    def held(self) -> tuple[torch.Tensor, ...]:
+        """128 pictures that are not trained on, without words, with the same noise each time."""
+        noise = torch.randn(self._held.shape, generator=torch.Generator().manual_seed(0))
+        t = torch.linspace(0, len(self.alphas) - 1, len(noise)).long()
+        x, v = noisy(self._held, t, noise, self.alphas)
+        return x, t, self.empty.expand(len(x), -1, -1), self._held_vectors, v
+
+
+def predict(
+    unet: UNet2DConditionModel,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    words: torch.Tensor,
+    vectors: torch.Tensor,
+) -> torch.Tensor:
+    """The network's v, float32, on its device."""
+    device = str(unet.device)
+    with half(device):
+        y = unet(x.to(device), t.to(device), words, class_labels=vectors.to(device)).sample
+    out: torch.Tensor = y.float()
+    return out
+
+
+def for_muon(unet: UNet2DConditionModel) -> list[tuple[str, torch.nn.Parameter]]:
+    """The class embedding's layers are matrices like the others, whatever they are called."""
     return [(n.replace("class_embedding", "class_layers"), p) for n, p in unet.named_parameters()]
 
 
 def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCLIPImageNormalizer]:
     """Run the recipe; returns the decoder with its averaged weights, and the normaliser."""
     torch.manual_seed(options.seed)
-    cache, device = options.runs / "cache", options.device
-    conditions = Conditions(options.clip, options.autoencoder, device)
-    latents = conditions.training_latents(options.drawings, cache)
-    pictures = Pictures(options.clip)
-    embeddings = pictures.training(options.drawings, cache)
-    vectors = Vectors(fit(embeddings))
-    unseen = np.array(drawings(500, TUNING_SEED, cache)[:128])
-    held = conditions.latents(unseen).float()
-    held_vectors = vectors(pictures.embed(unseen), torch.zeros(128, dtype=torch.int64))
-    empty = conditions.embed([""])
-    unet = warm_start(options.start or UNET).to(device).train()
-    alphas = build_scheduler().alphas_cumprod
-    posterior = 0.08 * float(conditions.vae.config.scaling_factor)  # the encoder's fixed deviation
+    lessons = Lessons(options)
+    unet = warm_start(options.start or UNET).to(options.device).train()
     run = Run(
         options.name or "decoder",
         unet,
-        Muon(named_parameters(unet), vector_lr=0.1),
+        Muon(for_muon(unet), vector_lr=0.1),
         options.minutes,
         options.rate,
         options.runs,
     )
 
-    def predict(
-        x: torch.Tensor, t: torch.Tensor, words: torch.Tensor, told: torch.Tensor
-    ) -> torch.Tensor:
-        with half(device):
-            y = unet(x.to(device), t.to(device), words, class_labels=told.to(device)).sample
-        return y.float()
-
     def evaluate() -> dict[str, float]:
-        noise = torch.randn(held.shape, generator=torch.Generator().manual_seed(0))
-        t = torch.linspace(0, 1023, len(held)).long()
-        x, v = noisy(held, t, noise, alphas)
-        found = {"loss": last}
+        *inputs, vectors, v = lessons.held()
         with run.averaged(), torch.no_grad():
-            for name, told in (("v_mse", held_vectors), ("v_mse_zero", held_vectors * 0)):
-                y = predict(x, t, empty.expand(len(x), -1, -1), told).cpu()
-                found[name] = float((y - v).square().mean())
-        return found
+            led = predict(unet, *inputs, vectors).cpu()
+            alone = predict(unet, *inputs, vectors * 0).cpu()
+        return {
+            "v_mse": float((led - v).square().mean()),
+            "v_mse_alone": float((alone - v).square().mean()),
+            "loss": last,
+        }
 
     last = 0.0
-    with sdpa_kernel(SDPBackend.MATH if device == "cpu" else list(SDPBackend.__members__.values())):
+    cpu = options.device == "cpu"
+    with sdpa_kernel(SDPBackend.MATH if cpu else list(SDPBackend.__members__.values())):
         for step in run.steps(evaluate):
-            rng = np.random.default_rng((options.seed, step))
-            picked = np.sort(rng.integers(0, len(latents), BATCH))
-            words = empty.repeat(BATCH, 1, 1)
-            said = np.flatnonzero(rng.random(BATCH) >= _CAPTIONS_DROPPED)
-            if len(said):
-                words[said] = conditions.embed(captions_of(picked[said], step + 1))
-            x0 = latents[picked].float()
-            x0 = x0 + posterior * torch.randn_like(x0)
-            t = stratified(BATCH, rng, len(alphas))[torch.from_numpy(rng.permutation(BATCH))]
-            x, v = noisy(x0, t, torch.randn_like(x0), alphas)
-            told = vectors.training(embeddings[picked], rng)
-            loss = (predict(x, t, words, told) - v.to(device)).square().mean()
+            *inputs, v = lessons.batch(step)
+            loss = (predict(unet, *inputs) - v.to(options.device)).square().mean()
             run.update(loss)
             last = 0.98 * last + 0.02 * float(loss.detach()) if last else float(loss.detach())
     unet.load_state_dict(run.average)
-    return unet.eval(), vectors.normalizer
+    return unet.eval(), lessons.vectors.normalizer
 
 
 def save(unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer, folder: Path) -> None:

@@ -29,7 +29,7 @@ from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.unet import stratified
 from ldmkit.recipes.vocabulary import POSITIONS
 
-BATCH = 256
+BATCH = 128
 _DROPPED = 0.1  # captions replaced by the empty one, the pipeline's unconditional
 _EXTRA = 4  # tokens after the caption's: text embedding, timestep, noised embedding, output
 

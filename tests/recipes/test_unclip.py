@@ -1,0 +1,159 @@
+"""Prior, decoder and the pipeline folder: against diffusers' own, and one short run of each."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    StableUnCLIPImg2ImgPipeline,
+    StableUnCLIPPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
+    StableUnCLIPImageNormalizer,
+)
+from safetensors.torch import load_file
+
+from ldmkit.recipes import decoder, embeddings, prior, unclip
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+CAPTIONS = ["a red cat", "a big blue dog with a top hat on the beach"]
+
+
+def _gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+@pytest.fixture(scope="module")
+def normalizer() -> StableUnCLIPImageNormalizer:
+    torch.manual_seed(0)
+    return embeddings.fit(3 * torch.randn(200, embeddings.WIDTH) + torch.randn(embeddings.WIDTH))
+
+
+@pytest.fixture(scope="module")
+def pipe(normalizer: StableUnCLIPImageNormalizer) -> StableUnCLIPPipeline:
+    torch.manual_seed(1)
+    unet = decoder.warm_start(embeddings.UNET)
+    return unclip.assemble(prior.build(normalizer).eval(), unet, normalizer)
+
+
+@torch.no_grad()
+def test_the_decoder_starts_as_the_unet_that_it_came_from(tmp_path: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(embeddings.UNET, dtype=torch.float32)
+    fresh = decoder.warm_start(embeddings.UNET)
+    x, t, words = torch.randn(2, 4, 16, 16), torch.tensor([3, 900]), torch.randn(2, 32, 128)
+    for vector in (torch.zeros(2, 256), torch.randn(2, 256)):
+        assert (
+            _gap(fresh(x, t, words, class_labels=vector).sample, unet(x, t, words).sample) <= 1e-5
+        )
+    torch.nn.init.normal_(fresh.class_embedding.linear_2.weight)
+    fresh.save_pretrained(tmp_path)
+    again = decoder.warm_start(str(tmp_path))  # a decoder goes on as it is
+    assert _gap(again.class_embedding.linear_2.weight, fresh.class_embedding.linear_2.weight) == 0
+
+
+def test_a_unet_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    config = dict(UNet2DConditionModel.load_config(embeddings.UNET))
+    config |= {
+        "class_embed_type": "simple_projection",
+        "projection_class_embeddings_input_dim": 64,
+    }
+    UNet2DConditionModel.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"without a place \['class_embedding"):
+        decoder.warm_start(str(tmp_path))
+
+
+def test_class_vectors_are_the_pipelines(
+    pipe: StableUnCLIPPipeline, normalizer: StableUnCLIPImageNormalizer
+) -> None:
+    vectors, e = decoder.Vectors(normalizer), torch.randn(3, 128)
+    for level in (0, 300, 999):
+        noise = torch.randn(e.shape, generator=torch.manual_seed(7))
+        torch.manual_seed(7)
+        ours = vectors(e, torch.full((3,), level))
+        theirs = pipe.noise_image_embeddings(e, level, noise=noise)
+        assert _gap(ours, theirs) <= 1e-6
+
+
+def test_whole_vectors_are_dropped_and_low_levels_dominate(
+    normalizer: StableUnCLIPImageNormalizer,
+) -> None:
+    vectors = decoder.Vectors(normalizer).training(
+        torch.randn(4000, 128) + 5, np.random.default_rng(0)
+    )
+    empty = (vectors == 0).all(1)
+    assert 0.08 < float(empty.float().mean()) < 0.12
+    assert not (vectors[~empty][:, 128:] == 0).all(1).any()  # the level's half goes with it
+    clean = vectors[~empty][:, 128:]
+    at_zero = get_timestep_embedding(
+        torch.zeros(1), 128, flip_sin_to_cos=True, downscale_freq_shift=0
+    )
+    assert 0.45 < float((clean == at_zero).all(1).float().mean()) < 0.6
+
+
+@torch.no_grad()
+def test_padding_left_out_changes_nothing(pipe: StableUnCLIPPipeline) -> None:
+    embeds, states, mask = pipe._encode_prior_prompt(CAPTIONS, "cpu", 1, False)
+    x, t = torch.randn(2, 128), torch.tensor([5, 900])
+    theirs = pipe.prior(x, t, embeds, states, mask).predicted_image_embedding
+    length = int(mask.sum(1).max())
+    short = {
+        "proj_embedding": embeds,
+        "encoder_hidden_states": states[:, :length],
+        "attention_mask": mask[:, :length],
+    }
+    assert length < 32
+    assert _gap(prior.predict(pipe.prior, x, t, short), theirs) <= 1e-5
+    heard = prior.Words(embeddings.CLIP, "cpu")(CAPTIONS)  # bfloat16 arithmetic where there is
+    assert _gap(heard["proj_embedding"], embeds) <= 0.05 * float(embeds.abs().max())
+
+
+def test_each_dimension_is_scaled_to_mean_0_and_deviation_1() -> None:
+    e = torch.randn(500, 128) * torch.linspace(0.5, 4, 128) + 3
+    x = embeddings.fit(e).scale(e)
+    assert _gap(x.mean(0), torch.zeros(128)) <= 1e-5
+    assert _gap(x.std(0), torch.ones(128)) <= 1e-5
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, name: str, runs: Path, *options: str) -> Path:
+    arguments = ["--runs", str(runs), "--minutes", "0.03", "--drawings", "500", *options]
+    monkeypatch.setattr("sys.argv", [name, *arguments])
+    importlib.import_module(f"ldmkit.recipes.{name}").main()
+    lines = (runs / name / "metrics.jsonl").read_text().splitlines()
+    assert all(np.isfinite(v) for v in json.loads(lines[-1]).values())
+    return runs / name / "model"
+
+
+def test_from_drawings_to_an_unclip_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = {name: str(_run(monkeypatch, name, tmp_path)) for name in ("prior", "decoder")}
+    options = ["--prior", trained["prior"], "--decoder", trained["decoder"]]
+    monkeypatch.setattr("sys.argv", ["unclip", *options, "--runs", str(tmp_path)])
+    unclip.main()
+    folder = tmp_path / "unclip"
+
+    for path in folder.rglob("*.safetensors"):
+        assert {t.dtype for t in load_file(path).values() if t.is_floating_point()} == {
+            torch.float16
+        }
+    assert not [p for p in folder.rglob("*.json") if str(tmp_path) in p.read_text()]
+    pipe = StableUnCLIPPipeline.from_pretrained(folder)  # float32, as its configurations say
+    settings = json.loads((folder / "ldmkit.json").read_text())["variants"][""]
+    few = settings | {"num_inference_steps": 2, "prior_num_inference_steps": 2}
+    picture = pipe("a red cat", **few, generator=torch.manual_seed(400_000)).images[0]
+    assert np.asarray(picture).shape == (64, 64, 3)
+    assert _gap(pipe.prior.clip_mean, pipe.image_normalizer.mean) == 0
+
+    parts = {n: getattr(pipe, n) for n in ("tokenizer", "text_encoder", "unet", "scheduler", "vae")}
+    parts |= {n: getattr(pipe, n) for n in ("image_normalizer", "image_noising_scheduler")}
+    other = StableUnCLIPImg2ImgPipeline(feature_extractor=None, image_encoder=None, **parts)
+    picture = other(prompt="", image_embeds=torch.randn(1, 128), num_inference_steps=2).images[0]
+    assert np.asarray(picture).shape == (64, 64, 3)
