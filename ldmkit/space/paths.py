@@ -107,7 +107,7 @@ def _embedding(a: Embedding, b: Embedding, t: float, walk: Walk) -> Embedding:
         return b if t else a
     vector = _at(a.vector.astype(np.float64), b.vector.astype(np.float64), t, walk)
     label = f"{a.label} → {b.label} at {t:.2g}"
-    return Embedding(vector, label, "path", a.model or b.model, compound=True)
+    return Embedding(vector.astype(np.float32), label, "path", a.model or b.model, compound=True)
 
 
 def _at(a: Float64, b: Float64, t: float, walk: Walk) -> Float64:
