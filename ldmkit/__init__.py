@@ -11,23 +11,26 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ldmkit import critters
+    from ldmkit.distill import compare, score, sweep
     from ldmkit.latents import decode_latents, encode_image
     from ldmkit.loading import anatomy, load, models, release
     from ldmkit.panels import TrajectoryPanel
     from ldmkit.recording import record
-    from ldmkit.records import Embedding, Trajectory, Walk
+    from ldmkit.records import Embedding, Grid, Trajectory, Walk
     from ldmkit.space.clip import clip_space
     from ldmkit.space.paths import slerp
     from ldmkit.space.unclip import decode_embedding, sample_prior
 
 __all__ = [
     "Embedding",
+    "Grid",
     "Trajectory",
     "TrajectoryPanel",
     "Walk",
     "__version__",
     "anatomy",
     "clip_space",
+    "compare",
     "critters",
     "decode_embedding",
     "decode_latents",
@@ -37,17 +40,21 @@ __all__ = [
     "record",
     "release",
     "sample_prior",
+    "score",
     "slerp",
+    "sweep",
 ]
 
 # Where each public name lives; a name that maps to itself is a subpackage.
 _HOMES = {
     "Embedding": "ldmkit.records",
+    "Grid": "ldmkit.records",
     "Trajectory": "ldmkit.records",
     "TrajectoryPanel": "ldmkit.panels",
     "Walk": "ldmkit.records",
     "anatomy": "ldmkit.loading",
     "clip_space": "ldmkit.space.clip",
+    "compare": "ldmkit.distill",
     "critters": "ldmkit.critters",
     "decode_embedding": "ldmkit.space.unclip",
     "decode_latents": "ldmkit.latents",
@@ -57,7 +64,9 @@ _HOMES = {
     "record": "ldmkit.recording",
     "release": "ldmkit.loading",
     "sample_prior": "ldmkit.space.unclip",
+    "score": "ldmkit.distill",
     "slerp": "ldmkit.space.paths",
+    "sweep": "ldmkit.distill",
 }
 
 

@@ -68,11 +68,9 @@ def _scheduler(sampler: Any, own: Any) -> Any:
         import diffusers
 
         sampler = getattr(diffusers, SAMPLERS[_known(sampler)])
-    if isinstance(sampler, type) and callable(getattr(sampler, "from_config", None)):
-        return sampler.from_config(own.config)
-    if not isinstance(sampler, type) and callable(getattr(sampler, "step", None)):
-        # A scheduler holds state while it runs: two pipelines must not share one.
-        return sampler.from_config(sampler.config)
+    if callable(getattr(sampler, "step", None)) and callable(getattr(sampler, "from_config", None)):
+        # Also of a scheduler a new one: it holds state while it runs, which two must not share.
+        return sampler.from_config(own.config if isinstance(sampler, type) else sampler.config)
     raise TypeError(
         f"scheduler must be a name ({', '.join(SAMPLERS)}), a scheduler's class or a scheduler, "
         f"got {type(sampler).__name__}."

@@ -246,7 +246,7 @@ class Grid:
 
         Yields:
             The labels, ``pictures`` (how many were made), the score under its measure's name with
-            ``low`` and ``high`` (95 %), ``seconds`` (median per picture), and the other values.
+            ``low`` and ``high`` (95 %), and the median of the other values, such as ``seconds``.
         """
         names = self._kept_apart() if by is None else tuple(by)
         for labels in itertools.product(*(self.axes[name] for name in names)):
@@ -255,7 +255,9 @@ class Grid:
             row: dict[str, Any] = point | {"pictures": sum(im is not None for im in part.images)}
             if self.measure and "score" in self.values:
                 score = mean_of(part.values["score"])
-                row |= {self.measure: score.value, "low": score.low, "high": score.high}
+                row[self.measure] = score.value
+                if len(part) > 1:  # one picture is no sample
+                    row |= {"low": score.low, "high": score.high}
             for name, column in part.values.items():
                 if name != "score":
                     row[name] = _median(column)
@@ -268,11 +270,13 @@ class Grid:
     def table(self) -> Table:
         """``rows`` as a table that shows itself: ``grid.table["seconds"]`` is one column."""
         rows = tuple(self.rows())
-        caption = "seconds: median per picture"
-        if self.measure:
-            caption = f"low, high: 95 % interval of {self.measure}; {caption}"
+        notes = []
+        if "low" in rows[0]:
+            notes.append(f"low, high: 95 % interval of {self.measure}")
+        if "seconds" in rows[0]:
+            notes.append("seconds: median per picture")
         digits = {"seconds": 3, "first_alpha": 3, "calls": 0, "first_timestep": 0}
-        return Table(columns=tuple(rows[0]), rows=rows, caption=caption, digits=digits)
+        return Table(columns=tuple(rows[0]), rows=rows, caption="; ".join(notes), digits=digits)
 
     def figure(self, *, rows: int = 8) -> Figure:
         """A matplotlib figure: the pictures, and score and seconds as curves with their bands.

@@ -37,6 +37,7 @@ def save(grid: Grid, path: str | PathLike[str]) -> Path:
     else:
         arrays |= {f"images/{i}": array for i, array in enumerate(pixels)}
     words = {name: getattr(grid, name) for name in WORDS}
+    words["values"] = list(grid.values)  # safetensors sorts its names
     # A list of pairs: JSON objects keep their order only by courtesy, and the order is meant.
     words["axes"] = [[name, list(labels)] for name, labels in grid.axes.items()]
     return write_record(path, arrays, {"format": FORMAT, "version": VERSION, **words})
@@ -63,11 +64,7 @@ def load(path: str | PathLike[str], *, max_bytes: int) -> Grid:
 def _unpack(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Grid:
     pictures = _pictures(arrays)
     images = [next(pictures) if made else None for made in arrays["made"].tolist()]
-    values = {
-        name.removeprefix("values/"): array
-        for name, array in arrays.items()
-        if name.startswith("values/")
-    }
+    values = {name: arrays[f"values/{name}"] for name in meta["values"]}
     axes = {name: tuple(labels) for name, labels in meta["axes"]}
     if len(axes) < len(meta["axes"]):
         raise RecordError("two of its axes have one name.")

@@ -1,0 +1,237 @@
+"""Many runs of pipelines into one ``Grid``: in this thread, or in any executor."""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ldmkit.distill.scoring import Scorer
+from ldmkit.loading import load
+from ldmkit.loading.samplers import with_sampler
+from ldmkit.recording import record
+from ldmkit.records.grid import Grid, Label
+
+__all__ = ["Job", "Progress", "gather", "plain"]
+
+_MEASURED = ("score", "seconds", "calls", "first_timestep", "first_alpha")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of a pipeline: pictures side by side with the same settings.
+
+    Attributes:
+        pipe: a pipeline, or a name for ``load``, so that another process can open it itself.
+        sampler: another scheduler than the pipeline's own, or ``None``.
+        prompts: one per picture; ``None`` for a pipeline that takes no words.
+        seeds: one per picture; ``None`` where the call says where noise comes from.
+        call: the pipeline's keywords.
+        positions: where in the grid the pictures belong.
+    """
+
+    pipe: Any
+    sampler: Any
+    prompts: tuple[str, ...] | None
+    seeds: tuple[int, ...] | None
+    call: Mapping[str, Any]
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a job brings home; small enough to travel between processes."""
+
+    images: tuple[Image.Image, ...]
+    seconds: float  # per picture
+    calls: int
+    first_timestep: float
+    first_alpha: float
+    call: Mapping[str, Any]
+    model: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A picture that has just been made.
+
+    Attributes:
+        index: its position in the grid's ``images``.
+        done: how many are made, this one among them.
+        total: how many there will be.
+        point: its label on each axis.
+        image: the picture.
+        score: its score, or ``None``.
+        seconds: how long it took.
+    """
+
+    index: int
+    done: int
+    total: int
+    point: Mapping[str, Label]
+    image: Image.Image
+    score: float | None
+    seconds: float
+
+
+OnUpdate = Callable[[Progress], bool | None]
+
+
+class _Stopped(Exception):
+    """``on_update`` returned ``False``."""
+
+
+def gather(
+    jobs: Sequence[Job],
+    blank: Grid,
+    *,
+    scorer: Scorer | None = None,
+    executor: Executor | None = None,
+    on_update: OnUpdate | None = None,
+) -> Grid:
+    """Runs the jobs and fills a grid that has its axes, prompts and seeds already.
+
+    ``on_update`` is called in this thread after each picture; ``False`` stops and keeps what is
+    made. Without an executor the jobs run in their order.
+    """
+    table = _Table(blank, scorer, on_update)
+    try:
+        for job, made in _in_order(jobs) if executor is None else _as_they_come(jobs, executor):
+            table.add(job, made)
+    except _Stopped:
+        pass
+    return table.grid()
+
+
+def _in_order(jobs: Sequence[Job]) -> Iterator[tuple[Job, Made]]:
+    for job in jobs:
+        yield job, run(job)
+
+
+def _as_they_come(jobs: Sequence[Job], executor: Executor) -> Iterator[tuple[Job, Made]]:
+    futures = {executor.submit(run, job): job for job in jobs}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:  # an error or a stop: what has not begun never will
+        for future in futures:
+            future.cancel()
+
+
+_turn = threading.Lock()  # runs in one process share its networks and cores: time them one by one
+
+
+def run(job: Job) -> Made:
+    """Runs one job; a function of the module, so that executors can send it."""
+    pipe = _opened(job.pipe)
+    if job.sampler is not None:
+        pipe = with_sampler(pipe, job.sampler)
+    words: Any = None if job.prompts is None else list(job.prompts)
+    with _turn:
+        start = time.perf_counter()
+        traj = record(pipe, words, seed=job.seeds, keep=(), preview="none", **job.call)
+        seconds = time.perf_counter() - start
+    count = len(job.positions)
+    if len(traj.images) != count:
+        raise RuntimeError(
+            f"The pipeline made {len(traj.images)} pictures where {count} were asked for; leave "
+            "out num_images_per_prompt and output_type (a seed axis gives more pictures)."
+        )
+    alpha, sigma = float(traj.alphas[0]), float(traj.sigmas[0])
+    return Made(
+        images=traj.images,
+        seconds=seconds / count,
+        calls=len(traj.timesteps),
+        first_timestep=float(traj.timesteps[0]),
+        # At unit variance, where Euler's latents are as large as sigma.
+        first_alpha=alpha / math.hypot(alpha, sigma),
+        call=traj.call,
+        model=traj.model,
+        versions=traj.versions,
+    )
+
+
+def _opened(pipe: Any) -> Any:
+    return _named(pipe) if isinstance(pipe, str) else pipe
+
+
+@functools.lru_cache(maxsize=1)  # a worker opens its model once, whatever number of jobs it gets
+def _named(name: str) -> Any:
+    return load(name)
+
+
+class _Table:
+    """The grid while it is being filled."""
+
+    def __init__(self, blank: Grid, scorer: Scorer | None, on_update: OnUpdate | None) -> None:
+        self._blank, self._scorer, self._on_update = blank, scorer, on_update
+        self._images: list[Image.Image | None] = [None] * len(blank)
+        self._values = {name: np.full(len(blank), np.nan) for name in _MEASURED}
+        self._call: dict[str, Any] | None = None
+        self._models: dict[str, None] = {}
+        self._versions: Mapping[str, str] = {}
+        self._done = 0
+
+    def add(self, job: Job, made: Made) -> None:
+        scores: Sequence[float | None] = [None] * len(made.images)
+        if self._scorer is not None and job.prompts is not None:
+            scores = self._scorer.of(made.images, job.prompts)
+        self._remember(made)
+        for position, image, score in zip(job.positions, made.images, scores, strict=True):
+            self._images[position] = image
+            for name in _MEASURED[1:]:
+                self._values[name][position] = getattr(made, name)
+            self._values["score"][position] = np.nan if score is None else score
+        for told in zip(job.positions, made.images, scores, strict=True):  # all are kept by now
+            self._tell(*told, made.seconds)
+
+    def _remember(self, made: Made) -> None:
+        own = {name: value for name, value in made.call.items() if name not in self._blank.axes}
+        before = own if self._call is None else self._call
+        # Only what all pictures share: a student's own guidance is not the teacher's.
+        self._call = {k: v for k, v in before.items() if k in own and own[k] == v}
+        self._models[made.model] = None
+        self._versions = made.versions
+
+    def _tell(self, index: int, image: Image.Image, score: float | None, seconds: float) -> None:
+        self._done += 1
+        if self._on_update is None:
+            return
+        point, total = self._blank.point(index), len(self._images)
+        answer = self._on_update(Progress(index, self._done, total, point, image, score, seconds))
+        if isinstance(answer, (bool, np.bool_)) and not answer:
+            raise _Stopped
+
+    def grid(self) -> Grid:
+        return replace(
+            self._blank,
+            images=tuple(self._images),
+            values=self._values if self._scorer else _without(self._values, "score"),
+            measure=self._scorer.measure if self._scorer else "",
+            call=self._call or {},
+            model=", ".join(self._models),
+            versions=self._versions,
+        )
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
+
+
+def plain(name: str, values: Sequence[Any]) -> tuple[Label, ...]:
+    """Labels for an axis' values: themselves where they are words or numbers, else numbered."""
+    labels = []
+    for i, value in enumerate(values):
+        value = value.item() if isinstance(value, np.generic) else value
+        known = isinstance(value, (str, int, float, bool, type(None)))
+        labels.append(value if known else f"{name} {i + 1}")
+    return tuple(labels)
