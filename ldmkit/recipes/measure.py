@@ -24,10 +24,14 @@ from transformers import CLIPModel, CLIPTokenizer
 import ldmkit.critters
 from ldmkit.critters.judging import judge_many, look, recogniser
 from ldmkit.critters.scene import EVALUATION_SEED
-from ldmkit.recipes import autoencoder, clip, evaluate, judge
+from ldmkit.recipes import autoencoder, clip, evaluate, judge, variety
 from ldmkit.recipes.common import drawings, scene
+from ldmkit.recipes.unet import Conditions
+from ldmkit.records.intervals import paired_difference
 
 WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
+TRAINING = 96_000  # drawings that the shipped U-Net was trained on
+EFFECTS = 200  # captions that effects are measured on
 
 
 def measure_autoencoder(folder: Path, cache: Path) -> dict[str, float]:
@@ -61,8 +65,8 @@ def measure_judge(cache: Path) -> dict[str, Any]:
     }
 
 
-def measure_pipeline(folder: Path, count: int, sheets: Path) -> dict[str, Any]:
-    """Obedience of one critter (seen, held out) and of two, with Wilson intervals, and sheets."""
+def measure_pipeline(folder: Path, count: int, sheets: Path, cache: Path) -> dict[str, Any]:
+    """Obedience with Wilson intervals, effects, variety, nearness to training drawings; sheets."""
     pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     settings = json.loads((folder / "ldmkit.json").read_text())["variants"][""]
     results: dict[str, Any] = dict(settings)
@@ -73,7 +77,46 @@ def measure_pipeline(folder: Path, count: int, sheets: Path) -> dict[str, Any]:
         )
         results[name] = evaluate.report(judge_many(pictures, texts))
         evaluate.sheet(pictures[:60]).save(sheets / f"sheet-{name.replace('_', '-')}.png")
+        if name == "seen":
+            results["effects"] = _effects(pipe, texts, pictures, settings)
+            results["novelty"] = variety.novelty(pictures, _training(cache), pipe.vae, cache)
+    results["variety"] = variety.variety(
+        lambda caption: evaluate.paint(
+            pipe,
+            [caption] * variety.SEEDS,
+            settings["num_inference_steps"],
+            settings["guidance_scale"],
+        ),
+        cache,
+    )
     return results
+
+
+def _training(cache: Path) -> np.ndarray[Any, np.dtype[np.float16]]:
+    """The latents of the training drawings, (n, 4, 16, 16) float16."""
+    known = Conditions(
+        str(WEIGHTS / "critters-clip"), str(WEIGHTS / "critters" / "vae"), "cpu"
+    ).training_latents(TRAINING, cache)
+    return known.numpy()
+
+
+def _effects(
+    pipe: StableDiffusionPipeline,
+    texts: list[str],
+    pictures: list[Image.Image],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """What obedience gains by guidance and by steps, each caption against itself."""
+    steps, guidance = settings["num_inference_steps"], settings["guidance_scale"]
+    some = texts[:EFFECTS]
+    best = [v.obeyed for v in judge_many(pictures[: len(some)], some)]
+    runs = {"guidance_1": (steps, 1.0), "steps_4": (4, guidance)}
+    found: dict[str, Any] = {"captions": len(some)}
+    for name, (n, scale) in runs.items():
+        less = [v.obeyed for v in judge_many(evaluate.paint(pipe, some, n, scale), some)]
+        gain = paired_difference(best, less)
+        found[name] = {"obedience": sum(less) / len(some), "gain": [round(g, 3) for g in gain]}
+    return found
 
 
 def write_hashes(folder: Path = WEIGHTS) -> None:
@@ -115,7 +158,35 @@ def card_rows(metrics: dict[str, Any]) -> str:
     for key, name in names.items():
         shares = ", ".join(f"{n} {v:.2f}" for n, v in pipe[key]["attributes"].items())
         rows.append(f"| {name}: each attribute | {shares} |")
+    rows += _more_rows(pipe)
     return "\n".join(rows)
+
+
+def _more_rows(pipe: dict[str, Any]) -> list[str]:
+    effects, open_details, new = pipe["effects"], pipe["variety"], pipe["novelty"]
+    shares = ", ".join(f"{n} {v:.2f}" for n, v in open_details["details"].items())
+    gains = {
+        "guidance 1 under guidance " + str(pipe["guidance_scale"]): effects["guidance_1"],
+        f"4 steps under {pipe['num_inference_steps']}": effects["steps_4"],
+    }
+    return [
+        f"| variety: entropy of what was not said over that of drawings, {open_details['captions']}"
+        f" captions × {open_details['seeds']} seeds | {open_details['ratio']:.2f} "
+        f"({_ends(open_details['interval'])}) |",
+        f"| … each detail | {shares} |",
+        f"| distance to the nearest of {new['training_drawings']} training drawings, median over "
+        f"that of new drawings ({new['pictures']} pictures) | {new['ratio']:.2f} "
+        f"({_ends(new['interval'])}) |",
+        *(
+            f"| obedience lost by {name} ({effects['captions']} captions, paired) | "
+            f"{row['gain'][0]:.2f} ({_ends(row['gain'][1:])}) |"
+            for name, row in gains.items()
+        ),
+    ]
+
+
+def _ends(interval: list[float]) -> str:
+    return f"{interval[0]:.2f}…{interval[1]:.2f}"
 
 
 def fill_card(card: Path, section: str, text: str) -> None:
@@ -138,7 +209,7 @@ def main() -> None:
         "autoencoder": measure_autoencoder(WEIGHTS / "critters" / "vae", cache),
         "clip": measure_clip(WEIGHTS / "critters-clip"),
         "judge": measure_judge(cache),
-        "pipeline": measure_pipeline(WEIGHTS / "critters", options.captions, WEIGHTS),
+        "pipeline": measure_pipeline(WEIGHTS / "critters", options.captions, WEIGHTS, cache),
     }
     (WEIGHTS / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     fill_card(WEIGHTS / "MODEL_CARD.md", "measured", card_rows(metrics))
