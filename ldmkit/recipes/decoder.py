@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -98,6 +99,16 @@ class Vectors:
         return vectors * torch.from_numpy(rng.random((count, 1)) >= _VECTORS_DROPPED)
 
 
+class Lesson(NamedTuple):
+    """A batch: what the network is given, and the v that it should answer."""
+
+    x: torch.Tensor  # (b, 4, 16, 16) noisy latents
+    t: torch.Tensor  # (b,) timesteps
+    words: torch.Tensor  # (b, 32, 128)
+    vectors: torch.Tensor  # (b, 256)
+    v: torch.Tensor  # (b, 4, 16, 16)
+
+
 class Lessons:
     """What the decoder is shown: latents to predict, words mostly unsaid, embeddings.
 
@@ -120,8 +131,8 @@ class Lessons:
         self._held = self.conditions.latents(unseen).float()
         self._held_vectors = self.vectors(pictures.embed(unseen), torch.zeros(128).long())
 
-    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
-        """Noisy latents, timesteps, words, class vectors and the target v of a step."""
+    def batch(self, step: int) -> Lesson:
+        """The batch of a step."""
         rng = np.random.default_rng((self.seed, step))
         picked = np.sort(rng.integers(0, len(self.latents), BATCH))
         words = self.empty.repeat(BATCH, 1, 1)
@@ -132,29 +143,24 @@ class Lessons:
         x0 = x0 + self._deviation * torch.randn_like(x0)
         t = stratified(BATCH, rng, len(self.alphas))[torch.from_numpy(rng.permutation(BATCH))]
         x, v = noisy(x0, t, torch.randn_like(x0), self.alphas)
-        return x, t, words, self.vectors.training(self.embeddings[picked], rng), v
+        vectors = self.vectors.training(self.embeddings[picked], rng)
+        return Lesson(x, t, words, vectors, v)
 
-    def held(self) -> tuple[torch.Tensor, ...]:
+    def held(self) -> Lesson:
         """128 pictures that are not trained on, without words, with the same noise each time."""
         noise = torch.randn(self._held.shape, generator=torch.Generator().manual_seed(0))
         t = torch.linspace(0, len(self.alphas) - 1, len(noise)).long()
         x, v = noisy(self._held, t, noise, self.alphas)
-        return x, t, self.empty.expand(len(x), -1, -1), self._held_vectors, v
+        return Lesson(x, t, self.empty.expand(len(x), -1, -1), self._held_vectors, v)
 
 
-def predict(
-    unet: UNet2DConditionModel,
-    x: torch.Tensor,
-    t: torch.Tensor,
-    words: torch.Tensor,
-    vectors: torch.Tensor,
-) -> torch.Tensor:
-    """The network's v, float32, on its device."""
+def error(unet: UNet2DConditionModel, lesson: Lesson) -> torch.Tensor:
+    """Mean squared error of the network's v."""
     device = str(unet.device)
+    x, t, words, vectors, v = (part.to(device) for part in lesson)
     with half(device):
-        y = unet(x.to(device), t.to(device), words, class_labels=vectors.to(device)).sample
-    out: torch.Tensor = y.float()
-    return out
+        y = unet(x, t, words, class_labels=vectors).sample
+    return (y.float() - v).square().mean()
 
 
 def for_muon(unet: UNet2DConditionModel) -> list[tuple[str, torch.nn.Parameter]]:
@@ -177,22 +183,17 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCL
     )
 
     def evaluate() -> dict[str, float]:
-        *inputs, vectors, v = lessons.held()
+        led = lessons.held()
+        alone = led._replace(vectors=led.vectors * 0)
         with run.averaged(), torch.no_grad():
-            led = predict(unet, *inputs, vectors).cpu()
-            alone = predict(unet, *inputs, vectors * 0).cpu()
-        return {
-            "v_mse": float((led - v).square().mean()),
-            "v_mse_alone": float((alone - v).square().mean()),
-            "loss": last,
-        }
+            errors = {"v_mse": error(unet, led), "v_mse_alone": error(unet, alone)}
+        return {"loss": last} | {name: float(value) for name, value in errors.items()}
 
     last = 0.0
     cpu = options.device == "cpu"
     with sdpa_kernel(SDPBackend.MATH if cpu else list(SDPBackend.__members__.values())):
         for step in run.steps(evaluate):
-            *inputs, v = lessons.batch(step)
-            loss = (predict(unet, *inputs) - v.to(options.device)).square().mean()
+            loss = error(unet, lessons.batch(step))
             run.update(loss)
             last = 0.98 * last + 0.02 * float(loss.detach()) if last else float(loss.detach())
     unet.load_state_dict(run.average)
