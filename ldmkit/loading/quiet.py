@@ -12,7 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["no_progress_bars", "one_scan", "parts_on_demand", "swift_imports"]
+__all__ = [
+    "no_progress_bars",
+    "no_retirement_notice",
+    "one_scan",
+    "parts_on_demand",
+    "swift_imports",
+]
 
 
 @contextmanager
@@ -104,3 +110,18 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         for of in shown:
             of.enable_progress_bar()
+
+
+@contextmanager
+def no_retirement_notice() -> Iterator[None]:
+    """Drops what diffusers says at each making of a pipeline class that it no longer mends."""
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    logger.addFilter(_not_about_retirement)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_not_about_retirement)
+
+
+def _not_about_retirement(entry: logging.LogRecord) -> bool:
+    return "will not receive bug fixes" not in entry.getMessage()

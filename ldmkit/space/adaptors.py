@@ -14,12 +14,16 @@ from typing import Any
 import torch
 
 from ldmkit.loading.origin import origin_of
-from ldmkit.loading.quiet import swift_imports
+from ldmkit.loading.quiet import no_retirement_notice, swift_imports
 from ldmkit.space.prior import Prior
 
 __all__ = ["Family", "family_of"]
 
 Call = dict[str, Any]
+
+_REST = inspect.Parameter.VAR_KEYWORD
+_STATISTICS = ("clip_mean", "clip_std")
+_SET_BY_LDMKIT = ("image", "image_embeds", "image_embeddings", "prompt", "noise_level", "latents")
 
 
 class Family:
@@ -29,8 +33,9 @@ class Family:
         pipe: the pipeline that the user holds.
         names: ldmkit's keywords to those of the decoder's call, where they differ.
         prior_names: the keywords of the prior's steps and guidance in the pipeline's own call.
+        needs: keywords that only the user can give.
         takes_prompt: whether the decoder also reads words.
-        told_noise: whether the decoder is told how noisy its embedding is.
+        told_noise: whether the decoder puts noise on its embedding itself and is told how much.
     """
 
     names: Mapping[str, str] = {}
@@ -38,6 +43,7 @@ class Family:
         "num_inference_steps": "prior_num_inference_steps",
         "guidance_scale": "prior_guidance_scale",
     }
+    needs: tuple[str, ...] = ()
     takes_prompt = False
     told_noise = False
 
@@ -49,22 +55,50 @@ class Family:
         return None
 
     def decoder(self) -> Any:
-        """The pipeline that makes pictures of embeddings."""
-        raise NotImplementedError
+        """The pipeline that makes pictures of embeddings.
+
+        Raises:
+            TypeError: there is none.
+        """
+        raise TypeError(
+            f"{type(self.pipe).__name__} makes embeddings and decodes none; open both halves with "
+            'ldmkit.load("kandinsky22").'
+        )
 
     def width(self) -> int:
         """How many numbers an embedding has."""
         raise NotImplementedError
 
+    def keywords(self) -> set[str]:
+        """The keywords that ``decode_embedding`` passes on, ldmkit's names and the decoder's."""
+        known = inspect.signature(self.decoder().__call__).parameters
+        kept = {name for name in known if name not in _SET_BY_LDMKIT and known[name].kind != _REST}
+        return kept | {own for own, name in self.names.items() if name in known}
+
     def arguments(self, vectors: torch.Tensor, noise_level: int, prompt: str) -> Call:
         """The decoder's keywords for embeddings (b, d)."""
         raise NotImplementedError
 
-    def towers(self) -> tuple[Any, Any]:
-        """The picture tower of CLIP and its processor, ``None`` where the pipeline has none."""
-        return getattr(self.pipe, "image_encoder", None), getattr(
-            self.pipe, "feature_extractor", None
-        )
+    def most_noise(self) -> int:
+        """The highest ``noise_level``; 0 where nothing says what noise is to these embeddings."""
+        prior = self.prior()
+        return 0 if prior is None else int(prior.scheduler.config.num_train_timesteps) - 1
+
+    def noised(self, vectors: torch.Tensor, level: int, generator: Any) -> torch.Tensor:
+        """Embeddings (b, d) with the prior's own noise, for decoders that put none on.
+
+        √ᾱ · z + √(1 − ᾱ) · ε on embeddings at mean 0 and deviation 1, then taken back.
+        """
+        from diffusers.utils.torch_utils import randn_tensor
+
+        prior = self.prior()
+        if self.told_noise or level == 0 or prior is None:
+            return vectors
+        mean, std = (getattr(prior.network, name).float().cpu() for name in _STATISTICS)
+        noise = randn_tensor(vectors.shape, generator=generator)
+        levels = torch.full((len(vectors),), level)
+        mixed: torch.Tensor = prior.scheduler.add_noise((vectors - mean) / std, noise, levels)
+        return mixed * std + mean
 
     def device(self) -> torch.device:
         """Where the pipeline runs."""
@@ -84,6 +118,10 @@ class StableImage(Family):
 
     takes_prompt = True
     told_noise = True
+
+    def most_noise(self) -> int:
+        """Of the schedule that the decoder was trained with."""
+        return int(self.pipe.image_noising_scheduler.config.num_train_timesteps) - 1
 
     def decoder(self) -> Any:
         """The pipeline itself."""
@@ -130,14 +168,121 @@ class Stable(StableImage):
         decoder = StableUnCLIPImg2ImgPipeline(feature_extractor=None, image_encoder=tower, **parts)
         return _as_quiet_as(self.pipe, decoder)
 
-    def towers(self) -> tuple[Any, Any]:
-        """None: words are all it reads."""
-        return None, None
+
+class KandinskyDecoder(Family):
+    """``KandinskyV22Pipeline`` alone."""
+
+    needs: tuple[str, ...] = ("negative_image_embeds",)
+
+    def decoder(self) -> Any:
+        """The pipeline itself."""
+        return self.pipe
+
+    def width(self) -> int:
+        """Of what the U-Net projects."""
+        return int(self.pipe.unet.config.encoder_hid_dim)
+
+    def arguments(self, vectors: torch.Tensor, noise_level: int, prompt: str) -> Call:
+        """Embeddings alone; what to guide away from is for the user to say."""
+        return {"image_embeds": vectors.to(self.device(), self.pipe.unet.dtype)}
+
+
+class Kandinsky(KandinskyDecoder):
+    """``KandinskyV22CombinedPipeline``: both of its pipelines in one."""
+
+    needs = ()
+
+    def prior(self) -> Prior:
+        """Its own."""
+        pipe = self.pipe
+        parts = (pipe.prior_tokenizer, pipe.prior_text_encoder, pipe.prior_prior)
+        return Prior(*parts, pipe.prior_scheduler, self.device())
+
+    def decoder(self) -> Any:
+        """The second of the two, from the parts as they are now."""
+        from diffusers import KandinskyV22Pipeline
+
+        pipe = self.pipe
+        return _as_quiet_as(pipe, KandinskyV22Pipeline(pipe.unet, pipe.scheduler, pipe.movq))
+
+    def arguments(self, vectors: torch.Tensor, noise_level: int, prompt: str) -> Call:
+        """Beside each embedding that of a black picture, for guidance to lead away from."""
+        with torch.no_grad():
+            zero = self.pipe.prior_pipe.get_zero_embed(len(vectors), device=self.device())
+        given = super().arguments(vectors, noise_level, prompt)
+        return given | {"negative_image_embeds": zero.to(self.pipe.unet.dtype)}
+
+
+class KandinskyPrior(Family):
+    """``KandinskyV22PriorPipeline`` alone: decodes nothing."""
+
+    prior_names: Mapping[str, str] = {
+        "num_inference_steps": "num_inference_steps",
+        "guidance_scale": "guidance_scale",
+    }
+
+    def prior(self) -> Prior:
+        """Its own."""
+        pipe = self.pipe
+        parts = (pipe.tokenizer, pipe.text_encoder, pipe.prior)
+        return Prior(*parts, pipe.scheduler, self.device())
+
+
+class KarloImage(Family):
+    """``UnCLIPImageVariationPipeline``: decodes embeddings to pixels, and makes them larger."""
+
+    names: Mapping[str, str] = {
+        "num_inference_steps": "decoder_num_inference_steps",
+        "guidance_scale": "decoder_guidance_scale",
+        "latents": "decoder_latents",
+    }
+
+    def decoder(self) -> Any:
+        """The pipeline itself."""
+        return self.pipe
+
+    def width(self) -> int:
+        """Of what is projected to extra words."""
+        return int(self.pipe.text_proj.config.clip_embeddings_dim)
+
+    def arguments(self, vectors: torch.Tensor, noise_level: int, prompt: str) -> Call:
+        """Embeddings alone."""
+        return {"image_embeddings": vectors.to(self.device(), self.pipe.decoder.dtype)}
+
+
+class Karlo(KarloImage):
+    """``UnCLIPPipeline``: Karlo whole."""
+
+    def prior(self) -> Prior:
+        """Its own."""
+        pipe = self.pipe
+        parts = (pipe.tokenizer, pipe.text_encoder, pipe.prior)
+        return Prior(*parts, pipe.prior_scheduler, self.device())
+
+    def decoder(self) -> Any:
+        """Its sibling that takes embeddings, made of the same parts."""
+        with swift_imports():
+            from diffusers import UnCLIPImageVariationPipeline
+
+        shared = ("decoder", "text_encoder", "tokenizer", "text_proj", "super_res_first")
+        schedulers = ("super_res_last", "decoder_scheduler", "super_res_scheduler")
+        parts = {name: getattr(self.pipe, name) for name in shared + schedulers}
+        tower = self.pipe.text_encoder  # asked for its precision alone, as above
+        with no_retirement_notice():
+            decoder = UnCLIPImageVariationPipeline(
+                feature_extractor=None, image_encoder=tower, **parts
+            )
+        return _as_quiet_as(self.pipe, decoder)
 
 
 _FAMILIES: dict[str, type[Family]] = {
     "StableUnCLIPPipeline": Stable,
     "StableUnCLIPImg2ImgPipeline": StableImage,
+    "KandinskyV22CombinedPipeline": Kandinsky,
+    "KandinskyV22Pipeline": KandinskyDecoder,
+    "KandinskyV22PriorPipeline": KandinskyPrior,
+    "UnCLIPPipeline": Karlo,
+    "UnCLIPImageVariationPipeline": KarloImage,
 }
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ldmkit.recording.arrays import arrays_of
 from ldmkit.recording.hooks import Tape, exclusive, hooked
 
-__all__ = ["Drawn", "Heard", "Prior", "draw"]
+__all__ = ["Drawn", "Heard", "Prior", "draw", "least_steps"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,11 @@ def draw(
     return Drawn(embeddings.unflatten(0, (len(texts), count)), heard.embeddings, tape)
 
 
+def least_steps(scheduler: Any) -> int:
+    """How few steps a scheduler can take: UnCLIP's divides its grid by their number less one."""
+    return 2 if type(scheduler).__name__ == "UnCLIPScheduler" else 1
+
+
 def _hear(prior: Prior, texts: Sequence[str]) -> Heard:
     read = prior.tokenizer(
         list(texts),
@@ -156,37 +160,3 @@ def _options(scheduler: Any, **wanted: Any) -> dict[str, Any]:
     """What a scheduler's step takes: DDPM's no ``prev_timestep``, which UnCLIP's needs."""
     known = inspect.signature(scheduler.step).parameters
     return {name: value for name, value in wanted.items() if name in known}
-
-
-def steps_of(prior: Prior, tape: Tape, rows: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
-    """The arrays of a ``Trajectory`` for some samples of a run, as embeddings of CLIP's space.
-
-    What is diffused are embeddings at mean 0 and deviation 1; here they are taken back, so that
-    each clean estimate compares with embeddings of texts and pictures, and the last row of
-    ``latents`` is the embedding that came out. ``noise_pred`` is what makes the law of a record
-    hold there. Embeddings are (d, 1, 1): d channels of one position.
-    """
-    told = [name for name in names if name in ("latents", "denoised", "noise_pred")]
-    calls = [
-        replace(
-            call,
-            latents=call.latents[list(rows)],
-            model_output=call.model_output[list(rows)],
-            output=call.output[list(rows)],
-        )
-        for call in tape.calls
-    ]
-    arrays = arrays_of(Tape(calls), prior.scheduler, ("latents", "denoised"))
-    post_process = prior.network.post_process_latents
-    with torch.no_grad():
-        for name in ("latents", "denoised"):
-            if arrays[name] is not None:
-                scaled = torch.from_numpy(arrays[name])[..., 0, 0]  # (n, b, d)
-                arrays[name] = post_process(scaled).float().numpy()[..., None, None]
-    if "noise_pred" in told and arrays["denoised"] is not None:
-        alpha, sigma = (arrays[n].reshape(-1, 1, 1, 1, 1) for n in ("alphas", "sigmas"))
-        arrays["noise_pred"] = (arrays["latents"][:-1] - alpha * arrays["denoised"]) / sigma
-    return {
-        name: None if name in ("latents", "denoised") and name not in told else value
-        for name, value in arrays.items()
-    }

@@ -12,33 +12,56 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, SupportsIndex, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from PIL import Image
 
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import checks, record
+from ldmkit.recording.stages import prior_arrays
 from ldmkit.recording.told import length_said_once, versions
 from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.space.adaptors import Family, family_of
-from ldmkit.space.prior import Drawn, Prior, draw, steps_of
+from ldmkit.space.given import embeddings_of, generators, noise_of, stacked
+from ldmkit.space.halves import space_name
+from ldmkit.space.prior import Drawn, Prior, draw, least_steps
 
-__all__ = ["decode_embedding", "sample_prior"]
+__all__ = ["decode_embedding", "sample_prior", "variations"]
 
 _MOST_SAMPLES = 64
 _PRIORS = '"critters-unclip", "stable-unclip", "kandinsky22" or "karlo"'
+_DECODE_OWN = ("embedding", "seed", "noise_level", "latents", "keep", "preview", "on_step")
 
 # The run that drew an embedding, for the record of what is decoded of it.
 _runs: weakref.WeakKeyDictionary[Embedding, Trajectory] = weakref.WeakKeyDictionary()
 
 
 @overload
-def sample_prior(unclip: Any, prompt: str, **options: Any) -> Embedding: ...
-@overload
-def sample_prior(unclip: Any, prompt: Sequence[str], **options: Any) -> list[Embedding]: ...
 def sample_prior(
     unclip: Any,
-    prompt: str | Sequence[str],
+    prompt: str,
+    *,
+    seed: int | Sequence[int] | None = None,
+    best_of: int = 2,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    generator: Any = None,
+    latents: Any = None,
+) -> Embedding: ...
+@overload
+def sample_prior(
+    unclip: Any,
+    prompt: list[str] | tuple[str, ...],
+    *,
+    seed: int | Sequence[int] | None = None,
+    best_of: int = 2,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    generator: Any = None,
+    latents: Any = None,
+) -> list[Embedding]: ...
+def sample_prior(
+    unclip: Any,
+    prompt: str | list[str] | tuple[str, ...],
     *,
     seed: int | Sequence[int] | None = None,
     best_of: int = 2,
@@ -50,14 +73,14 @@ def sample_prior(
     """Draws the embedding of a picture that the words could have.
 
     The words leave open what they don't say, so each seed gives another embedding. As in the
-    paper, several are drawn and the one with the largest dot product with the text's own
-    embedding is kept (arXiv 2204.06125, section 2.2).
+    paper, two are drawn and the one with the larger dot product with the text's own embedding
+    is kept (arXiv 2204.06125, section 2.2).
 
     Args:
         unclip: a pipeline with a prior: StableUnCLIP, Kandinsky 2.2 (combined), Karlo.
         prompt: the words, or a list of them for a list of embeddings.
         seed: ``torch.Generator("cpu").manual_seed(seed)``; a list gives one for each prompt.
-        best_of: samples drawn for each prompt; 1 takes the first as it comes.
+        best_of: samples drawn for each prompt, 1 to 64; 1 takes the first as it comes.
         num_inference_steps: of the prior; by default what the weights were made for.
         guidance_scale: of the prior.
         generator: instead of ``seed``.
@@ -71,30 +94,25 @@ def sample_prior(
         ValueError: a value out of its range.
     """
     family, prior = _with_prior(unclip)
-    checks.check_prompt("prompt", prompt)
-    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    texts = _texts(prior, prompt)
     seeds = checks.check_seed(seed, generator, takes_generator=True)
-    told = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    settings = {
-        name: family.prior_default(name) if value is None else value for name, value in told.items()
-    }
-    _check_prior(prior, best_of, settings)
-    best_of = int(best_of)
-    checks.warn_if_cut(prior, "prompt", prompt)
+    settings = _settings(family, prior, num_inference_steps, guidance_scale)
+    checks.check_count("best_of", best_of, _MOST_SAMPLES)
+    if latents is not None:
+        shape = (len(texts) * best_of, prior.network.config.embedding_dim)
+        latents = noise_of(latents, shape, prior.device)
+    each = generators(seeds, len(texts), best_of) if generator is None else generator
     with length_said_once():
-        drawn = draw(
-            prior,
-            texts,
-            count=best_of,
-            generator=_generators(seeds, len(texts), best_of) if generator is None else generator,
-            latents=latents,
-            **settings,
-        )
-    told_seeds = seeds if isinstance(seeds, tuple) else (seeds,) * len(texts)
-    found = [
-        _kept(unclip, prior, drawn, i, text, told_seeds[i], settings)
-        for i, text in enumerate(texts)
-    ]
+        drawn = draw(prior, texts, count=best_of, generator=each, latents=latents, **settings)
+    space, model = space_name(unclip), origin_of(unclip).name
+    found = []
+    for i, text in enumerate(texts):
+        best = int(drawn.scores()[i].argmax())
+        vector = drawn.embeddings[i, best].float().cpu().numpy()
+        found.append(Embedding(vector, label=text or "no words", kind="prior", model=space))
+        told = {**settings, "best_of": best_of, "sample": best}
+        own = seeds[i] if isinstance(seeds, tuple) else seeds
+        _runs[found[-1]] = _run_of(prior, drawn, i * best_of + best, text, own, told, model)
     return found[0] if isinstance(prompt, str) else found
 
 
@@ -109,55 +127,52 @@ def _with_prior(unclip: Any) -> tuple[Family, Prior]:
     return family, prior
 
 
-def _check_prior(prior: Prior, best_of: Any, settings: dict[str, Any]) -> None:
-    checks.check_call(prior, settings, settings)
-    if not isinstance(best_of, SupportsIndex) or isinstance(best_of, bool):
-        raise TypeError(f"best_of must be a whole number, got {best_of!r}; 2 is the paper's.")
-    if not 1 <= int(best_of) <= _MOST_SAMPLES:
-        raise ValueError(f"best_of must be between 1 and {_MOST_SAMPLES} inclusive, got {best_of}.")
-    # Its grid is divided by the number of steps less one.
-    if type(prior.scheduler).__name__ == "UnCLIPScheduler" and settings["num_inference_steps"] < 2:
-        raise ValueError("num_inference_steps of this prior must be at least 2, got 1.")
+def _texts(prior: Prior, prompt: Any) -> list[str]:
+    if prompt is None:
+        raise TypeError('prompt must be a string, got None; "" is no words.')
+    checks.check_prompt("prompt", prompt)
+    checks.warn_if_cut(prior, "prompt", prompt)
+    return [prompt] if isinstance(prompt, str) else list(prompt)
 
 
-def _kept(
-    unclip: Any,
+def _settings(family: Family, prior: Prior, steps: Any, guidance: Any) -> dict[str, Any]:
+    told = {"num_inference_steps": steps, "guidance_scale": guidance}
+    settings = {
+        name: family.prior_default(name) if value is None else value for name, value in told.items()
+    }
+    checks.check_call(prior, settings, settings, "sample_prior")
+    _check_least(prior.scheduler, settings)
+    return settings
+
+
+def _check_least(scheduler: Any, call: dict[str, Any]) -> None:
+    least = least_steps(scheduler)
+    if call.get("num_inference_steps", least) < least:
+        raise ValueError(
+            f"num_inference_steps must be at least {least} with {type(scheduler).__name__}, "
+            f"got {call['num_inference_steps']}."
+        )
+
+
+def _run_of(
     prior: Prior,
     drawn: Drawn,
-    i: int,
+    row: int,
     text: str,
     seed: int | None,
-    settings: dict[str, Any],
-) -> Embedding:
-    """The best of text i's samples, its run noted."""
-    best = int(drawn.scores()[i].argmax())
-    vector = drawn.embeddings[i, best].float().cpu().numpy()
-    embedding = Embedding(vector, label=text, kind="prior")
-    row = i * drawn.embeddings.shape[1] + best
-    _runs[embedding] = Trajectory(
-        **steps_of(prior, drawn.tape, [row], ("latents", "denoised")),
+    call: dict[str, Any],
+    model: str,
+) -> Trajectory:
+    """The run of one sample as a record."""
+    names = ("latents", "denoised")
+    return Trajectory(
+        **prior_arrays(prior.network, prior.scheduler, drawn.tape, names, [row]),
         prompt=text,
         seed=seed,
-        call={**settings, "best_of": drawn.embeddings.shape[1], "sample": best},
-        model=origin_of(unclip).name,
+        call={**call, "scheduler": type(prior.scheduler).__name__},
+        model=model,
         versions=versions(),
     )
-    return embedding
-
-
-def _generators(seeds: int | tuple[int, ...] | None, count: int, each: int = 1) -> Any:
-    """One generator for all, or one for each of ``count`` things drawn ``each`` times."""
-    if seeds is None:
-        return None
-    if isinstance(seeds, int):
-        return torch.Generator("cpu").manual_seed(seeds)
-    if len(seeds) != count:
-        raise ValueError(
-            f"seed must be one number or one for each of the {count}, got {len(seeds)}; "
-            "leave some out or give more."
-        )
-    own = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    return [generator for generator in own for _ in range(each)]
 
 
 def decode_embedding(
@@ -179,85 +194,135 @@ def decode_embedding(
         unclip: a pipeline that decodes image embeddings.
         embedding: an ``Embedding``, a vector (d,), a batch (b, d), or a list of them.
         seed: as in ``record``; a list gives one for each embedding.
-        noise_level: how much noise is put on the embedding first, 0…999: the more, the freer
-            the picture. Stable unCLIP's decoder is told the level, the others are not.
+        noise_level: how much noise is put on the embedding first, 0…999: the more, the less of
+            it the picture follows. Stable unCLIP's decoder does so itself and is told how much;
+            for Kandinsky's and Karlo's it is done here, and they take the result at its word.
         prompt: words for the decoder beside the embedding, where it reads any.
-        latents: first noise (b, c, h, w) instead of the generator's; one of it serves a batch.
+        latents: first noise (b, c, h, w) instead of the generator's; that of one serves a batch.
         keep: as in ``record``.
         preview: as in ``record``.
         on_step: as in ``record``.
-        **call: the decoder's own keywords (``num_inference_steps``, ``guidance_scale``, ...).
+        **call: the decoder's own keywords; ``num_inference_steps`` and ``guidance_scale`` by
+            these names in every family.
 
     Returns:
-        The decoder's trajectory, its prompt empty, ``call["embedding"]`` the label; the run of
-        the prior that drew the embedding, if one did, is ``stages[0]``.
+        The decoder's trajectory: its prompt empty, ``call["embedding"]`` the label, or labels.
+        The prior's runs that drew the embeddings, where it did, are its ``stages``.
 
     Raises:
-        TypeError: a pipeline that decodes no embeddings, or a wrong type.
+        TypeError: a pipeline that decodes no embeddings, an unknown keyword, or a wrong type.
         ValueError: an embedding of another model, or a value out of its range.
     """
-    family = _decoding(unclip)
-    vectors, given = _vectors(unclip, family, embedding)
+    family = _decoding(unclip, "decode_embedding")
+    decoder = family.decoder()
+    given = embeddings_of(embedding, family.width(), space_name(unclip))
     seeds = checks.check_seed(seed, call.get("generator"), takes_generator=True)
-    count = len(vectors) * int(call.get("num_images_per_prompt") or 1)
-    arguments = family.arguments(torch.tensor(vectors), noise_level, prompt)
+    _check_decoding(family, decoder, noise_level, prompt, call)
+    count = len(given) * int(call.get("num_images_per_prompt") or 1)
+    drawing = generators(seeds, count) if seeds is not None else call.get("generator")
+    vectors = family.noised(torch.tensor(stacked(given)), noise_level, drawing)
+    arguments = family.arguments(vectors, noise_level, prompt) | call | {"generator": drawing}
     if latents is not None:
-        arguments["latents"] = _first_noise(latents, count)
-    if seeds is not None:
-        arguments["generator"] = _generators(seeds, count)
-    arguments |= call
+        arguments["latents"] = noise_of(latents, (count, 0, 0, 0), family.device())
+    if isinstance(arguments.get("negative_prompt"), str) and len(given) > 1:
+        arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(given)
     arguments = {family.names.get(name, name): value for name, value in arguments.items()}
-    traj = record(
-        family.decoder(),
-        arguments.pop("prompt", None),
-        keep=keep,
-        preview=preview,
-        on_step=on_step,
-        **arguments,
-    )
-    labels = [one.label if isinstance(one, Embedding) else "" for one in given]
-    told = {"embedding": labels[0] if len(labels) == 1 else labels, "noise_level": noise_level}
+    words = arguments.pop("prompt", None)
+    traj = record(decoder, words, keep=keep, preview=preview, on_step=on_step, **arguments)
+    labels = [one.label for one in given]
+    told = {"embedding": labels[0] if len(given) == 1 else labels, "noise_level": noise_level}
     return replace(
         traj,
         prompt=prompt,
         seed=seeds,
         model=origin_of(unclip).name,
         call={**traj.call, **told},
-        stages=tuple(_runs[one] for one in given if isinstance(one, Embedding) and one in _runs),
+        stages=tuple(_runs[one] for one in given if one in _runs),
     )
 
 
-def _decoding(unclip: Any) -> Family:
+def _decoding(unclip: Any, caller: str) -> Family:
     family = family_of(unclip)
     if family is None:
         raise TypeError(
-            "decode_embedding takes an unCLIP pipeline, got "
+            f"{caller} takes an unCLIP pipeline, which decodes embeddings of pictures, got "
             f"{type(unclip).__name__}; open one with ldmkit.load({_PRIORS})."
         )
     return family
 
 
-def _vectors(unclip: Any, family: Family, given: Any) -> tuple[NDArray[np.float32], list[Any]]:
-    """(b, d) and the b things that were given, each an ``Embedding`` where it was one."""
-    things = list(given) if isinstance(given, (list, tuple)) else [given]
-    if things and all(isinstance(one, Embedding) for one in things):
-        rows = [one.vector for one in things]
-    else:
-        whole = given.detach().float().cpu() if torch.is_tensor(given) else given
-        array = np.asarray(whole, dtype=np.float32)
-        rows = list(array[None] if array.ndim == 1 else array)
-        things = [Embedding(row) for row in rows]
-    width = family.width()
-    for one in things:
-        if len(one) != width:
-            raise ValueError(
-                f"{origin_of(unclip).name!r} decodes embeddings of {width} dimensions, got "
-                f"{len(one)} of {one.model or 'an unnamed model'!r}; encode it with the CLIP of "
-                "this model: ldmkit.clip_space."
-            )
-    return np.stack(rows), things
+def _check_decoding(
+    family: Family, decoder: Any, noise_level: Any, prompt: Any, call: dict[str, Any]
+) -> None:
+    checks.check_call(decoder, family.keywords(), call, "decode_embedding", _DECODE_OWN)
+    scheduler = getattr(decoder, "decoder_scheduler", None) or decoder.scheduler
+    _check_least(scheduler, call)
+    checks.check_prompt("prompt", prompt)
+    if not isinstance(prompt, str) or (prompt and not family.takes_prompt):
+        raise TypeError(
+            f"The decoder of {type(family.pipe).__name__} takes "
+            f"{'one string as prompt' if family.takes_prompt else 'no words'}, got {prompt!r:.60}; "
+            "leave it out."
+        )
+    _check_noise_level(family, noise_level)
+    missing = set(family.needs) - set(call)
+    if missing:
+        raise TypeError(
+            f"{type(family.pipe).__name__} alone needs {', '.join(sorted(missing))}=, which its "
+            'prior makes; open both with ldmkit.load("kandinsky22").'
+        )
 
 
-def _first_noise(latents: Any, count: int) -> torch.Tensor:
-    tensor = latents if torch.is_tensor(latents) else torch.tensor(np.asarray(latents))
-    return tensor.expand(count, *tensor.shape[1:]) if len(tensor) == 1 else tensor
+def _check_noise_level(family: Family, level: Any) -> None:
+    most = family.most_noise()
+    if not isinstance(level, SupportsIndex) or isinstance(level, bool):
+        raise TypeError(f"noise_level must be a whole number from 0 to {most}, got {level!r:.60}.")
+    if not 0 <= int(level) <= most:
+        raise ValueError(
+            f"noise_level must be between 0 and {most} inclusive, got {level}"
+            + ("." if most else "; nothing here says what noise is to these embeddings.")
+        )
+
+
+def variations(
+    unclip: Any,
+    picture: Image.Image | Embedding,
+    *,
+    num_images: int = 4,
+    noise_level: int = 0,
+    seed: int = 0,
+    **options: Any,
+) -> Trajectory:
+    """Makes other pictures of what CLIP sees in one (arXiv 2204.06125, section 3.1).
+
+    What all of them share is what the embedding holds; what differs is what it leaves open.
+
+    Args:
+        unclip: a pipeline that decodes image embeddings.
+        picture: a PIL picture of any mode and size, or its embedding.
+        num_images: how many, 1 to 64; each from a seed of its own.
+        noise_level: how far they may go, 0…999; see ``decode_embedding``.
+        seed: picture i is what ``decode_embedding`` makes with seed ``seed + i``.
+        **options: as ``decode_embedding``'s.
+
+    Returns:
+        A trajectory with a batch of pictures: ``traj.images``.
+
+    Raises:
+        TypeError: no picture, or a pipeline that decodes no embeddings.
+        ValueError: a value out of its range, or a picture that can't be read.
+        RuntimeError: neither the pipeline nor the package has its CLIP's eye for pictures.
+    """
+    from ldmkit.space.clip import clip_space
+
+    _decoding(unclip, "variations")
+    checks.check_count("num_images", num_images, _MOST_SAMPLES)
+    first = checks.check_seed(seed, None, takes_generator=True)
+    if not isinstance(first, int):
+        raise TypeError(f"seed must be one whole number, got {seed!r:.60}; picture i has seed + i.")
+    if not isinstance(picture, Embedding):
+        picture = clip_space(unclip).encode_image(picture)
+    seeds = first if num_images == 1 else [first + i for i in range(num_images)]
+    return decode_embedding(
+        unclip, [picture] * num_images, seed=seeds, noise_level=noise_level, **options
+    )

@@ -5,6 +5,7 @@ import pytest
 import tiny_unclip
 import torch
 
+from ldmkit.loading.quiet import no_retirement_notice
 from ldmkit.space.unclip import decode_embedding, sample_prior
 
 PRIOR = {"num_inference_steps": 5, "guidance_scale": 3.0}
@@ -159,3 +160,149 @@ def test_forms_of_an_embedding(stable, form):
     assert np.array_equal(
         np.asarray(expected), np.asarray(decode_embedding(stable, given, seed=3, **DECODER).image)
     )
+
+
+# Kandinsky 2.2 and Karlo
+
+
+@pytest.fixture(scope="module")
+def kandinsky():
+    return tiny_unclip.kandinsky()
+
+
+@pytest.fixture(scope="module")
+def karlo():
+    return tiny_unclip.karlo()
+
+
+SMALL = {"height": 32, "width": 32}
+
+
+def test_kandinskys_prior_is_its_own_pipelines(kandinsky):
+    own = kandinsky.prior_pipe("a red cat", generator=generator(), **PRIOR).image_embeds
+    for pipe in (kandinsky, kandinsky.prior_pipe):
+        ours = sample_prior(pipe, "a red cat", seed=7, best_of=1, **PRIOR)
+        assert np.abs(own[0].numpy() - ours.vector).max() == 0
+
+
+def test_kandinskys_decoder_is_its_own_pipelines(kandinsky):
+    made = kandinsky.prior_pipe("a red cat", generator=generator(), **PRIOR)
+    bare = kandinsky.decoder_pipe(**made, generator=generator(3), **DECODER, **SMALL).images[0]
+    z = made.image_embeds[0].numpy()
+    traj = decode_embedding(kandinsky, z, seed=3, **DECODER, **SMALL)
+    assert np.array_equal(np.asarray(bare), np.asarray(traj.image))
+    alone = decode_embedding(
+        kandinsky.decoder_pipe,
+        z,
+        seed=3,
+        negative_image_embeds=made.negative_image_embeds,
+        **DECODER,
+        **SMALL,
+    )
+    assert np.array_equal(np.asarray(bare), np.asarray(alone.image))
+
+
+def test_kandinskys_halves_are_the_whole(kandinsky):
+    whole = kandinsky(
+        "a red cat",
+        generator=generator(),
+        prior_num_inference_steps=5,
+        prior_guidance_scale=3.0,
+        **DECODER,
+        **SMALL,
+    ).images[0]
+    one = generator()
+    z = sample_prior(kandinsky, "a red cat", generator=one, best_of=1, **PRIOR)
+    traj = decode_embedding(kandinsky, z, generator=one, **DECODER, **SMALL)
+    assert np.array_equal(np.asarray(whole), np.asarray(traj.image))
+
+
+def test_karlos_prior_is_the_pipelines_own(karlo, monkeypatch):
+    own = own_prior(
+        karlo,
+        monkeypatch,
+        prompt="a red cat",
+        generator=generator(),
+        prior_num_inference_steps=5,
+        prior_guidance_scale=3.0,
+    )
+    ours = sample_prior(karlo, "a red cat", seed=7, best_of=1, **PRIOR)
+    assert np.abs(own[0] - ours.vector).max() == 0
+
+
+def karlo_from_pictures(karlo):
+    from diffusers import UnCLIPImageVariationPipeline
+
+    parts = {k: v for k, v in karlo.components.items() if not k.startswith("prior")}
+    with no_retirement_notice():
+        own = UnCLIPImageVariationPipeline(
+            feature_extractor=tiny_unclip.processor(),
+            image_encoder=tiny_unclip.vision_encoder(),
+            **parts,
+        )
+    own.set_progress_bar_config(disable=True)
+    return own
+
+
+def test_karlos_decoder_is_the_pipelines_own(karlo):
+    z = sample_prior(karlo, "a red cat", seed=7, **PRIOR)
+    own = karlo_from_pictures(karlo)
+    bare = own(
+        image_embeddings=torch.tensor(z.vector)[None],
+        generator=generator(3),
+        decoder_num_inference_steps=3,
+        decoder_guidance_scale=2.5,
+        super_res_num_inference_steps=2,
+    ).images[0]
+    for pipe in (karlo, own):
+        traj = decode_embedding(pipe, z, seed=3, super_res_num_inference_steps=2, **DECODER)
+        assert np.array_equal(np.asarray(bare), np.asarray(traj.image))
+        assert traj.latents.shape == (4, 1, 3, 8, 8)
+
+
+def families():
+    return [tiny_unclip.stable(), tiny_unclip.kandinsky(), tiny_unclip.karlo()]
+
+
+def decoding(pipe):
+    return DECODER | (SMALL if "Kandinsky" in type(pipe).__name__ else {})
+
+
+@pytest.mark.parametrize("pipe", families(), ids=lambda pipe: type(pipe).__name__)
+def test_noise_on_the_embedding_in_every_family(pipe):
+    z = sample_prior(pipe, "a red cat", seed=7, **PRIOR)
+    call = decoding(pipe)
+    first = decode_embedding(pipe, z, seed=3, noise_level=500, **call)
+    again = decode_embedding(pipe, z, seed=3, noise_level=500, **call)
+    clear = decode_embedding(pipe, z, seed=3, **call)
+    assert np.array_equal(first.latents, again.latents)
+    assert np.abs(first.latents - clear.latents).max() > 1e-3
+    with pytest.raises(ValueError, match="noise_level must be between 0 and 999 inclusive"):
+        decode_embedding(pipe, z, noise_level=1000, **call)
+    with pytest.raises(ValueError, match="noise_level must be between 0 and 999 inclusive"):
+        decode_embedding(pipe, z, noise_level=-1, **call)
+    with pytest.raises(TypeError, match="noise_level must be a whole number"):
+        decode_embedding(pipe, z, noise_level=0.5, **call)
+
+
+@pytest.mark.parametrize("pipe", families(), ids=lambda pipe: type(pipe).__name__)
+def test_batches_in_every_family(pipe):
+    call = decoding(pipe)
+    both = sample_prior(pipe, ["a red cat", "a blue dog"], seed=[1, 2], **PRIOR)
+    batch = decode_embedding(pipe, both, seed=[3, 4], noise_level=10, **call)
+    assert len(batch.images) == 2
+    assert [stage.prompt for stage in batch.stages] == ["a red cat", "a blue dog"]
+    for i, (z, seed) in enumerate(zip(both, (3, 4), strict=True)):
+        alone = decode_embedding(pipe, z, seed=seed, noise_level=10, **call)
+        assert np.abs(alone.latents[:, 0] - batch.latents[:, i]).max() <= 1e-4
+
+
+@pytest.mark.parametrize("pipe", families(), ids=lambda pipe: type(pipe).__name__)
+def test_first_noise_is_taken(pipe):
+    z = sample_prior(pipe, "a red cat", seed=7, **PRIOR)
+    channels = 3 if type(pipe).__name__ == "UnCLIPPipeline" else 4
+    noise = np.random.default_rng(0).standard_normal((1, channels, 8, 8)).astype(np.float32)
+    one = decode_embedding(pipe, z, seed=3, latents=noise, **decoding(pipe))
+    assert np.array_equal(one.latents[0], noise)
+    two = decode_embedding(pipe, [z, z], seed=[3, 3], latents=noise, **decoding(pipe))
+    assert np.array_equal(two.latents[0, 1], noise[0])
