@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from ldmkit.distill import compare, score, sweep
     from ldmkit.latents import decode_latents, encode_image
     from ldmkit.loading import anatomy, load, models, release
-    from ldmkit.panels import TrajectoryPanel
+    from ldmkit.panels import PromptPanel, TrajectoryPanel
     from ldmkit.recording import record
     from ldmkit.records import Embedding, Grid, Trajectory, Walk
     from ldmkit.space.clip import clip_space
+    from ldmkit.space.interpolate import interpolate
     from ldmkit.space.paths import slerp
-    from ldmkit.space.unclip import decode_embedding, sample_prior
+    from ldmkit.space.unclip import decode_embedding, sample_prior, variations
 
 __all__ = [
     "Embedding",
     "Grid",
+    "PromptPanel",
     "Trajectory",
     "TrajectoryPanel",
     "Walk",
@@ -35,6 +37,7 @@ __all__ = [
     "decode_embedding",
     "decode_latents",
     "encode_image",
+    "interpolate",
     "load",
     "models",
     "record",
@@ -43,12 +46,14 @@ __all__ = [
     "score",
     "slerp",
     "sweep",
+    "variations",
 ]
 
 # Where each public name lives; a name that maps to itself is a subpackage.
 _HOMES = {
     "Embedding": "ldmkit.records",
     "Grid": "ldmkit.records",
+    "PromptPanel": "ldmkit.panels",
     "Trajectory": "ldmkit.records",
     "TrajectoryPanel": "ldmkit.panels",
     "Walk": "ldmkit.records",
@@ -59,6 +64,7 @@ _HOMES = {
     "decode_embedding": "ldmkit.space.unclip",
     "decode_latents": "ldmkit.latents",
     "encode_image": "ldmkit.latents",
+    "interpolate": "ldmkit.space.interpolate",
     "load": "ldmkit.loading",
     "models": "ldmkit.loading",
     "record": "ldmkit.recording",
@@ -67,6 +73,7 @@ _HOMES = {
     "score": "ldmkit.distill",
     "slerp": "ldmkit.space.paths",
     "sweep": "ldmkit.distill",
+    "variations": "ldmkit.space.unclip",
 }
 
 

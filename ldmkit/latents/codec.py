@@ -60,7 +60,8 @@ def decode_latents(pipe: Any, latents: Any) -> Image.Image | list[Image.Image]:
     """
     vae = _autoencoder(pipe)
     array = latents.detach().float().cpu().numpy() if torch.is_tensor(latents) else latents
-    array = np.asarray(array, dtype=np.float32)
+    # In one order of memory, or the same numbers could take another kernel and round otherwise.
+    array = np.ascontiguousarray(array, dtype=np.float32)
     array = array[None] if array.ndim == 3 else array
     channels = vae.config.latent_channels
     if array.ndim != 4 or array.shape[1] != channels or 0 in array.shape:
