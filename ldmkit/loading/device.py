@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Released", "choose_device", "choose_dtype", "fits", "own", "place", "release"]
+__all__ = [
+    "Released",
+    "choose_device",
+    "choose_dtype",
+    "empty_cache",
+    "fits",
+    "own",
+    "place",
+    "release",
+]
 
 _owned: weakref.WeakSet[Any] = weakref.WeakSet()  # what load made, for release()
 _HEADROOM = 1.3  # activations of one picture beside the weights
@@ -117,6 +126,11 @@ def release(pipe: Any = None) -> None:
     for one in list(_owned) if pipe is None else [pipe]:
         _empty(one)
     gc.collect()
+    empty_cache()
+
+
+def empty_cache() -> None:
+    """Gives back what torch holds of a GPU's memory and no tensor uses."""
     import torch
 
     if torch.cuda.is_available():

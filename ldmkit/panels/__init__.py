@@ -1,5 +1,22 @@
 """Panels: experiments as stock ipywidgets; what they make is a record that outlives them."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ldmkit.panels.trajectory import TrajectoryPanel
 
-__all__ = ["TrajectoryPanel"]
+if TYPE_CHECKING:
+    from ldmkit.panels.prompt import PromptPanel
+
+__all__ = ["PromptPanel", "TrajectoryPanel"]
+
+_RUNNING = {"PromptPanel": "ldmkit.panels.prompt"}  # they need torch, a record's player does not
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RUNNING:
+        raise AttributeError(f"module 'ldmkit.panels' has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(_RUNNING[name]), name)
+    return found

@@ -1,0 +1,369 @@
+"""``PromptPanel``: words, seed and settings to a picture, with every step of the way kept.
+
+Handlers check and queue; the run itself is ``ldmkit.record`` on the worker thread (see ``job``),
+so that the cell has long returned while the picture forms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import re
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import traitlets
+from PIL import Image
+
+from ldmkit.critters import UnknownWords
+from ldmkit.critters import words as critter_words
+from ldmkit.figures.frames import webp
+from ldmkit.figures.words import shorten, text
+from ldmkit.loading.catalog import CATALOG
+from ldmkit.loading.origin import origin_of
+from ldmkit.panels.cells import replace_earlier
+from ldmkit.panels.form import Form
+from ldmkit.panels.history import History, Run
+from ldmkit.panels.job import Job, Report
+from ldmkit.panels.settings import NAMES, Settings
+from ldmkit.panels.stock import close_tree
+from ldmkit.panels.trajectory import TrajectoryPanel
+from ldmkit.panels.words import part
+from ldmkit.recording import record
+from ldmkit.recording.preview import autoencoder_of, linear_rgb
+from ldmkit.records import RecordError, Step, Trajectory
+
+__all__ = ["PromptPanel"]
+
+STAGE = 320  # pixels of the picture beside the settings
+
+
+class PromptPanel(ipywidgets.VBox):
+    """Makes pictures from words and shows how each came about.
+
+    Its widget-free twin is ``ldmkit.record(pipe, prompt, seed=..., ...)``: *Copy as code* under
+    the panel, or ``panel.code``, is the call that makes the shown record again.
+
+    ``panel.value`` are the settings, by the pipeline's own names; a part of them may be set.
+    ``panel.run()`` queues a run and returns its job, as the button does; ``panel.stop()`` ends it
+    after the present step and keeps the part. ``panel.observe(handler, names="result")`` calls
+    back with each new record (on the worker thread). ``panel.close()`` stops the panel's runs.
+
+    Args:
+        pipe: any diffusers pipeline; it stays as it is, also when another scheduler is chosen.
+        prompt: the words.
+        keep: names of arrays to keep, as in ``ldmkit.record``.
+        preview: step pictures, as in ``ldmkit.record``.
+        **settings: start values of the other settings (``negative_prompt``, ``seed``,
+            ``num_inference_steps``, ``guidance_scale``, ``scheduler``, ``strength``, ``image``),
+            and further keywords of the pipeline, which hold for every run (``height``, ...).
+
+    Raises:
+        TypeError: no pipeline, an unknown keyword (the nearest is told), or a wrong type.
+        ValueError: a value out of its range.
+    """
+
+    # Any, since traitlets' own types would answer first and can't say what to do next.
+    value = traitlets.Any({}, help="The settings as one dict; a part of it may be set.")
+    result = traitlets.Any(None, help="The last record, or None.")
+
+    def __init__(
+        self,
+        pipe: Any,
+        prompt: str = "",
+        *,
+        keep: Any = ("latents", "denoised"),
+        preview: str = "auto",
+        **settings: Any,
+    ) -> None:
+        known, extra = _sorted_out(pipe, {"prompt": prompt, **settings})
+        self._settings = Settings(pipe, extra)
+        start = self._settings.defaults | self._settings.checked(known)
+        self._record = {"keep": keep, "preview": preview}
+        self._vocabulary = _vocabulary(pipe)
+        self._jobs: list[Job] = []
+        self._count = 0
+        self._closed = False
+        self._lock = threading.RLock()  # handlers and the worker draw in the same widgets
+        self._form = Form(self._settings, self._vocabulary, self._run_clicked)
+        self._picture = ipywidgets.Image(format="webp")
+        self._stage = ipywidgets.Box([self._picture])
+        self._stage.add_class("ldm-stage")
+        self._stage.add_class("ldm-empty")
+        self._history = History(self._show_chosen)
+        self._place = ipywidgets.VBox()
+        self._place.add_class("ldm-result")
+        self._code = ipywidgets.HTML()
+        self._code.add_class("ldm-code")
+        top = ipywidgets.Box([self._form, self._stage])
+        top.add_class("ldm-top")
+        style = ipywidgets.HTML(f"<style>{part('prompt.css')}</style>")
+        style.add_class("ldm-style")
+        super().__init__([style, top, self._history, self._place, self._code], value=start)
+        self.add_class("ldm-prompt-panel")
+        self._player: TrajectoryPanel | None = None
+        self._listen()
+        replace_earlier(self)
+
+    def _listen(self) -> None:
+        self._form.fill(self.value)
+        self._form.run.on_click(lambda _: self._run_clicked())
+        self._form.stop.on_click(lambda _: self.stop())
+        self._form.dice.on_click(lambda _: self._throw())
+        self._form.on_edit(self._edited)
+        self._show_code()
+
+    # --- what a notebook uses ------------------------------------------------------------------
+
+    @property
+    def job(self) -> Job | None:
+        """The last job that was queued: ``panel.job.wait()``, ``await panel.job``."""
+        return self._jobs[-1] if self._jobs else None
+
+    @property
+    def code(self) -> str:
+        """The call of ``ldmkit.record`` that makes the shown record; before any, the next one."""
+        shown = self._history.shown
+        return shown[-1].code if shown else self._settings.code(self.value)
+
+    def run(self) -> Job:
+        """Queues a run with the present settings; the cell may go on at once.
+
+        Returns:
+            The job; ``job.wait()`` gives the record.
+
+        Raises:
+            ValueError: the pipeline needs a start picture and there is none.
+            RuntimeError: the panel is closed.
+        """
+        if self._closed:
+            raise RuntimeError("This panel is closed; make another one.")
+        settings = dict(self.value)
+        code = self._settings.code(settings)
+        job = Job(self._work(settings), lambda job: self._follow(job, code), self._rest)
+        self._jobs = [*(old for old in self._jobs if not old.ended), job]
+        self._form.say("")
+        self._form.follow(job, busy=True)
+        return job.start()
+
+    def stop(self) -> None:
+        """Ends the panel's run after its present step and keeps the part; drops waiting ones."""
+        for job in list(self._jobs):
+            job.stop()
+
+    def close(self) -> None:
+        """Stops the panel's runs and takes it out of the page; twice is harmless."""
+        if self._closed:
+            return
+        for job in list(self._jobs):
+            job.cancel()
+        with self._lock:
+            self._closed = True
+            self._history.clear()
+            if self._player is not None:
+                self._player.close()
+            close_tree(self)
+
+    def _replaced(self) -> None:
+        """Its cell was run again: IPython's ``Out`` keeps the object, so nothing heavy stays."""
+        self.close()
+        self._jobs.clear()
+        self._settings = self._player = None  # type: ignore[assignment]
+        self.set_trait("result", None)
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "PromptPanel(closed)"
+        return f"PromptPanel({shorten(self.value.get('prompt', ''), 60)!r}, {self.job})"
+
+    # --- settings ------------------------------------------------------------------------------
+
+    @traitlets.validate("value")
+    def _validate_value(self, proposal: Any) -> dict[str, Any]:
+        # What isn't told stays as it is, so that value={"seed": 3} is enough.
+        try:
+            return dict(self.value) | self._settings.checked(proposal["value"])
+        except (TypeError, ValueError) as error:
+            self._form.say(str(error), wrong=True)
+            raise
+
+    @traitlets.observe("value")
+    def _value_changed(self, change: Any) -> None:
+        self._form.fill(change["new"])
+        self._form.say("")
+        self._show_code()
+
+    def _edited(self, name: str, entry: Any) -> None:
+        """The reader changed a field; what is refused stays in the field, with a sentence."""
+        with contextlib.suppress(TypeError, ValueError):  # _validate_value says it
+            self.value = {name: entry}
+
+    def _throw(self) -> None:
+        self.value = {"seed": random.randrange(100_000)}  # few digits: a class reads them aloud
+
+    def _run_clicked(self) -> None:
+        wrong = self._form.wrong(self._settings)
+        if wrong:
+            self._form.say(wrong, wrong=True)
+            return
+        try:
+            self.run()
+        except (TypeError, ValueError, RuntimeError) as error:
+            self._form.say(str(error), wrong=True)
+
+    # --- a run ---------------------------------------------------------------------------------
+
+    def _work(self, settings: Mapping[str, Any]) -> Callable[[Report], Trajectory]:
+        """What the worker does; it holds the pipeline, not the panel."""
+        pipe, call = self._settings.prepare(settings)
+        call |= self._record
+        note = _unknown_words(self._vocabulary, settings.get("prompt", ""))
+
+        def work(report: Report) -> Trajectory:
+            if note:
+                report.say(note)
+
+            def on_step(step: Step) -> bool:
+                return report(step.index + 1, _total(pipe), lambda: _preview(pipe, step))
+
+            return record(pipe, on_step=on_step, **call)
+
+        return work
+
+    def _follow(self, job: Job, code: str) -> None:
+        """Draws what a job tells; mostly on the worker thread."""
+        with self._lock:
+            if self._closed:
+                return
+            busy = any(not other.ended for other in self._jobs)
+            if not job.ended and job is not self._running():
+                return
+            self._form.follow(job, busy)
+            if job.state == "running" and job.preview:
+                self._paint(job.preview)
+            if job.state in ("done", "stopped"):
+                self._keep(job, code)
+            elif job.ended:
+                self._say_why(job)
+        if job.state in ("done", "stopped"):
+            self.result = job.result  # outside the lock: a reader's handlers run here
+
+    def _running(self) -> Job | None:
+        return next((job for job in self._jobs if not job.ended), None)
+
+    def _keep(self, job: Job, code: str) -> None:
+        self._count += 1
+        self._history.add(Run(self._count, job.result, code))
+        self._form.say(" ".join(job.notes))
+        self._show_last_picture()
+
+    def _say_why(self, job: Job) -> None:
+        """The last good record stays, with a sentence."""
+        self._form.say(job.error, wrong=True, details=job.details)
+        self._show_last_picture()
+
+    def _rest(self, job: Job) -> None:
+        """The player, which takes some tenths of a second to fill and need not be waited for."""
+        with self._lock:
+            if not self._closed and job.state in ("done", "stopped"):
+                self._show_chosen()
+
+    # --- what is seen --------------------------------------------------------------------------
+
+    def _show_chosen(self) -> None:
+        """The runs that are chosen among the thumbnails, in the player."""
+        with self._lock:
+            trajs = [run.traj for run in self._history.shown]
+            try:
+                if self._player is None:
+                    self._player = TrajectoryPanel(*trajs)
+                    self._place.children = (self._player,)
+                else:
+                    self._player.show(*trajs)
+            except RecordError as error:
+                self._form.say(str(error))
+            self._show_last_picture()
+            self._show_code()
+
+    def _show_last_picture(self) -> None:
+        shown = self._history.shown
+        images = shown[-1].traj.images if shown else ()
+        self._paint(_encoded(images[0]) if images else b"")
+
+    def _paint(self, encoded: bytes) -> None:
+        """The picture beside the settings."""
+        self._picture.value = encoded
+        if encoded:
+            self._stage.remove_class("ldm-empty")
+        else:
+            self._stage.add_class("ldm-empty")
+
+    def _show_code(self) -> None:
+        self._code.value = (
+            "<details><summary>Copy as code</summary>"
+            f'<pre title="One click selects it all">{text(self.code)}</pre></details>'
+        )
+
+
+def _sorted_out(pipe: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings with a field, and the pipeline's further keywords."""
+    known = {name: value for name, value in given.items() if name in NAMES}
+    return known, {name: value for name, value in given.items() if name not in NAMES}
+
+
+def _vocabulary(pipe: Any) -> frozenset[str]:
+    """The words that an embedded model learned; empty for models that know any word."""
+    row = CATALOG.get(origin_of(pipe).name.split(":")[0])
+    return critter_words if row is not None and row.embedded else frozenset()
+
+
+def _unknown_words(vocabulary: frozenset[str], prompt: str) -> str:
+    """A sentence where a prompt holds words that the model never learned."""
+    words = re.findall(r"[^\s,.;:!?]+", prompt.lower()) if vocabulary else []
+    unknown = list(dict.fromkeys(word for word in words if word not in vocabulary))
+    if not unknown:
+        return ""
+    nearest = UnknownWords(unknown[:5]).nearest
+    told = [f"“{shorten(w, 30)}”" + (f" (nearest: {n})" if n else "") for w, n in nearest.items()]
+    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    return f"This model never learned {', '.join(told)}{more}: expect anything."
+
+
+def _total(pipe: Any) -> int | None:
+    """Calls of the scheduler in this run; more than its steps for Heun, fewer from a picture."""
+    told = getattr(pipe, "num_timesteps", None)
+    return told if isinstance(told, int) else None
+
+
+def _preview(pipe: Any, step: Step) -> bytes:
+    """The clean estimate in a few kB, one pixel per latent, by the linear fit: no network runs."""
+    array = step.denoised if step.denoised is not None else step.latents
+    if array is None:
+        return b""
+    frame = np.moveaxis(array[0], 0, -1)  # (h, w, c)
+    vae = autoencoder_of(pipe)
+    if vae is None:
+        colours = frame / 2 + 0.5  # a model of pixels in -1..1
+    elif frame.shape[2] == getattr(vae.config, "latent_channels", frame.shape[2]):
+        fit = linear_rgb(vae, frame.shape[2])
+        colours = frame @ fit[:-1] + fit[-1]
+    else:
+        return b""  # packed in a way that nobody described
+    if colours.shape[2] != 3:
+        colours = colours[:, :, :1].repeat(3, axis=2)
+    pixels = (np.nan_to_num(colours).clip(0, 1) * 255).round().astype(np.uint8)
+    return webp(Image.fromarray(pixels), 128, 80)
+
+
+def _encoded(picture: Image.Image) -> bytes:
+    """The final picture; small ones without loss."""
+    file = io.BytesIO()
+    small = picture.width * picture.height <= 128 * 128
+    picture = picture.convert("RGB")
+    picture.thumbnail((STAGE * 2, STAGE * 2))
+    picture.save(file, "WEBP", lossless=small, quality=90)
+    return file.getvalue()

@@ -1,0 +1,77 @@
+"""``WordsField``: a prompt whose unknown words are marked while it is typed.
+
+Marking needs a view of its own, since no stock widget runs code in the browser and a kernel that
+is busy with a run would mark nothing. Where anywidget's front end is missing, a stock Textarea
+stands in after three seconds, as in ``stock``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import anywidget
+import ipywidgets
+import traitlets
+
+__all__ = ["WordsField", "part"]
+
+
+@cache
+def part(name: str) -> str:
+    """The text of a file beside this module."""
+    return files("ldmkit.panels").joinpath(name).read_text(encoding="utf-8")
+
+
+class _View(anywidget.AnyWidget):
+    """The custom view."""
+
+    _esm = part("words.mjs")
+    _css = part("words.css")
+
+    value = traitlets.Unicode("", help="The words.").tag(sync=True)
+    vocabulary = traitlets.List(
+        traitlets.Unicode(), help="Words that are not marked; empty: none is ever marked."
+    ).tag(sync=True)
+    title = traitlets.Unicode("", help="Stands above the field.").tag(sync=True)
+    placeholder = traitlets.Unicode("", help="Stands in an empty field.").tag(sync=True)
+
+
+class WordsField(ipywidgets.VBox):
+    """The field and its stand-in; ``value`` is both.
+
+    Args:
+        vocabulary: words that the model learned; empty where it knows them all.
+        title: stands above the field.
+        placeholder: stands in an empty field.
+        on_enter: called when the reader presses Ctrl+Enter (or Cmd+Enter) in the field.
+    """
+
+    value = traitlets.Unicode("", help="The words.")
+
+    def __init__(
+        self,
+        vocabulary: Iterable[str],
+        *,
+        title: str,
+        placeholder: str = "",
+        on_enter: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._view = _View(vocabulary=sorted(vocabulary), title=title, placeholder=placeholder)
+        self._stock = ipywidgets.Textarea(
+            description=title, placeholder=placeholder, continuous_update=False, rows=2
+        )
+        self._stock.style.description_width = "initial"
+        self._stock.add_class("ldm-words-stock")
+        super().__init__([self._view, self._stock])
+        self.add_class("ldm-words-either")
+        for field in (self._view, self._stock):
+            traitlets.link((self, "value"), (field, "value"))  # close_tree unlinks
+        self._on_enter = on_enter
+        self._view.on_msg(self._hear)
+
+    def _hear(self, _: Any, content: Any, __: Any) -> None:
+        if content.get("run"):
+            self._on_enter()
