@@ -258,8 +258,9 @@ function single(run) {
 }
 
 // Several runs: a column each, a lane in each row; the words of a row stand once, at its left.
+// Two runs lie across: a row each, so that slider and pictures fit a screen.
 function table(data) {
-  const grid = make("div", "ldm-table");
+  const grid = make("div", data.runs.length > 2 ? "ldm-table" : "ldm-table ldm-across");
   grid.style.setProperty("--ldm-runs", data.runs.length);
   let first = 0;
   const columns = data.runs.map((run) => {

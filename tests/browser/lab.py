@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import numpy as np
 from jupyter_client import BlockingKernelClient
 from nbformat import v4
 from nbformat.sign import NotebookNotary
+from playwright.sync_api import expect
 
 # No question about news, no request for them.
 QUIET = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
@@ -146,3 +149,99 @@ def stop(lab: Lab) -> None:
     finally:
         lab.process.terminate()
         lab.process.wait(timeout=20)
+
+
+PIXELS = """canvas => {
+    const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    return Array.from(data);
+}"""
+KERNEL_ANSWERS = """async () => {
+    const {sessionContext} = window.jupyterapp.shell.currentWidget;
+    await sessionContext.ready;
+    await sessionContext.session.kernel.info;
+}"""
+COMMAND = """async ([name, wait]) => {
+    const {commands, shell} = window.jupyterapp;
+    await shell.currentWidget.context.ready;
+    const done = commands.execute(name);
+    if (wait) await done;
+}"""
+
+
+def command(page, name, *, wait=True):
+    """Runs one of Lab's commands to its end, or without waiting for it."""
+    page.evaluate(COMMAND, [name, wait])
+
+
+def run_all(page, *, wait=True):
+    page.evaluate(KERNEL_ANSWERS)  # a run before its first answer is lost
+    command(page, "notebook:run-all-cells", wait=wait)
+
+
+def at_step(page, step):
+    """Waits until that step, counted from 1 as the player says it, is painted."""
+    expect(page.locator(".ldm-player")).to_have_attribute("data-step", str(step), timeout=30_000)
+
+
+def pixels(page, lane):
+    """What a lane's canvas holds, as (H * W * 4,)."""
+    return canvas_pixels(page.locator(f'.ldm-lane[data-lane="{lane}"] canvas'))
+
+
+def canvas_pixels(canvas):
+    """What a canvas holds, as (H * W * 4,)."""
+    return np.array(canvas.evaluate(PIXELS), np.uint8)
+
+
+def only_from(lab, seen):
+    """No request left this machine."""
+    origin = re.compile(rf"({re.escape(lab.url)}/|blob:|data:)")
+    assert [url for url in seen.requests if not origin.match(url)] == []
+
+
+def asked(client, expression):
+    """repr of an expression in the kernel."""
+    reply = client.execute_interactive("", user_expressions={"it": expression}, timeout=30)
+    answer = reply["content"]["user_expressions"]["it"]
+    assert answer["status"] == "ok", answer
+    return answer["data"]["text/plain"]
+
+
+def brightness(locator, name):
+    colour = locator.evaluate(f"e => getComputedStyle(e).{name}")
+    return sum(map(float, re.findall(r"[\d.]+", colour)[:3]))
+
+
+class Sent:
+    """Counts the messages of widgets that a page sends to its kernel, on its websockets."""
+
+    def __init__(self):
+        self.messages = 0
+
+    def listen(self, page):
+        """Call before the page is opened: ``open_notebook(name, sent.listen)``."""
+        page.on("websocket", lambda socket: socket.on("framesent", self._frame))
+
+    def _frame(self, payload):
+        body = payload if isinstance(payload, bytes) else payload.encode()
+        self.messages += b'"comm_msg"' in body
+
+
+# A hand that moves the slider once per frame of the browser, there and back.
+SCRUB = """async ([player, frames]) => {
+    const slider = document.querySelectorAll('.ldm-player')[player].querySelector('.ldm-slider');
+    const frame = () => new Promise(requestAnimationFrame);
+    const shown = new Set();
+    for (let i = 1; i <= frames; i++) {
+        slider.value = i % (2 * slider.max) > slider.max ? 2 * slider.max - i : i;
+        slider.dispatchEvent(new Event('input'));
+        await frame();
+        shown.add(slider.closest('.ldm-player').dataset.step);
+    }
+    return shown.size;
+}"""
+
+
+def scrub(page, frames, player=0):
+    """Moves a slider for so many frames; returns how many steps were painted meanwhile."""
+    return page.evaluate(SCRUB, [player, frames])

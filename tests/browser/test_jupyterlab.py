@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 
 import numpy as np
 import pytest
-from browser import lab as lab_server
+from browser.lab import (
+    KERNEL_ANSWERS,
+    asked,
+    at_step,
+    brightness,
+    command,
+    only_from,
+    pixels,
+    run_all,
+)
 from playwright.sync_api import expect
 from records.make import PROMPT, make
 
@@ -22,74 +30,7 @@ heard = ipywidgets.Label().add_class("heard")
 traitlets.dlink((panel, "step"), (heard, "value"), str)
 ipywidgets.VBox([panel, heard])
 """.strip()
-PIXELS = """canvas => {
-    const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-    return Array.from(data);
-}"""
 LANES = ("latents", "denoised", "noise_pred")
-
-
-@pytest.fixture(scope="module")
-def lab(chromium_path, tmp_path_factory):
-    lab = lab_server.start(tmp_path_factory.mktemp("lab"))
-    make(32).save(lab.root / "run.safetensors")
-    yield lab
-    lab_server.stop(lab)
-
-
-@pytest.fixture
-def open_notebook(lab, new_page):
-    """``open_notebook(name, prepare=None) -> Seen``; kernels end with the test."""
-
-    def open_(name, prepare=lambda page: None):
-        seen = new_page(viewport={"width": 1280, "height": 860})
-        seen.page.set_default_timeout(40_000)  # Lab itself takes seconds on a busy machine
-        prepare(seen.page)
-        seen.page.goto(f"{lab.url}/doc/tree/{name}?reset")
-        expect(seen.page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=60_000)
-        return seen
-
-    yield open_
-    lab.end_sessions()
-    lab.theme("JupyterLab Light")
-
-
-KERNEL_ANSWERS = """async () => {
-    const {sessionContext} = window.jupyterapp.shell.currentWidget;
-    await sessionContext.ready;
-    await sessionContext.session.kernel.info;
-}"""
-COMMAND = """async name => {
-    const {commands, shell} = window.jupyterapp;
-    await shell.currentWidget.context.ready;
-    await commands.execute(name);
-}"""
-
-
-def command(page, name):
-    """Runs one of Lab's commands to its end."""
-    page.evaluate(COMMAND, name)
-
-
-def run_all(page):
-    page.evaluate(KERNEL_ANSWERS)  # a run before its first answer is lost
-    command(page, "notebook:run-all-cells")
-
-
-def at_step(page, step):
-    """Waits until that step, counted from 1 as the player says it, is painted."""
-    expect(page.locator(".ldm-player")).to_have_attribute("data-step", str(step), timeout=30_000)
-
-
-def pixels(page, lane):
-    canvas = page.locator(f'.ldm-lane[data-lane="{lane}"] canvas')
-    return np.array(canvas.evaluate(PIXELS), np.uint8)
-
-
-def only_from(lab, seen):
-    """No request left this machine."""
-    origin = re.compile(rf"({re.escape(lab.url)}/|blob:|data:)")
-    assert [url for url in seen.requests if not origin.match(url)] == []
 
 
 def test_player_lives_is_saved_and_plays_without_a_kernel(lab, open_notebook, shots):
@@ -191,14 +132,6 @@ def test_panel_and_kernel_share_the_step(lab, open_notebook, shots):
     only_from(lab, seen)
 
 
-def asked(client, expression):
-    """repr of an expression in the kernel."""
-    reply = client.execute_interactive("", user_expressions={"it": expression}, timeout=30)
-    answer = reply["content"]["user_expressions"]["it"]
-    assert answer["status"] == "ok", answer
-    return answer["data"]["text/plain"]
-
-
 def test_stock_widgets_stand_in_without_anywidget(lab, open_notebook, shots):
     def without_anywidget(page):
         page.route("**/extensions/anywidget/**", lambda route: route.abort())
@@ -237,8 +170,3 @@ def test_dark_theme(lab, open_notebook, shots):
     assert brightness(page.locator(".jp-Notebook"), "backgroundColor") < 200
     page.screenshot(path=shots / "lab-dark.png")
     only_from(lab, seen)
-
-
-def brightness(locator, name):
-    colour = locator.evaluate(f"e => getComputedStyle(e).{name}")
-    return sum(map(float, re.findall(r"[\d.]+", colour)[:3]))
