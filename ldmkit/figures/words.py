@@ -59,12 +59,22 @@ def shorten(words: str, limit: int) -> str:
 
 
 def prompt_of(traj: Trajectory, batch: int = 0) -> str:
-    """The words of one picture of the batch."""
-    if isinstance(traj.prompt, str):
-        return traj.prompt
+    """What one picture of the batch was made of: its words, or whose embedding."""
+    words = str(_of_batch(traj, traj.prompt, batch))
+    if "embedding" not in traj.call:
+        return words
+    label = shorten(str(_of_batch(traj, traj.call["embedding"], batch)), 400)
+    source = f"embedding of {label}" if label else "an embedding"
+    return f"{words}, with the {source.removeprefix('an ')}" if words else source
+
+
+def _of_batch(traj: Trajectory, values: Any, batch: int) -> Any:
+    """The one of several values that belongs to a picture of the batch."""
+    if not isinstance(values, (list, tuple)) or not values:
+        return values or ""
     # num_images_per_prompt repeats each prompt: picture i belongs to prompt i // repeats
-    repeats = max(1, traj.batch_size // max(1, len(traj.prompt)))
-    return traj.prompt[min(batch // repeats, len(traj.prompt) - 1)]
+    repeats = max(1, traj.batch_size // len(values))
+    return values[min(batch // repeats, len(values) - 1)]
 
 
 def lane_words(lane: str) -> tuple[str, str]:
@@ -89,7 +99,7 @@ def details(traj: Trajectory, batch: int = 0) -> list[str]:
     asked = _plain(asked) if asked != n else n
     steps = f"{n} step{'s' if n != 1 else ''}"
     if asked != n and not traj.stopped:  # Heun, PNDM: more calls than steps
-        steps = f"{asked} steps in {n} calls"
+        steps = f"{asked} steps in {n} calls" if n else f"{asked} steps, not kept"
     negative = traj.negative_prompt
     negative = negative if isinstance(negative, str) else " | ".join(negative or ())
     parts = [
@@ -97,6 +107,7 @@ def details(traj: Trajectory, batch: int = 0) -> list[str]:
         "" if seed is None else f"seed {seed}",
         f"stopped after {n} of {asked} steps" if traj.stopped else steps,
         f"guidance {_plain(call['guidance_scale'])}" if "guidance_scale" in call else "",
+        f"noise level {_plain(call['noise_level'])}" if call.get("noise_level") else "",
         shorten(str(call.get("scheduler", "")), 40).removesuffix("Scheduler"),
         f"not “{shorten(negative, 60)}”" if negative else "",
     ]

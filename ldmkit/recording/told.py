@@ -62,7 +62,10 @@ def say_what_was_hidden(output: Any, tape: Tape) -> None:
 def writable(
     call: Mapping[str, Any], parameters: Mapping[str, Any], scheduler: Any
 ) -> dict[str, Any]:
-    """The keywords that JSON can hold, with those that the run took from the signature."""
+    """The keywords that JSON can hold, with those that the run took from the signature.
+
+    ``left_out`` names those that it can't hold.
+    """
     told = {
         name: parameters[name].default
         for name in ("num_inference_steps", "guidance_scale", "strength", "eta")
@@ -74,7 +77,9 @@ def writable(
         for name, value in told.items()
         if name not in words and _plain(value)
     }
-    return kept | {"scheduler": type(scheduler).__name__}
+    left_out = sorted(name for name in told if name not in words and name not in kept)
+    more = {"left_out": left_out} if left_out else {}  # start pictures, latents and the like
+    return kept | {"scheduler": type(scheduler).__name__} | more
 
 
 def _plain(value: Any) -> bool:

@@ -13,7 +13,7 @@ from PIL import Image
 from ldmkit.records.errors import RecordError
 from ldmkit.records.files import write_atomically
 
-__all__ = ["write_animation"]
+__all__ = ["check_animation", "fitted", "write_animation"]
 
 HOLD = 6  # the last picture of a run stays this many frames long
 
@@ -26,7 +26,6 @@ def write_animation(
     duration: float,
     size: int,
     hold: bool = False,
-    crisp: bool = False,
 ) -> Path:
     """Writes frames that repeat for ever.
 
@@ -37,17 +36,16 @@ def write_animation(
         duration: milliseconds per frame, 20 to 60,000 (browsers slow shorter ones down).
         size: longer side in pixels, 16 to 2,048.
         hold: whether the last frame stays longer than the others.
-        crisp: whether enlarged pixels keep their edges (cells of latents).
 
     Raises:
         RecordError: no frame, or a number out of its range.
         OSError: the folder is missing or not writable; no half-written file stays.
     """
-    _check(frames, duration, size)
-    scale = size / max(frames[-1].size)
-    box = tuple(max(1, round(side * scale)) for side in frames[-1].size)
-    how = Image.Resampling.NEAREST if crisp else Image.Resampling.LANCZOS
-    shown = [frame.convert("RGB").resize((box[0], box[1]), how) for frame in frames]
+    check_animation(duration, size)
+    if not frames:
+        raise RecordError("An animation needs at least one picture, got none; record some steps.")
+    box, how = fitted(frames[-1].size, size), Image.Resampling.LANCZOS
+    shown = [frame.convert("RGB").resize(box, how) for frame in frames]
     times = [round(duration)] * len(shown)
     if hold:
         times[-1] *= HOLD
@@ -73,9 +71,18 @@ def write_animation(
     return write_atomically(path, write)
 
 
-def _check(frames: Sequence[Image.Image], duration: float, size: int) -> None:
-    if not frames:
-        raise RecordError("An animation needs at least one picture, got none; record some steps.")
+def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(width, height) of the same proportions whose longer side is ``side``."""
+    scale = side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def check_animation(duration: float, size: int) -> None:
+    """Refuses numbers out of their range, before anything is drawn.
+
+    Raises:
+        RecordError: which, and the range.
+    """
     for name, value, least, most in (("duration", duration, 20, 60_000), ("size", size, 16, 2048)):
         number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
         if not number or not least <= value <= most:

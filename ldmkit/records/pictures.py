@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldmkit.records.animation import check_animation, fitted, write_animation
 from ldmkit.records.errors import RecordError
 
 if TYPE_CHECKING:
@@ -181,3 +184,22 @@ def _dashed_frame(picture: Image.Image) -> None:
         picture.paste(row, at)
     for at in ((0, 0), (picture.width - wide, 0)):
         picture.paste(column, at)
+
+
+def animation(
+    traj: Trajectory,
+    path: str | PathLike[str],
+    kind: str,
+    lane: str,
+    batch: int,
+    *,
+    duration: float,
+    size: int,
+) -> Path:
+    """One lane as a file that moves; see ``Trajectory.to_gif``."""
+    check_animation(duration, size)
+    whole = _picture_size(traj, lane_array(traj, lane, batch))
+    frames = lane_pictures(traj, lane, batch, size=fitted(whole, size))
+    ends = is_picture(lane) and batch < len(traj.images)
+    last = [traj.images[batch]] if ends else []
+    return write_animation(path, frames + last, kind, duration=duration, size=size, hold=True)

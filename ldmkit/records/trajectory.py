@@ -36,6 +36,9 @@ Float64 = NDArray[np.float64]
 # Arrays with one entry per step; `latents` has one more, the last output.
 ESTIMATES = ("denoised", "noise_pred", "noise_pred_text", "noise_pred_uncond", "model_output")
 
+# Of a call what is told of it: the scheduler's name is no keyword, an embedding's label neither.
+_TOLD = ("scheduler", "left_out", "batch", "embedding")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Step:
@@ -322,6 +325,96 @@ class Trajectory:
         from ldmkit.records import trajectory_file
 
         return trajectory_file.load(path, max_bytes=max_bytes)
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """What repeats the run: ``record(pipe, **traj.keywords)``, the picture again to the bit.
+
+        The same pipeline, versions and kind of machine are taken for granted, and a ``seed``.
+        What was given beside words and numbers (a start picture, latents) is not held by any
+        record: ``call["left_out"]`` names it, give it again.
+        """
+        words = {name: getattr(self, name) for name in ("prompt", "negative_prompt", "seed")}
+        call = {name: value for name, value in self.call.items() if name not in _TOLD}
+        batch = self.call.get("batch")  # one picture of several, read from its PNG
+        if isinstance(batch, Mapping):
+            words |= {name: batch.get(name) for name in words}
+        given = {name: value for name, value in words.items() if value is not None} | call
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in given.items()
+        }
+
+    def to_png(self, path: str | PathLike[str], *, batch: int = 0) -> Path:
+        """Writes a final picture and, inside it, the call that made it; returns the path.
+
+        Args:
+            path: the file to write; replaced as a whole or not at all.
+            batch: which picture of the batch, from 0.
+
+        Raises:
+            RecordError: no such picture, or words that JSON can't hold.
+            OSError: the folder is missing or not writable; no half-written file stays.
+        """
+        from ldmkit.records import png  # it imports this module
+
+        return png.save(self, path, batch)
+
+    @classmethod
+    def from_png(cls, path: str | PathLike[str]) -> Trajectory:
+        """Reads what ``to_png`` wrote: the picture and the call, but no steps.
+
+        Returns:
+            A trajectory of zero steps with the picture, prompt, seed, call, model and versions;
+            ``record(pipe, **traj.keywords)`` makes the steps again. Of a batch it is the one
+            picture, while ``keywords`` repeat the whole batch and ``call["batch"]["picture"]``
+            is its number.
+
+        Raises:
+            RecordError: no PNG, one without a call, damaged, or beyond the limits.
+            OSError: the file is missing or not readable.
+        """
+        from ldmkit.records import png
+
+        return png.load(path)
+
+    def to_gif(
+        self,
+        path: str | PathLike[str],
+        *,
+        lane: str = "denoised",
+        batch: int = 0,
+        duration: float = 120,
+        size: int = 256,
+    ) -> Path:
+        """Writes the steps of one lane as an animated GIF; returns its path.
+
+        After the last step the final picture stands still, except in the noise lanes.
+
+        Args:
+            path: the file to write; replaced as a whole or not at all.
+            lane: as in ``pictures``.
+            batch: which picture of the batch, from 0.
+            duration: milliseconds that each step is shown, 20 to 60,000.
+            size: the longer side in pixels, 16 to 2,048.
+
+        Raises:
+            RecordError: as ``pictures``, or a number out of its range.
+            OSError: the folder is missing or not writable; no half-written file stays.
+        """
+        return _pictures.animation(self, path, "GIF", lane, batch, duration=duration, size=size)
+
+    def to_webp(
+        self,
+        path: str | PathLike[str],
+        *,
+        lane: str = "denoised",
+        batch: int = 0,
+        duration: float = 120,
+        size: int = 256,
+    ) -> Path:
+        """Writes an animated WebP, smaller and truer in colour; see ``to_gif``."""
+        return _pictures.animation(self, path, "WEBP", lane, batch, duration=duration, size=size)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return _display.mimebundle(self)
