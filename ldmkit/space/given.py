@@ -54,19 +54,26 @@ def _listed(given: Any, space: str) -> list[Embedding]:
         return [given]
     if isinstance(given, (list, tuple)) and any(_is_vectors(one) for one in given):
         return [embedding for one in given for embedding in _listed(one, space)]
+    if isinstance(given, (list, tuple)) and not given:
+        return []
+    array = _array(given)
+    if array is None:
+        raise TypeError(
+            "An embedding, a vector (d,) or a batch (b, d) is needed, got "
+            f"{type(given).__name__} {getattr(given, 'shape', given)!s:.60}; make one with "
+            "sample_prior or clip.encode_image."
+        )
+    return [Embedding(row, model=space) for row in array]
+
+
+def _array(given: Any) -> NDArray[np.float32] | None:
+    """(b, d), or ``None`` for what is no vector of numbers."""
     whole = given.detach().float().cpu().numpy() if torch.is_tensor(given) else given
     try:
         array = np.asarray(whole, dtype=np.float32)
     except (TypeError, ValueError):
-        array = np.zeros(0, np.float32)
-    if array.ndim not in (1, 2) or (not array.size and not isinstance(given, (list, np.ndarray))):
-        raise TypeError(
-            f"An embedding, a vector (d,) or a batch (b, d) is needed, got {type(given).__name__} "
-            f"{str(np.shape(array) if array.size else repr(given))[:60]}; make one with "
-            "sample_prior or clip.encode_image."
-        )
-    rows = array[None] if array.ndim == 1 and array.size else array
-    return [Embedding(row, model=space) for row in rows]
+        return None
+    return np.atleast_2d(array) if array.ndim in (1, 2) else None
 
 
 def _is_vectors(value: Any) -> bool:

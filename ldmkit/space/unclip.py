@@ -229,6 +229,7 @@ def decode_embedding(
     arguments = {family.names.get(name, name): value for name, value in arguments.items()}
     words = arguments.pop("prompt", None)
     traj = record(decoder, words, keep=keep, preview=preview, on_step=on_step, **arguments)
+    own = {name: ours for ours, name in family.names.items()}
     labels = [one.label for one in given]
     told = {"embedding": labels[0] if len(given) == 1 else labels, "noise_level": noise_level}
     return replace(
@@ -236,7 +237,7 @@ def decode_embedding(
         prompt=prompt,
         seed=seeds,
         model=origin_of(unclip).name,
-        call={**traj.call, **told},
+        call={own.get(name, name): value for name, value in traj.call.items()} | told,
         stages=tuple(_runs[one] for one in given if one in _runs),
     )
 

@@ -91,3 +91,21 @@ def test_alt_text():
         alt_text(make(8, prompt="a cat"), "denoised", 4) == "Clean estimate at step 5 of 8: a cat"
     )
     assert alt_text(make(8, prompt=""), "noise_pred", 0).endswith("step 1 of 8: no prompt")
+
+
+def test_a_picture_of_an_embedding_says_of_whose():
+    call = {"embedding": "a red cat − a hat", "noise_level": 300}
+    traj = make(prompt="", call=call)
+    assert prompt_of(traj) == "embedding of a red cat − a hat"
+    assert "embedding of a red cat − a hat" in alt_text(traj, "denoised", 0)
+    assert "noise level 300" in details(traj)
+    assert prompt_of(make(prompt="", call={"embedding": ""})) == "an embedding"
+    both = make(prompt="in the snow", call=call)
+    assert prompt_of(both) == "in the snow, with the embedding of a red cat − a hat"
+
+
+def test_each_picture_of_a_batch_has_its_embedding():
+    traj = make(prompt="", batch=2, call={"embedding": ["a cat", "a dog"]})
+    assert [prompt_of(traj, i) for i in range(2)] == ["embedding of a cat", "embedding of a dog"]
+    odd = make(prompt="", batch=2, call={"embedding": [{"<b>": 1}]})
+    assert prompt_of(odd, 1).startswith("embedding of {")

@@ -202,6 +202,8 @@ def test_kandinskys_decoder_is_its_own_pipelines(kandinsky):
     assert np.array_equal(np.asarray(bare), np.asarray(alone.image))
 
 
+# diffusers 0.42.1, 2026-11-23: its combined pipeline passes on what its second half retired
+@pytest.mark.filterwarnings("ignore:`callback_steps` is deprecated:FutureWarning")
 def test_kandinskys_halves_are_the_whole(kandinsky):
     whole = kandinsky(
         "a red cat",
@@ -258,17 +260,18 @@ def test_karlos_decoder_is_the_pipelines_own(karlo):
         traj = decode_embedding(pipe, z, seed=3, super_res_num_inference_steps=2, **DECODER)
         assert np.array_equal(np.asarray(bare), np.asarray(traj.image))
         assert traj.latents.shape == (4, 1, 3, 8, 8)
+        assert (traj.call["num_inference_steps"], traj.call["guidance_scale"]) == (3, 2.5)
 
 
-def families():
-    return [tiny_unclip.stable(), tiny_unclip.kandinsky(), tiny_unclip.karlo()]
+@pytest.fixture(params=["stable", "kandinsky", "karlo"])
+def pipe(request):
+    return request.getfixturevalue(request.param)
 
 
 def decoding(pipe):
     return DECODER | (SMALL if "Kandinsky" in type(pipe).__name__ else {})
 
 
-@pytest.mark.parametrize("pipe", families(), ids=lambda pipe: type(pipe).__name__)
 def test_noise_on_the_embedding_in_every_family(pipe):
     z = sample_prior(pipe, "a red cat", seed=7, **PRIOR)
     call = decoding(pipe)
@@ -285,7 +288,6 @@ def test_noise_on_the_embedding_in_every_family(pipe):
         decode_embedding(pipe, z, noise_level=0.5, **call)
 
 
-@pytest.mark.parametrize("pipe", families(), ids=lambda pipe: type(pipe).__name__)
 def test_batches_in_every_family(pipe):
     call = decoding(pipe)
     both = sample_prior(pipe, ["a red cat", "a blue dog"], seed=[1, 2], **PRIOR)
@@ -297,7 +299,6 @@ def test_batches_in_every_family(pipe):
         assert np.abs(alone.latents[:, 0] - batch.latents[:, i]).max() <= 1e-4
 
 
-@pytest.mark.parametrize("pipe", families(), ids=lambda pipe: type(pipe).__name__)
 def test_first_noise_is_taken(pipe):
     z = sample_prior(pipe, "a red cat", seed=7, **PRIOR)
     channels = 3 if type(pipe).__name__ == "UnCLIPPipeline" else 4
