@@ -190,5 +190,7 @@ def _notes(
     if missing and lanes:
         names = " and ".join(lane_words(lane)[0].lower() for lane in missing)
         yield f"Not kept in this record: {names}."
-    if not lanes:
+    if not len(traj.timesteps) and not traj.stopped:
+        yield "A picture and its call: record(pipe, **traj.keywords) makes the steps again."
+    elif not lanes:
         yield f"This record keeps no lane that can be drawn ({', '.join(LANES[:3])})."

@@ -251,7 +251,7 @@ function viewsOf(run, first, caption) {
 // One run: its lanes in the order of the sum, then what became of it.
 function single(run) {
   const row = make("div", "ldm-lanes");
-  const views = viewsOf(run, 0, `after step ${run.total}`);
+  const views = viewsOf(run, 0, run.total ? `after step ${run.total}` : "");
   row.append(...views.map((view) => view.figure));
   const operate = operators(views);
   return { node: row, columns: [{ run, views, say: (i) => operate(run.alphas[i], run.sigmas[i]) }] };
@@ -266,7 +266,7 @@ function table(data) {
   const columns = data.runs.map((run) => {
     const views = viewsOf(run, first, "");
     first += run.lanes.length * run.index.length + 1;
-    const head = make("div", "ldm-run");
+    const head = make("div", "ldm-column");
     const { line, say } = statusLine();
     head.append(make("p", "ldm-title", run.title));
     if (data.align) head.append(line);

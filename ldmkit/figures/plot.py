@@ -60,10 +60,12 @@ def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Fi
     for row, lane in enumerate(lanes):
         _draw_lane(fig, grid, row, lane, traj, steps, batch)
     if batch < len(traj.images):
-        axes = fig.add_subplot(grid[:rows, -1])
-        axes.imshow(traj.images[batch].convert("RGB"))
+        axes = fig.add_subplot(grid[:rows, -1] if n else grid[:, :])
+        axes.imshow(traj.images[batch].convert("RGB"), interpolation="bicubic")
         axes.set_title("final picture", fontsize=8)
         axes.set_axis_off()
+    if not n:  # read from a PNG: the picture and the call, no steps
+        return fig
     schedule = fig.add_subplot(grid[-1, :-1])
     _draw_schedule(schedule, traj, steps)
     words = fig.add_subplot(grid[-1, -1])
