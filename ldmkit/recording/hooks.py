@@ -20,7 +20,16 @@ import torch
 
 from ldmkit.recording.estimates import Level, level
 
-__all__ = ["Call", "Stop", "Tape", "denoiser_of", "exclusive", "hooked", "scheduler_of"]
+__all__ = [
+    "Call",
+    "Stop",
+    "Tape",
+    "denoiser_of",
+    "exclusive",
+    "hooked",
+    "prior_of",
+    "scheduler_of",
+]
 
 
 class Stop(Exception):
@@ -62,6 +71,17 @@ def denoiser_of(pipe: Any) -> torch.nn.Module | None:
         found = getattr(pipe, name, None)
         if isinstance(found, torch.nn.Module):
             return found
+    return None
+
+
+def prior_of(pipe: Any) -> tuple[Any, Any] | None:
+    """An unCLIP pipeline's prior, which runs before its decoder: (network, scheduler)."""
+    scheduler = getattr(pipe, "prior_scheduler", None)
+    for name in ("prior", "prior_prior"):
+        network = getattr(pipe, name, None)
+        # of embeddings; Wuerstchen's prior is another thing
+        if hasattr(network, "clip_mean") and callable(getattr(scheduler, "step", None)):
+            return network, scheduler
     return None
 
 

@@ -25,20 +25,32 @@ _fits: weakref.WeakKeyDictionary[Any, NDArray[np.float32]] = weakref.WeakKeyDict
 
 def autoencoder_of(pipe: Any) -> Any | None:
     """The autoencoder of a latent pipeline, or ``None`` (pixel models have none)."""
-    vae = getattr(pipe, "vae", None)
-    return vae if hasattr(vae, "decode") and hasattr(vae, "config") else None
+    for name in ("vae", "movq"):
+        vae = getattr(pipe, name, None)
+        if hasattr(vae, "decode") and hasattr(vae, "config"):
+            return vae
+    return None
+
+
+def _is_movq(vae: Any) -> bool:
+    """Kandinsky's: its latents are neither scaled nor, in the pipeline, rounded to codes."""
+    return getattr(vae.config, "norm_type", None) == "spatial"
+
+
+def _factor(vae: Any) -> float:
+    return 1.0 if _is_movq(vae) else vae.config.scaling_factor
 
 
 def unscale(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Latents as the network sees them to latents as the autoencoder does."""
     mean, std = _statistics(vae, latents)
-    return latents * std / vae.config.scaling_factor + mean
+    return latents * std / _factor(vae) + mean
 
 
 def scale(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Latents as the autoencoder gives them to latents as the network sees them."""
     mean, std = _statistics(vae, latents)
-    return (latents - mean) * vae.config.scaling_factor / std
+    return (latents - mean) * _factor(vae) / std
 
 
 def _statistics(vae: Any, like: torch.Tensor) -> tuple[Any, Any]:
@@ -90,7 +102,9 @@ def _decode_part(vae: Any, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
     tensor = torch.tensor(
         latents, device=vae.device, dtype=vae.dtype
     )  # a copy: records are read-only
-    pixels = vae.decode(unscale(vae, tensor), return_dict=False)[0]  # (k, 3, H, W) in -1..1
+    unrounded = {"force_not_quantize": True} if _is_movq(vae) else {}
+    pixels = vae.decode(unscale(vae, tensor), return_dict=False, **unrounded)[0]
+    # (k, 3, H, W) in -1..1
     colours = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
     return np.asarray((colours * 255).round(), dtype=np.uint8)
 

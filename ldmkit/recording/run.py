@@ -20,9 +20,11 @@ from ldmkit.recording.hooks import (
     denoiser_of,
     exclusive,
     hooked,
+    prior_of,
     scheduler_of,
 )
 from ldmkit.recording.shown import images_of, last_estimate, step_pictures
+from ldmkit.recording.stages import before, with_prior
 from ldmkit.recording.told import length_said_once, say_what_was_hidden, versions, writable
 from ldmkit.records import Step, Trajectory
 
@@ -75,12 +77,14 @@ def record(
     seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
     call = _complete(pipe, parameters, prompt, seeds, call)
     denoiser, vae = denoiser_of(pipe), previews.autoencoder_of(pipe)
-    with exclusive(scheduler, denoiser):
-        tape, images, stopped = _run(pipe, scheduler, denoiser, call, names, on_step)
+    prior = prior_of(pipe)
+    with exclusive(scheduler, denoiser, *(prior or ())):
+        with before(prior) as earlier:
+            tape, images, stopped = _run(pipe, scheduler, denoiser, call, names, on_step)
         arrays = arrays_of(tape, scheduler, names)
         images = last_estimate(vae, tape, scheduler) if stopped else images
         pictures = step_pictures(vae, arrays, preview)
-    return Trajectory(
+    traj = Trajectory(
         **arrays,
         **pictures,
         images=images,
@@ -92,6 +96,7 @@ def record(
         model=origin_of(pipe).name,
         versions=versions(),
     )
+    return with_prior(traj, prior, earlier, names, parameters, call)
 
 
 def _scheduler(pipe: Any) -> Any:

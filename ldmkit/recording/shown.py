@@ -15,6 +15,9 @@ from ldmkit.recording.hooks import Tape
 
 __all__ = ["images_of", "last_estimate", "step_pictures"]
 
+# Pixels in -1..1 are their own colours: what a model without an autoencoder diffuses.
+_PIXEL_RGB = np.concatenate([np.eye(3), np.ones((1, 3))]).astype(np.float32) / 2
+
 
 def images_of(output: Any) -> tuple[Image.Image, ...]:
     """The final pictures of a pipeline's output; none where it gave latents or sound."""
@@ -25,17 +28,27 @@ def images_of(output: Any) -> tuple[Image.Image, ...]:
 def last_estimate(vae: Any, tape: Tape, scheduler: Any) -> tuple[Image.Image, ...]:
     """The last clean estimate as pictures: what a stopped run has to show."""
     last = step_of(0, tape.calls[-1], scheduler, ("denoised",)).denoised
-    if vae is None or last is None or not np.isfinite(last).all():
+    if last is None or not np.isfinite(last).all():
         return ()
+    if vae is None:
+        return _pixels(last) if last.shape[1] == 3 else ()
     return tuple(Image.fromarray(picture) for picture in previews.decode(vae, last))
+
+
+def _pixels(x0: NDArray[np.float32]) -> tuple[Image.Image, ...]:
+    """Pictures of what a pixel model diffuses, (b, 3, h, w) in -1..1."""
+    colours = ((x0 / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
+    return tuple(Image.fromarray(picture) for picture in colours.transpose(0, 2, 3, 1))
 
 
 def step_pictures(vae: Any, arrays: Mapping[str, Any], preview: str) -> dict[str, Any]:
     """``rgb`` and ``previews`` of a record."""
     kept = {name: arrays[name] for name in ("latents", "denoised") if arrays[name] is not None}
-    if preview == "none" or vae is None or not kept:
+    if preview == "none" or not kept:
         return {}
     shape = next(iter(kept.values())).shape
+    if vae is None:
+        return {"rgb": _PIXEL_RGB} if shape[2] == 3 else {}
     if shape[2] != getattr(vae.config, "latent_channels", shape[2]):
         return {}  # packed in a way that nobody described
     rgb = previews.linear_rgb(vae, shape[2])

@@ -6,16 +6,65 @@ The first run is a record of its own in ``Trajectory.stages``, with (d, 1, 1) fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ldmkit.recording.arrays import arrays_of
-from ldmkit.recording.hooks import Tape
+from ldmkit.recording.hooks import Tape, hooked
+from ldmkit.records import Trajectory
 
-__all__ = ["prior_arrays"]
+__all__ = ["before", "prior_arrays", "with_prior"]
+
+
+@contextmanager
+def before(prior: tuple[Any, Any] | None) -> Iterator[Tape]:
+    """Records the prior's steps, if there is a prior, while the block runs."""
+    tape = Tape()
+    if prior is None:
+        yield tape
+        return
+    with hooked(prior[1], None, tape):
+        yield tape
+
+
+def with_prior(
+    traj: Trajectory,
+    prior: tuple[Any, Any] | None,
+    tape: Tape,
+    names: Sequence[str],
+    parameters: Mapping[str, Any],
+    call: Mapping[str, Any],
+) -> Trajectory:
+    """A decoder's record with the prior's before it, where one ran.
+
+    Args:
+        traj: the decoder's.
+        prior: network and scheduler.
+        tape: the prior's run.
+        names: arrays to keep.
+        parameters: of the pipeline's call.
+        call: its keywords.
+    """
+    if prior is None or not tape.calls:
+        return traj
+    told = {
+        name: call.get(f"prior_{name}", parameters[f"prior_{name}"].default)
+        for name in ("num_inference_steps", "guidance_scale")
+        if f"prior_{name}" in parameters
+    }
+    stage = Trajectory(
+        **prior_arrays(*prior, tape, names),
+        prompt=traj.prompt,
+        seed=traj.seed,
+        call=told | {"scheduler": type(prior[1]).__name__},
+        model=traj.model,
+        versions=traj.versions,
+    )
+    return replace(traj, stages=(stage,))
 
 
 @torch.no_grad()
