@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ldmkit.distill import compare, score, sweep
     from ldmkit.latents import decode_latents, encode_image
     from ldmkit.loading import anatomy, load, models, release
-    from ldmkit.panels import PromptPanel, TrajectoryPanel
+    from ldmkit.panels import ComparePanel, PromptPanel, TrajectoryPanel
     from ldmkit.recording import record
     from ldmkit.records import Embedding, Grid, Trajectory, Walk
     from ldmkit.space.clip import clip_space
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ldmkit.space.unclip import decode_embedding, sample_prior, variations
 
 __all__ = [
+    "ComparePanel",
     "Embedding",
     "Grid",
     "PromptPanel",
@@ -51,6 +52,7 @@ __all__ = [
 
 # Where each public name lives; a name that maps to itself is a subpackage.
 _HOMES = {
+    "ComparePanel": "ldmkit.panels",
     "Embedding": "ldmkit.records",
     "Grid": "ldmkit.records",
     "PromptPanel": "ldmkit.panels",

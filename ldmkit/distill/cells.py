@@ -135,10 +135,10 @@ def run(job: Job) -> Made:
     pipe = _opened(job.pipe)
     if job.sampler is not None:
         pipe = with_sampler(pipe, job.sampler)
-    words: Any = None if job.prompts is None else list(job.prompts)
+    words, seeds, call = _told(job)
     with _turn:
         start = time.perf_counter()
-        traj = record(pipe, words, seed=job.seeds, keep=(), preview="none", **job.call)
+        traj = record(pipe, words, seed=seeds, keep=(), preview="none", **call)
         seconds = time.perf_counter() - start
     count = len(job.positions)
     if len(traj.images) != count:
@@ -158,6 +158,16 @@ def run(job: Job) -> Made:
         model=traj.model,
         versions=traj.versions,
     )
+
+
+def _told(job: Job) -> tuple[Any, Any, dict[str, Any]]:
+    """Prompt, seed and keywords: plain for one picture, lists for several."""
+    call, count = dict(job.call), len(job.positions)
+    if count == 1:
+        return job.prompts and job.prompts[0], None if job.seeds is None else job.seeds[0], call
+    if isinstance(call.get("negative_prompt"), str):  # a pipeline wants both of one kind
+        call["negative_prompt"] = [call["negative_prompt"]] * count
+    return job.prompts and list(job.prompts), job.seeds, call
 
 
 def _opened(pipe: Any) -> Any:

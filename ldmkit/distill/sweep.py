@@ -69,18 +69,12 @@ def sweep(
     parameters = checks.parameters_of(model, "sweep")
     values = _values(model, axes, parameters)
     settings = {"prompt": prompt, "seed": seed, "scheduler": scheduler, **call}
-    fixed = {name: value for name, value in settings.items() if value is not None}
-    for name in values:
-        if name in fixed:
-            raise ValueError(
-                f"{name} can't be an axis and a keyword at once; leave one of them out."
-            )
-    if not any(name in fixed or name in values for name in _NOISE) and "generator" in parameters:
-        fixed["seed"] = 0
-    settings_of = [_settings(fixed, values, combination) for combination in _product(values)]
-    jobs = [_job(pipe, settings, position) for position, settings in enumerate(settings_of)]
-    for settings, job in zip(settings_of, jobs, strict=True):
-        _check(model, parameters, settings, job)
+    fixed = _fixed(model, settings, values, parameters)
+    jobs = []
+    for position, combination in enumerate(itertools.product(*values.values())):
+        chosen = {**fixed, **dict(zip(values, combination, strict=True))}
+        jobs.append(_job(pipe, chosen, position))
+        _check(model, parameters, chosen, jobs[-1])
     blank = Grid(
         axes={name: _labels(name, several) for name, several in values.items()},
         images=(None,) * len(jobs),
@@ -120,14 +114,25 @@ def _values(pipe: Any, axes: Any, parameters: Mapping[str, Any]) -> dict[str, li
     return values
 
 
-def _product(values: Mapping[str, Sequence[Any]]) -> Iterable[tuple[Any, ...]]:
-    return itertools.product(*values.values())
-
-
-def _settings(
-    fixed: Mapping[str, Any], values: Mapping[str, Any], combination: tuple[Any, ...]
+def _fixed(
+    model: Any,
+    settings: Mapping[str, Any],
+    values: Mapping[str, Any],
+    parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    return {**fixed, **dict(zip(values, combination, strict=True))}
+    """What all pictures share: what was given, and a seed where nothing says the noise."""
+    fixed = {name: value for name, value in settings.items() if value is not None}
+    for name in fixed.keys() & values.keys():
+        raise ValueError(f"{name} can't be an axis and a keyword at once; leave one of them out.")
+    known = {*fixed, *values}
+    if "prompt" in parameters and not {"prompt", "prompt_embeds"} & known:
+        raise TypeError(
+            f"{type(model).__name__} needs a prompt, got None; write sweep(pipe, axes, "
+            '"a red cat"), or "" for no words.'
+        )
+    if "generator" in parameters and not known.intersection(_NOISE):
+        fixed["seed"] = 0
+    return fixed
 
 
 def _job(pipe: Any, settings: Mapping[str, Any], position: int) -> Job:

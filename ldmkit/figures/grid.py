@@ -30,6 +30,7 @@ __all__ = [
     "grid_image",
     "grid_mimebundle",
     "laid_out",
+    "mark",
     "say",
     "title_of",
     "verdict",
@@ -201,7 +202,7 @@ def _cell(grid: Grid, position: int, row: Row) -> str:
     point = ", ".join(say(name, label) for name, label in grid.point(position).items())
     words = text(f"{shorten(grid.prompts[position], 160) or 'no prompt'} ({shorten(point, 200)})")
     data = base64.b64encode(webp(image, 2 * THUMB, 80)).decode()
-    under = _mark(verdict(grid, position))
+    under = mark(verdict(grid, position))
     if not row.label and len(grid.axes) == 1:
         under = text(shorten(point, 40)) + (f"<br>{under}" if under else "")
     return (
@@ -210,7 +211,7 @@ def _cell(grid: Grid, position: int, row: Row) -> str:
     )
 
 
-def _mark(words: str) -> str:
+def mark(words: str) -> str:
     """A sign beside the word, since colours alone say nothing to many."""
     return {"obeyed": "✓ obeyed", "missed": "✗ missed"}.get(words, words)
 

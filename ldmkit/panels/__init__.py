@@ -5,12 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ldmkit.panels.compare import ComparePanel
 from ldmkit.panels.trajectory import TrajectoryPanel
 
 if TYPE_CHECKING:
     from ldmkit.panels.prompt import PromptPanel
 
-__all__ = ["PromptPanel", "TrajectoryPanel"]
+__all__ = ["ComparePanel", "PromptPanel", "TrajectoryPanel"]
 
 _RUNNING = {"PromptPanel": "ldmkit.panels.prompt"}  # they need torch, a record's player does not
 

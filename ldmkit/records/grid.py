@@ -341,7 +341,7 @@ def _said(value: Any) -> Any:
 
 
 def _unknown_axis(name: str, axes: tuple[str, ...]) -> str:
-    near = get_close_matches(name, axes, n=1)
+    near = get_close_matches(name, axes, n=1, cutoff=0.41)  # "steps" is meant, too
     advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(axes)}."
     return f"This grid has no axis {_short(name)}; {advice}"
 

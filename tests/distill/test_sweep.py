@@ -1,0 +1,211 @@
+"""``sweep``: every combination once, in this thread or any executor, the same pictures."""
+
+import multiprocessing
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+import ldmkit
+
+PROMPT = "a red cat with a crown"
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny.pipeline(size="small")
+
+
+def pixels(grid):
+    return np.stack([np.asarray(image, np.int16) for image in grid.images])
+
+
+def test_every_combination_in_order(pipe):
+    grid = ldmkit.sweep(
+        pipe,
+        {"seed": range(3), "guidance_scale": [1, 3]},
+        prompt=PROMPT,
+        num_inference_steps=2,
+    )
+    assert grid.axes == {"seed": (0, 1, 2), "guidance_scale": (1, 3)}
+    assert (grid.seeds, grid.prompts) == ((0, 0, 1, 1, 2, 2), (PROMPT,) * 6)
+    assert grid.call["num_inference_steps"] == 2
+    assert "guidance_scale" not in grid.call
+    for i, image in enumerate(grid.images):
+        seed, scale = divmod(i, 2)
+        want = pipe(
+            PROMPT,
+            num_inference_steps=2,
+            guidance_scale=(1, 3)[scale],
+            generator=torch.Generator().manual_seed(seed),
+        ).images[0]
+        assert np.array_equal(np.asarray(image), np.asarray(want)), i
+
+
+def test_any_keyword_is_an_axis(pipe):
+    axes = {
+        "prompt": [PROMPT, "a blue dog"],
+        "negative_prompt": ["", "a hat"],
+        "scheduler": ["ddim", "ddpm"],
+        "eta": (0.0, 0.5),
+    }
+    grid = ldmkit.sweep(pipe, axes, num_inference_steps=1)
+    assert grid.shape == (2, 2, 2, 2)
+    assert grid.axes["scheduler"] == ("ddim", "ddpm")
+    assert set(grid.seeds) == {0}  # one noise for all, unless told otherwise
+    assert grid.measure == "obedience"
+    assert grid.prompts == (PROMPT,) * 8 + ("a blue dog",) * 8
+
+
+def test_pictures_and_tensors_as_axis_are_numbered():
+    pipe = tiny.pipeline("img2img", size="small")
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    grid = ldmkit.sweep(
+        pipe, {"image": pictures, "strength": [0.5, 1.0]}, PROMPT, num_inference_steps=4, seed=3
+    )
+    assert grid.axes == {"image": ("image 1", "image 2"), "strength": (0.5, 1.0)}
+    assert grid.values["calls"].tolist() == [2, 4, 2, 4]
+    assert set(grid.seeds) == {3}
+
+
+def test_latents_say_the_noise_themselves(pipe):
+    noise = [torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    grid = ldmkit.sweep(pipe, {"latents": noise}, PROMPT, num_inference_steps=1)
+    seeded = ldmkit.sweep(pipe, {"seed": range(2)}, PROMPT, num_inference_steps=1)
+    assert grid.seeds == (None, None)
+    assert np.array_equal(pixels(grid), pixels(seeded))
+
+
+def test_other_words_make_pictures_without_scores(pipe):
+    grid = ldmkit.sweep(pipe, {"seed": [1]}, "Paris, oil on canvas", num_inference_steps=1)
+    assert (grid.measure, "score" in grid.values) == ("", False)
+    with pytest.raises(TypeError, match="clip_space takes a name"):
+        ldmkit.sweep(pipe, {"seed": [1]}, "Paris", num_inference_steps=1, clip=3)
+
+
+AXES = {"seed": range(2), "scheduler": ["ddim", "euler ancestral"]}
+
+
+def test_threads_make_the_same_pictures(pipe):
+    here = ldmkit.sweep(pipe, AXES, PROMPT, num_inference_steps=2)
+    seen = []
+    with ThreadPoolExecutor(4) as pool:
+        there = ldmkit.sweep(
+            pipe,
+            AXES,
+            PROMPT,
+            num_inference_steps=2,
+            executor=pool,
+            on_update=lambda told: seen.append((told.index, told.done)),
+        )
+    assert np.array_equal(pixels(here), pixels(there))
+    assert sorted(index for index, _ in seen) == [0, 1, 2, 3]
+    assert [done for _, done in seen] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_other_processes_make_the_same_pictures(pipe):
+    here = ldmkit.sweep(pipe, AXES, PROMPT, num_inference_steps=2)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        there = ldmkit.sweep(pipe, AXES, PROMPT, num_inference_steps=2, executor=pool)
+    assert np.abs(pixels(here) - pixels(there)).max() <= 1  # another process, other threads
+    assert there.axes == here.axes
+
+
+class Lazy(Executor):
+    """Runs one job for each that is asked for; the rest wait for ever."""
+
+    def __init__(self, most):
+        self.most, self.futures = most, []
+
+    def submit(self, function, /, *arguments):
+        future = Future()
+        self.futures.append(future)
+        if len(self.futures) <= self.most:
+            try:
+                future.set_result(function(*arguments))
+            except Exception as error:
+                future.set_exception(error)
+        return future
+
+
+def test_stop_cancels_what_has_not_begun(pipe):
+    pool = Lazy(most=2)
+    grid = ldmkit.sweep(
+        pipe,
+        {"seed": range(5)},
+        PROMPT,
+        num_inference_steps=1,
+        executor=pool,
+        on_update=lambda told: told.done < 2,
+    )
+    assert [image is not None for image in grid.images] == [True, True, False, False, False]
+    assert [future.cancelled() for future in pool.futures] == [False, False, True, True, True]
+
+
+def test_an_error_in_a_worker_is_raised_and_ends_the_rest(pipe):
+    pool = Lazy(most=1)
+
+    def breaks(*arguments):
+        raise ZeroDivisionError("in the middle")
+
+    call = {"num_inference_steps": 1, "callback_on_step_end": breaks}
+    with pytest.raises(ZeroDivisionError, match="in the middle"):
+        ldmkit.sweep(pipe, {"seed": range(3)}, PROMPT, executor=pool, **call)
+    assert pool.futures[1].cancelled()
+
+
+@pytest.mark.parametrize(
+    ("axes", "call", "error", "words"),
+    [
+        (
+            {"guidence_scale": [1]},
+            {},
+            TypeError,
+            "no axis 'guidence_scale'; did you mean 'guidance",
+        ),
+        ({"output_type": ["pil"]}, {}, TypeError, "know no axis 'output_type'"),
+        ({"seed": 3}, {}, TypeError, "The axis 'seed' needs a list of values, got int"),
+        ({"prompt": "a red cat"}, {"prompt": None}, TypeError, "The axis 'prompt' needs a list"),
+        ({"seed": []}, {}, ValueError, "The axis 'seed' needs one value or more"),
+        ({"seed": [1, 1]}, {}, ValueError, "Values of the axis 'seed' must differ, got [1, 1]"),
+        ({"seed": range(10**9)}, {}, ValueError, "at most 100,000 pictures"),
+        ({}, {}, TypeError, "axes must be a dict"),
+        ([1, 2], {}, TypeError, "axes must be a dict"),
+        ({"seed": [1]}, {"seed": 2}, ValueError, "seed can't be an axis and a keyword at once"),
+        ({"seed": ["x"]}, {}, TypeError, "seed must be a whole number"),
+        ({"seed": [(1, 2)]}, {}, TypeError, "seed must be one number per picture"),
+        ({"seed": [1]}, {"prompt": ["a", "b"]}, TypeError, "prompt must be one string per picture"),
+        ({"prompt": [3]}, {"prompt": None}, TypeError, "prompt must be one string per picture"),
+        ({"scheduler": ["ddim", "eular"]}, {}, ValueError, "did you mean 'euler'?"),
+        ({"num_inference_steps": [4, 0]}, {}, ValueError, "between 1 and 1024 inclusive, got 0"),
+        (
+            {"seed": [1]},
+            {"guidance": 3},
+            TypeError,
+            "sweep and StableDiffusionPipeline know no key",
+        ),
+        ({"seed": [1]}, {"prompt": None}, TypeError, "needs a prompt, got None; write sweep"),
+    ],
+)
+def test_refuses_before_anything_runs(pipe, monkeypatch, axes, call, error, words):
+    monkeypatch.setattr("ldmkit.distill.cells.record", lambda *a, **k: pytest.fail("it ran"))
+    with pytest.raises(error) as raised:
+        ldmkit.sweep(pipe, axes, **{"prompt": PROMPT, **call})
+    assert words in str(raised.value)
+
+
+def test_takes_no_other_than_pipelines():
+    with pytest.raises(TypeError, match="sweep takes a diffusers pipeline first, got int"):
+        ldmkit.sweep(3, {"seed": [1]}, PROMPT)
+    with pytest.raises(ValueError, match="neither a folder, nor a model's name"):
+        ldmkit.sweep("criters model", {"seed": [1]}, PROMPT)
+
+
+def test_more_pictures_than_places_are_refused(pipe):
+    with pytest.raises(RuntimeError, match="made 2 pictures where 1 were asked for"):
+        ldmkit.sweep(pipe, {"seed": [1]}, PROMPT, num_inference_steps=1, num_images_per_prompt=2)
