@@ -1,7 +1,8 @@
-"""The pipeline beside a pipeline: the same networks, begun from a picture instead of noise."""
+"""Pipelines beside a pipeline, of the same parts: a twin, and one that begins from a picture."""
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 from ldmkit.loading.quiet import swift_imports
 from ldmkit.loading.samplers import remember_as
 
-__all__ = ["can_take_picture", "from_picture", "takes_picture"]
+__all__ = ["can_take_picture", "from_picture", "takes_picture", "twin_of"]
+
+
+def twin_of(pipe: Any) -> Any:
+    """A second pipeline of the very same parts, whose own settings can be changed."""
+    twin = copy.copy(pipe)
+    remember_as(twin, pipe)
+    return twin
 
 
 def takes_picture(pipe: Any) -> bool:

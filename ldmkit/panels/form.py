@@ -98,15 +98,21 @@ class Form(ipywidgets.VBox):
         self._upload.observe(lambda _: self._uploaded(handler), names=["value"])
         self._forget.on_click(lambda _: handler("image", None))
 
-    def wrong(self, settings: Settings) -> str:
-        """What is wrong with what stands in the fields, in one sentence; or nothing."""
-        try:
-            settings.checked(
-                {name: field.value for name, field in self._fields.items() if name != "image"}
-            )
-        except (TypeError, ValueError) as error:
-            return str(error)
-        return ""
+    @property
+    def marks_words(self) -> bool:
+        """Whether the reader has seen which words the model does not know."""
+        return "prompt" in self._fields and bool(self._fields["prompt"].awake)
+
+    def wrong(self, settings: Settings) -> dict[str, str]:
+        """What is wrong with what stands in the fields: a sentence by the setting's name."""
+        found = {}
+        for name, field in self._fields.items():
+            try:
+                if name != "image":
+                    settings.checked({name: field.value})
+            except (TypeError, ValueError) as error:
+                found[name] = str(error)
+        return found
 
     def say(self, words: str, *, wrong: bool = False, details: str = "") -> None:
         """One sentence under the fields; ``details`` can be unfolded."""
@@ -121,7 +127,8 @@ class Form(ipywidgets.VBox):
 
     def follow(self, job: Job, busy: bool) -> None:
         """Shows how far a job is; ``busy``: there is something to stop."""
-        self.run.disabled, self.stop.disabled = busy, not busy
+        self.run.disabled = busy
+        self.stop.disabled = not busy or job.in_foreground  # a busy kernel hears of no click
         done, total = job.progress.done, job.progress.total
         if job.state == "running":
             self._bar.value = done / total if total else 0
@@ -171,9 +178,9 @@ def _told(job: Job) -> str:
         return "Starting …"
     words = f"Step {progress.done} of {progress.total or '?'}"
     left = progress.seconds_left
-    if left is None:
-        return words
-    return f"{words} · {left:.0f} s left" if left < 90 else f"{words} · {left / 60:.0f} min left"
+    if left is not None:
+        words += f" · {left:.0f} s left" if left < 90 else f" · {left / 60:.0f} min left"
+    return f"{words} · interrupt the kernel to stop" if job.in_foreground else words
 
 
 def _row(kind: str, parts: list[ipywidgets.Widget]) -> ipywidgets.Box:

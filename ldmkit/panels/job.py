@@ -79,10 +79,10 @@ class Report:
         now = time.monotonic()
         if self._first is None:
             self._first = (now, done)  # the first step also pays for what is made once
+        self._job.progress = Progress(done, total, self._left(now, done, total))
         if now - self._told >= INTERVAL:
             self._told = now
-            picture = draw() if draw is not None else None
-            self._job._advance(Progress(done, total, self._left(now, done, total)), picture)
+            self._job._show(draw() if draw is not None else None)
         return self._job._goes_on()
 
     def say(self, words: str) -> None:
@@ -119,6 +119,7 @@ class Job:
         progress: the last ``Progress``.
         preview: the last small picture, encoded.
         seconds: how long the work took.
+        in_foreground: whether it runs where it was started; an interrupt is its Stop then.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Job:
         self.progress = Progress()
         self.preview: bytes | None = None
         self.seconds = 0.0
+        self.in_foreground = False
         self._began = 0.0
         self._work: Work | None = work
         self._listeners = (on_change, on_end)
@@ -146,7 +148,8 @@ class Job:
         Args:
             in_foreground: ``None`` decides by ``foreground()``.
         """
-        if foreground() if in_foreground is None else in_foreground:
+        self.in_foreground = foreground() if in_foreground is None else in_foreground
+        if self.in_foreground:
             with _interrupt_stops(self):
                 _execute(self)
         else:
@@ -232,8 +235,7 @@ class Job:
         self._tell(0)
         return work
 
-    def _advance(self, progress: Progress, picture: bytes | None) -> None:
-        self.progress = progress
+    def _show(self, picture: bytes | None) -> None:
         self.preview = picture if picture is not None else self.preview
         self._tell(0)
 

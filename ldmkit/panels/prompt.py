@@ -6,7 +6,6 @@ so that the cell has long returned while the picture forms.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import random
 import re
@@ -34,7 +33,10 @@ from ldmkit.panels.stock import close_tree
 from ldmkit.panels.trajectory import TrajectoryPanel
 from ldmkit.panels.words import part
 from ldmkit.recording import record
+from ldmkit.recording.checks import check_keep, check_preview
+from ldmkit.recording.hooks import scheduler_of
 from ldmkit.recording.preview import autoencoder_of, linear_rgb
+from ldmkit.recording.saying import heard_by
 from ldmkit.records import RecordError, Step, Trajectory
 
 __all__ = ["PromptPanel"]
@@ -71,6 +73,9 @@ class PromptPanel(ipywidgets.VBox):
     value = traitlets.Any({}, help="The settings as one dict; a part of it may be set.")
     result = traitlets.Any(None, help="The last record, or None.")
 
+    _closed = True  # close is called on what was refused, too
+    _last_code = ""
+
     def __init__(
         self,
         pipe: Any,
@@ -80,14 +85,16 @@ class PromptPanel(ipywidgets.VBox):
         preview: str = "auto",
         **settings: Any,
     ) -> None:
-        known, extra = _sorted_out(pipe, {"prompt": prompt, **settings})
-        self._settings = Settings(pipe, extra)
+        given = {"prompt": prompt, **settings} if prompt else settings
+        recording = {"keep": check_keep(keep), "preview": check_preview(preview)}
+        extra = {name: value for name, value in given.items() if name not in NAMES}
+        self._settings = Settings(pipe, recording, extra)
+        known = {name: value for name, value in given.items() if name in NAMES}
         start = self._settings.defaults | self._settings.checked(known)
-        self._record = {"keep": keep, "preview": preview}
         self._vocabulary = _vocabulary(pipe)
         self._jobs: list[Job] = []
         self._count = 0
-        self._closed = False
+        self._closed = self._editing = False
         self._lock = threading.RLock()  # handlers and the worker draw in the same widgets
         self._form = Form(self._settings, self._vocabulary, self._run_clicked)
         self._picture = ipywidgets.Image(format="webp")
@@ -127,6 +134,8 @@ class PromptPanel(ipywidgets.VBox):
     @property
     def code(self) -> str:
         """The call of ``ldmkit.record`` that makes the shown record; before any, the next one."""
+        if self._closed:
+            return self._last_code
         shown = self._history.shown
         return shown[-1].code if shown else self._settings.code(self.value)
 
@@ -137,11 +146,10 @@ class PromptPanel(ipywidgets.VBox):
             The job; ``job.wait()`` gives the record.
 
         Raises:
-            ValueError: the pipeline needs a start picture and there is none.
-            RuntimeError: the panel is closed.
+            RuntimeError: the panel is closed. Whatever goes wrong in the run is told under the
+                panel, and by ``job.wait()``.
         """
-        if self._closed:
-            raise RuntimeError("This panel is closed; make another one.")
+        self._check_open()
         settings = dict(self.value)
         code = self._settings.code(settings)
         job = Job(self._work(settings), lambda job: self._follow(job, code), self._rest)
@@ -162,18 +170,24 @@ class PromptPanel(ipywidgets.VBox):
         for job in list(self._jobs):
             job.cancel()
         with self._lock:
+            self._last_code = self.code
             self._closed = True
+            self._settings.release()
             self._history.clear()
             if self._player is not None:
                 self._player.close()
+                self._player = None
             close_tree(self)
 
     def _replaced(self) -> None:
         """Its cell was run again: IPython's ``Out`` keeps the object, so nothing heavy stays."""
         self.close()
         self._jobs.clear()
-        self._settings = self._player = None  # type: ignore[assignment]
-        self.set_trait("result", None)
+        self.result = None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("This panel is closed; make another one with PromptPanel(pipe).")
 
     def __repr__(self) -> str:
         if self._closed:
@@ -185,52 +199,61 @@ class PromptPanel(ipywidgets.VBox):
     @traitlets.validate("value")
     def _validate_value(self, proposal: Any) -> dict[str, Any]:
         # What isn't told stays as it is, so that value={"seed": 3} is enough.
+        self._check_open()
         try:
-            return dict(self.value) | self._settings.checked(proposal["value"])
+            whole = dict(self.value) | self._settings.checked(proposal["value"])
         except (TypeError, ValueError) as error:
             self._form.say(str(error), wrong=True)
             raise
+        if not self._editing:  # what a reader typed wrong elsewhere stays to be mended
+            self._form.fill(whole)
+            self._form.say("")
+        return whole
 
     @traitlets.observe("value")
-    def _value_changed(self, change: Any) -> None:
-        self._form.fill(change["new"])
-        self._form.say("")
+    def _value_changed(self, _: Any) -> None:
         self._show_code()
 
     def _edited(self, name: str, entry: Any) -> None:
         """The reader changed a field; what is refused stays in the field, with a sentence."""
-        with contextlib.suppress(TypeError, ValueError):  # _validate_value says it
+        self._editing = True
+        try:
             self.value = {name: entry}
+        except (TypeError, ValueError):
+            return  # _validate_value has said it
+        finally:
+            self._editing = False
+        wrong = self._form.wrong(self._settings)
+        self._form.fill({n: value for n, value in self.value.items() if n not in wrong})
+        self._form.say(next(iter(wrong.values()), ""), wrong=True)
 
     def _throw(self) -> None:
         self.value = {"seed": random.randrange(100_000)}  # few digits: a class reads them aloud
 
     def _run_clicked(self) -> None:
-        wrong = self._form.wrong(self._settings)
-        if wrong:
-            self._form.say(wrong, wrong=True)
+        for sentence in self._form.wrong(self._settings).values():
+            self._form.say(sentence, wrong=True)
             return
-        try:
-            self.run()
-        except (TypeError, ValueError, RuntimeError) as error:
-            self._form.say(str(error), wrong=True)
+        self.run()
 
     # --- a run ---------------------------------------------------------------------------------
 
     def _work(self, settings: Mapping[str, Any]) -> Callable[[Report], Trajectory]:
         """What the worker does; it holds the pipeline, not the panel."""
-        pipe, call = self._settings.prepare(settings)
-        call |= self._record
-        note = _unknown_words(self._vocabulary, settings.get("prompt", ""))
+        known = self._settings
+        words = "" if self._form.marks_words else settings.get("prompt", "")
+        note = _unknown_words(self._vocabulary, words)
 
         def work(report: Report) -> Trajectory:
             if note:
                 report.say(note)
+            pipe, call = known.prepare(settings)
 
             def on_step(step: Step) -> bool:
                 return report(step.index + 1, _total(pipe), lambda: _preview(pipe, step))
 
-            return record(pipe, on_step=on_step, **call)
+            with heard_by(report.say):
+                return record(pipe, on_step=on_step, **call)
 
         return work
 
@@ -309,12 +332,6 @@ class PromptPanel(ipywidgets.VBox):
         )
 
 
-def _sorted_out(pipe: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings with a field, and the pipeline's further keywords."""
-    known = {name: value for name, value in given.items() if name in NAMES}
-    return known, {name: value for name, value in given.items() if name not in NAMES}
-
-
 def _vocabulary(pipe: Any) -> frozenset[str]:
     """The words that an embedded model learned; empty for models that know any word."""
     row = CATALOG.get(origin_of(pipe).name.split(":")[0])
@@ -335,8 +352,11 @@ def _unknown_words(vocabulary: frozenset[str], prompt: str) -> str:
 
 def _total(pipe: Any) -> int | None:
     """Calls of the scheduler in this run; more than its steps for Heun, fewer from a picture."""
-    told = getattr(pipe, "num_timesteps", None)
-    return told if isinstance(told, int) else None
+    told = getattr(pipe, "num_timesteps", None)  # set before the loop
+    if isinstance(told, int):
+        return told
+    timesteps = getattr(scheduler_of(pipe), "timesteps", None)
+    return None if timesteps is None else len(timesteps)
 
 
 def _preview(pipe: Any, step: Step) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
-from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture
+from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture, twin_of
 from ldmkit.panels.upload import prepared
 from ldmkit.recording import checks
 
@@ -39,17 +39,32 @@ class Settings:
         names: those that the pipeline takes.
         defaults: a value for each.
         samplers: names of schedulers to choose from, the pipeline's own first.
+
+    Args:
+        pipe: the pipeline.
+        recording: keywords of ``ldmkit.record`` itself, the same for every run.
         extra: further keywords of the pipeline, the same for every run.
+
+    Raises:
+        TypeError: no pipeline, or a keyword that it does not take.
+        ValueError: a value out of its range.
     """
 
-    def __init__(self, pipe: Any, extra: Mapping[str, Any]) -> None:
+    def __init__(self, pipe: Any, recording: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         self._pipe = pipe
         self._parameters = checks.parameters_of(pipe)
         self.samplers = _samplers(pipe)
         self.names = tuple(name for name in NAMES if self._takes(name))
+        for name in extra:
+            if name not in self._parameters:
+                raise TypeError(self._unknown(name, [*self._parameters, *recording]))
         checks.check_call(pipe, self._parameters, extra)
-        self.extra = dict(extra)
+        self._recording, self._extra = dict(recording), dict(extra)
         self.defaults = self._defaults()
+
+    def release(self) -> None:
+        """Lets go of the pipeline."""
+        self._pipe = None
 
     def _takes(self, name: str) -> bool:
         if name == "seed":
@@ -118,8 +133,8 @@ class Settings:
             f"scheduler must be one of {', '.join(self.samplers)}, got {short(entry)}{hint}"
         )
 
-    def _unknown(self, name: object) -> str:
-        near = difflib.get_close_matches(str(name), self.names, n=1)
+    def _unknown(self, name: object, others: Sequence[str] = ()) -> str:
+        near = difflib.get_close_matches(str(name), [*self.names, *others], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "use one of those."
         return f"This panel sets {', '.join(self.names)}, got {short(name)}; {hint}"
 
@@ -140,17 +155,21 @@ class Settings:
                 "Start picture, or set panel.value = {'image': picture}."
             )
         pipe = self._pipe if picture is None else from_picture(self._pipe)
-        pipe = with_sampler(pipe, self._sampler_of(settings))
-        pipe.set_progress_bar_config(disable=True)
-        call = self.extra | {name: settings[name] for name in self._call_names(settings)}
+        if settings.get("scheduler", self._own()) == self._own():
+            pipe = twin_of(pipe)
+        else:
+            pipe = with_sampler(pipe, settings["scheduler"])
+        if hasattr(pipe, "set_progress_bar_config"):
+            pipe.set_progress_bar_config(disable=True)
+        call = self._extra | {name: settings[name] for name in self._call_names(settings)}
         if picture is not None:
             call["image"] = _fitted(picture, self._size(call))
-        return pipe, call
+        return pipe, call | self._recording
 
-    def _sampler_of(self, settings: Mapping[str, Any]) -> Any:
-        own = self._pipe.scheduler
-        name = settings.get("scheduler", sampler_name(own))
-        return own if name == sampler_name(own) else name
+    def _own(self) -> str:
+        """The name of the pipeline's own scheduler, which a reader may have changed."""
+        own = getattr(self._pipe, "scheduler", None)
+        return sampler_name(own) if own is not None else ""
 
     def _call_names(self, settings: Mapping[str, Any]) -> list[str]:
         left_out = {"scheduler", "image"}
@@ -182,13 +201,13 @@ class Settings:
                 f"{name} = {kind}(**pipe.components{told})",
             ]
         sampler = settings.get("scheduler")
-        if sampler in SAMPLERS and sampler != sampler_name(self._pipe.scheduler):
+        if sampler in SAMPLERS and sampler != self._own():
             kind = SAMPLERS[sampler]
             lines += [
                 f"from diffusers import {kind}",
                 f"{name}.scheduler = {kind}.from_config({name}.scheduler.config)",
             ]
-        call = self.extra | {key: settings[key] for key in self._call_names(settings)}
+        call = self._extra | {key: settings[key] for key in self._call_names(settings)}
         arguments = [name]
         if "prompt" in call:
             arguments.append(repr(call.pop("prompt")))
@@ -199,6 +218,8 @@ class Settings:
                 "  # from PIL import ImageOps"
             )
             arguments.append("image=picture")
+        usual = {"keep": ("latents", "denoised"), "preview": "auto"}
+        call |= {key: value for key, value in self._recording.items() if value != usual[key]}
         arguments += [f"{key}={value!r}" for key, value in call.items()]
         body = "".join(f"    {argument},\n" for argument in arguments)
         return "\n".join([*lines, f"traj = ldmkit.record(\n{body})"])

@@ -15,16 +15,45 @@ function* pieces(text) {
   for (const [piece] of text.matchAll(/[\s,.;:!?]+|[^\s,.;:!?]+/g)) yield piece;
 }
 
-function sentence(unknown) {
+// The nearest known word, at most two letters away; a swap of neighbours counts as one.
+function nearest(word, known) {
+  let [best, least] = ["", Math.min(3, Math.ceil(word.length / 2))];
+  for (const other of known) {
+    if (Math.abs(other.length - word.length) >= least) continue;
+    const distance = apart(word, other);
+    if (distance < least) [best, least] = [other, distance];
+  }
+  return best;
+}
+
+function apart(a, b) {
+  const rows = [Array.from({ length: b.length + 1 }, (_, j) => j)];
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const change = rows[i - 1][j - 1] + (a[i - 1] !== b[j - 1]);
+      row[j] = Math.min(rows[i - 1][j] + 1, row[j - 1] + 1, change);
+      const swapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1];
+      if (swapped) row[j] = Math.min(row[j], rows[i - 2][j - 2] + 1);
+    }
+    rows.push(row);
+  }
+  return rows[a.length][b.length];
+}
+
+function sentence(unknown, known) {
   if (!unknown.length) return "";
-  const some = unknown.slice(0, 5).map((word) => `“${word.slice(0, 30)}”`);
+  const some = unknown.slice(0, 5).map((word) => {
+    const near = nearest(word, known);
+    return `“${word.slice(0, 30)}”${near ? ` (nearest: ${near})` : ""}`;
+  });
   const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : "";
   return `This model never learned ${some.join(", ")}${more}.`;
 }
 
 function render({ model, el }) {
   const known = new Set(model.get("vocabulary"));
-  const root = make("label", "ldm-words");
+  const root = make("div", "ldm-words");
   const title = make("span", "ldm-words-title", model.get("title"));
   const stack = make("div", "ldm-words-stack");
   const behind = make("div", "ldm-words-behind");
@@ -32,6 +61,7 @@ function render({ model, el }) {
   const field = make("textarea", "ldm-words-field");
   Object.assign(field, { rows: 2, placeholder: model.get("placeholder"), spellcheck: false });
   field.dir = "auto";
+  field.setAttribute("aria-label", model.get("title"));
   field.setAttribute("data-lm-suppress-shortcuts", "true"); // Lab takes keys of what has the focus
   const told = make("span", "ldm-words-told");
   told.setAttribute("role", "status");
@@ -40,16 +70,16 @@ function render({ model, el }) {
   el.append(root);
 
   function mark() {
-    const unknown = [];
+    const unknown = new Set();
     const nodes = [];
     for (const piece of pieces(field.value)) {
       const word = piece.toLowerCase();
-      const strange = known.size && !/^[\s,.;:!?]/.test(piece) && !known.has(word);
-      if (strange && !unknown.includes(word)) unknown.push(word);
+      const strange = known.size > 0 && !/^[\s,.;:!?]/.test(piece) && !known.has(word);
+      if (strange) unknown.add(word);
       nodes.push(strange ? make("mark", "ldm-unknown", piece) : document.createTextNode(piece));
     }
     behind.replaceChildren(...nodes, document.createTextNode("\u200b")); // a last empty line counts
-    told.textContent = sentence(unknown);
+    told.textContent = sentence([...unknown], known);
   }
   function tell() {
     if (model.get("value") === field.value) return;
@@ -73,6 +103,8 @@ function render({ model, el }) {
   model.on("change:value", follow);
   field.value = model.get("value");
   mark();
+  model.set("awake", true);
+  model.save_changes();
   return () => {
     tell(); // what stands in a view that is taken away is not lost
     model.off("change:value", follow);

@@ -37,6 +37,7 @@ class _View(anywidget.AnyWidget):
     ).tag(sync=True)
     title = traitlets.Unicode("", help="Stands above the field.").tag(sync=True)
     placeholder = traitlets.Unicode("", help="Stands in an empty field.").tag(sync=True)
+    awake = traitlets.Bool(False, help="True once a view stands.").tag(sync=True)
 
 
 class WordsField(ipywidgets.VBox):
@@ -71,6 +72,11 @@ class WordsField(ipywidgets.VBox):
             traitlets.link((self, "value"), (field, "value"))  # close_tree unlinks
         self._on_enter = on_enter
         self._view.on_msg(self._hear)
+
+    @property
+    def awake(self) -> bool:
+        """Whether a browser marks unknown words."""
+        return self._view.awake
 
     def _hear(self, _: Any, content: Any, __: Any) -> None:
         if content.get("run"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from ldmkit.recording.checks import ARRAYS
 from ldmkit.recording.estimates import estimates, prediction_of
 from ldmkit.recording.hooks import Call, Tape
+from ldmkit.recording.saying import heard_by, say
 from ldmkit.records import Step
 
 __all__ = ["arrays_of", "step_of"]
@@ -50,8 +50,7 @@ def arrays_of(tape: Tape, scheduler: Any, names: Sequence[str]) -> dict[str, Any
 
 def step_of(index: int, call: Call, scheduler: Any, names: Sequence[str]) -> Step:
     """One step by name, for ``on_step``; only what was asked for is worked out."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is missing is said once, at the end
+    with heard_by(lambda words: None):  # what is missing is said once, at the end
         arrays = arrays_of(Tape([call]), scheduler, names)
     values: dict[str, Any] = {
         name: None if arrays[name] is None else arrays[name][0] for name in ARRAYS
@@ -116,10 +115,9 @@ def _of_one_shape(calls: list[Call]) -> list[Call]:
     shape = calls[-1].latents.shape
     same = [call for call in calls if call.latents.shape == shape]
     if len(same) < len(calls):
-        warnings.warn(
+        say(
             f"The pipeline changed the size of its latents; only the last {len(same)} of "
             f"{len(calls)} steps, of size {tuple(shape)}, are kept.",
-            UserWarning,
             stacklevel=4,
         )
     return same
@@ -144,10 +142,9 @@ def _as_4d(tensor: torch.Tensor) -> torch.Tensor:
 
 def _say_what_is_missing(scheduler: Any, wanted: set[str]) -> None:
     if wanted:
-        warnings.warn(
+        say(
             f"{type(scheduler).__name__} has a noise law that ldmkit doesn't know: latents, "
             f"timesteps and the picture are recorded; {', '.join(sorted(wanted))}, alphas and "
             "sigmas are missing (use one of diffusers' common schedulers for them).",
-            UserWarning,
             stacklevel=4,
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, SupportsIndex
+
+from ldmkit.recording.saying import say
 
 __all__ = [
     "ARRAYS",
@@ -188,10 +189,9 @@ def warn_if_cut(pipe: Any, name: str, value: Any) -> None:
             continue
         tokens = len(tokenizer(text, truncation=False, verbose=False).input_ids)
         if tokens > most:
-            warnings.warn(
+            say(
                 f"The {name} has {tokens - 2:,} tokens and the text encoder reads {most - 2}: "
                 "the words after that have no effect; shorten it.",
-                UserWarning,
                 stacklevel=4,
             )
 

@@ -106,6 +106,7 @@ def _decode_part(vae: Any, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
     pixels = vae.decode(unscale(vae, tensor), return_dict=False, **unrounded)[0]
     # (k, 3, H, W) in -1..1
     colours = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
+    colours = np.nan_to_num(colours, nan=0.0)  # a broken run is black, and said elsewhere
     return np.asarray((colours * 255).round(), dtype=np.uint8)
 
 

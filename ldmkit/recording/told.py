@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from ldmkit.recording.hooks import Tape
+from ldmkit.recording.saying import say
 
 __all__ = ["length_said_once", "say_what_was_hidden", "versions", "writable"]
 
@@ -43,18 +43,16 @@ def length_said_once() -> Iterator[None]:
 def say_what_was_hidden(output: Any, tape: Tape) -> None:
     """A black picture has two reasons: tell them apart."""
     if tape.calls and not torch.isfinite(tape.calls[-1].output).all():
-        warnings.warn(
+        say(
             "The latents are no longer finite (NaN or infinite), so the picture shows nothing: "
             "take a smaller guidance_scale, or dtype float32.",
-            UserWarning,
             stacklevel=4,
         )
     flagged = getattr(output, "nsfw_content_detected", None)
     if flagged and any(flagged):
-        warnings.warn(
+        say(
             f"The model's safety checker blacked out {sum(map(bool, flagged))} of "
             f"{len(flagged)} pictures; the record still holds their latents.",
-            UserWarning,
             stacklevel=4,
         )
 

@@ -50,7 +50,7 @@ def test_wait_gives_what_the_work_gave():
     job = started(counting(3))
     assert job.wait(20) == 3
     assert (job.state, job.result, job.error) == ("done", 3, "")
-    assert job.progress.done == 1 or job.progress.done == 3  # ten updates a second at most
+    assert (job.progress.done, job.progress.total) == (3, 3)
     assert job.seconds >= 0
     assert "done" in repr(job)
 
@@ -159,10 +159,10 @@ def test_an_error_of_our_own_is_its_own_sentence():
     from ldmkit.records import Trajectory
 
     job = started(lambda report: Trajectory.open("missing/nowhere.safetensors"))
-    with pytest.raises(JobError, match="FileNotFoundError|No such file"):
+    with pytest.raises(JobError, match=r"No such file"):
         job.wait(20)
     job = started(lambda report: Trajectory(timesteps=[1.0], alphas=[], sigmas=[], prompt=""))
-    with pytest.raises(JobError, match="^alphas must have the shape"):
+    with pytest.raises(JobError, match=r"^alphas must have the shape"):
         job.wait(20)
 
 
