@@ -19,14 +19,17 @@ from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import 
     StableUnCLIPImageNormalizer,
 )
 from safetensors.torch import load_file
+from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from ldmkit.recipes import decoder, embeddings, prior, unclip
+from ldmkit.recipes.clip import pixels
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CAPTIONS = ["a red cat", "a big blue dog with a top hat on the beach"]
 
 
+@torch.no_grad()
 def _gap(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max())
 
@@ -152,8 +155,21 @@ def test_from_drawings_to_an_unclip_pipeline(
     assert np.asarray(picture).shape == (64, 64, 3)
     assert _gap(pipe.prior.clip_mean, pipe.image_normalizer.mean) == 0
 
+
+@torch.no_grad()
+def test_embeddings_are_what_the_image_encoder_of_a_plain_pipeline_gives(
+    pipe: StableUnCLIPPipeline,
+) -> None:
+    whole = CLIPModel.from_pretrained(embeddings.CLIP, dtype=torch.float32)
+    encoder = CLIPVisionModelWithProjection(whole.config.vision_config).eval()
+    names = encoder.state_dict().keys()
+    encoder.load_state_dict({k: v for k, v in whole.state_dict().items() if k in names})
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    embedded = embeddings.Pictures().embed(pictures)
+    assert _gap(encoder(pixels(pictures)).image_embeds, embedded) <= 1e-5
+
     parts = {n: getattr(pipe, n) for n in ("tokenizer", "text_encoder", "unet", "scheduler", "vae")}
     parts |= {n: getattr(pipe, n) for n in ("image_normalizer", "image_noising_scheduler")}
-    other = StableUnCLIPImg2ImgPipeline(feature_extractor=None, image_encoder=None, **parts)
-    picture = other(prompt="", image_embeds=torch.randn(1, 128), num_inference_steps=2).images[0]
+    other = StableUnCLIPImg2ImgPipeline(feature_extractor=None, image_encoder=encoder, **parts)
+    picture = other(prompt="", image_embeds=embedded[:1], num_inference_steps=2).images[0]
     assert np.asarray(picture).shape == (64, 64, 3)
