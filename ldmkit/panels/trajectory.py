@@ -145,6 +145,8 @@ class TrajectoryPanel(ipywidgets.VBox):
         self.unobserve(self._redraw, names=["batch", "lanes"])
         with self._player.hold_sync():
             self.value = start
+            # A link rests while another thread passes on where the reader's hand just was.
+            self._player.step = self._stock.slider.value = start["step"]
             self._hand_over()
         self.observe(self._redraw, names=["batch", "lanes"])
         self._stock.slider.max = self._total - 1

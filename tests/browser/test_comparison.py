@@ -50,11 +50,11 @@ def test_8_and_32_steps_under_one_slider(lab, open_notebook, shots, short, theme
     page = seen.page
     run_all(page)
     at_step(page, 1)
-    runs = page.locator(".ldm-run .ldm-title")
+    runs = page.locator(".ldm-column .ldm-title")
     expect(runs).to_have_text(["8 steps", "32 steps"])
     page.locator(".ldm-slider").fill("31")
     at_step(page, 32)
-    expect(page.locator(".ldm-run .ldm-step")).to_have_text(
+    expect(page.locator(".ldm-column .ldm-step")).to_have_text(
         ["Step 8 of 8 · timestep 31", "Step 32 of 32 · timestep 31"]
     )
     last = page.locator('.ldm-lane[data-lane="latents"] canvas')
