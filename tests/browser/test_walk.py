@@ -1,0 +1,58 @@
+"""A walk's page in a real browser: the slider shows each picture, nothing leaves the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from ldmkit.records import Walk
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "</script><script>window.ran=1</script><img src=x onerror='window.ran=1'>\"'&lt;b>"
+
+
+@pytest.fixture(scope="module")
+def walk():
+    shades = [Image.new("RGB", (64, 48), (40 * i, 200 - 30 * i, 90)) for i in range(6)]
+    labels = [f"{HOSTILE} {i}" for i in range(6)]
+    t = np.linspace(0, 1, 6)
+    return Walk(images=shades, labels=labels, t=t, space="pixel", axis="θ", verdicts=["a cat"] * 6)
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 390)])
+def test_the_slider_walks(new_page, walk, tmp_path, shots, scheme, width):
+    file = walk.to_html(tmp_path / "a walk.html")
+    seen = new_page(color_scheme=scheme, viewport={"width": width, "height": 700})
+    seen.page.goto(file.as_uri())
+    place = seen.page.locator(".ldm-record")
+    expect(place).to_have_attribute("data-place", "0")
+    seen.page.locator(".ldm-slider").focus()
+    for _ in range(4):
+        seen.page.keyboard.press("ArrowRight")
+    expect(place).to_have_attribute("data-place", "4")
+    large = seen.page.locator(".ldm-walk-image")
+    assert large.get_attribute("src") == seen.page.locator(".ldm-sheet-frames img").nth(
+        4
+    ).get_attribute("src")
+    expect(seen.page.locator(".ldm-walk-side")).to_contain_text("θ = 0.8")
+    expect(seen.page.locator(".ldm-walk-words")).to_contain_text("onerror='window.ran=1'")
+    seen.page.locator(".ldm-sheet-frames img").nth(2).click()
+    expect(place).to_have_attribute("data-place", "2")
+    expect(seen.page.locator(".ldm-slider")).to_have_value("2")
+    seen.page.screenshot(path=shots / f"walk-{scheme}-{width}.png", full_page=True)
+    assert [url for url in seen.requests if not url.startswith("data:")] == [file.as_uri()]
+    assert (seen.errors, seen.dialogs) == ([], [])
+    assert seen.page.evaluate("window.ran") is None
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_without_scripts_the_row_stays(new_page, walk, tmp_path):
+    file = walk.to_html(tmp_path / "a walk.html")
+    seen = new_page(java_script_enabled=False)
+    seen.page.goto(file.as_uri())
+    expect(seen.page.locator(".ldm-sheet-frames img")).to_have_count(6)
+    expect(seen.page.locator(".ldm-sheet-frames img").last).to_be_visible()
+    expect(seen.page.locator(".ldm-slider")).to_have_count(0)
