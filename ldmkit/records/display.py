@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
     from ldmkit.records.grid import Grid
     from ldmkit.records.trajectory import Trajectory
@@ -28,6 +29,7 @@ __all__ = [
     "to_html",
     "walk_figure",
     "walk_html",
+    "walk_image",
     "walk_mimebundle",
 ]
 
@@ -72,6 +74,13 @@ def walk_html(walk: Walk, path: str | PathLike[str]) -> Path:
     from ldmkit.figures.walk import write_walk_page
 
     return write_walk_page(walk, path)
+
+
+def walk_image(walk: Walk) -> Image:
+    """The contact sheet of a walk as one picture."""
+    from ldmkit.figures.walk import walk_image as image_of
+
+    return image_of(walk)
 
 
 def walk_mimebundle(walk: Walk) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ldmkit.records.files import write_atomically
 from ldmkit.records.rgb import MAX_PIXELS
 from ldmkit.records.trajectory import Trajectory
 
-__all__ = ["load", "save"]
+__all__ = ["load", "save", "write_png"]
 
 KEY = "ldmkit"
 FORMAT = "call"
@@ -42,17 +43,10 @@ def save(traj: Trajectory, path: str | PathLike[str], batch: int) -> Path:
         raise RecordError(
             f"batch must be between 0 and {len(traj.images) - 1} inclusive, got {batch}."
         )
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt(KEY, _words(traj, batch), zip=True)
-    picture = traj.images[batch]
-
-    def write(part: Path) -> None:
-        picture.convert("RGB").save(part, "PNG", pnginfo=info)
-
-    return write_atomically(path, write)
+    return write_png(path, traj.images[batch], {"format": FORMAT, **_words(traj, batch)})
 
 
-def _words(traj: Trajectory, batch: int) -> str:
+def _words(traj: Trajectory, batch: int) -> dict[str, Any]:
     words = {name: getattr(traj, name) for name in WORDS}
     count = len(traj.images)
     if count > 1:
@@ -60,8 +54,18 @@ def _words(traj: Trajectory, batch: int) -> str:
         whole = {name: words[name] for name in BATCH}
         words |= {name: _own(value, batch, count) for name, value in whole.items()}
         words["call"] = {**traj.call, "batch": {"picture": batch, **whole}}
+    return words
+
+
+def write_png(path: str | PathLike[str], picture: Image.Image, words: Mapping[str, Any]) -> Path:
+    """Writes a picture with words inside, whole or not at all.
+
+    Raises:
+        RecordError: the words are no JSON, or too many.
+        OSError: the folder is missing or not writable.
+    """
     try:
-        text = json.dumps({"format": FORMAT, "version": VERSION, **words}, allow_nan=False)
+        text = json.dumps({"version": VERSION, **words}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RecordError(
             f"A record's words must be plain JSON ({error}); "
@@ -72,7 +76,13 @@ def _words(traj: Trajectory, batch: int) -> str:
             f"A picture's words may take {MAX_TEXT:,} characters, got {len(text):,}; "
             "shorten the prompt, or keep the record with save()."
         )
-    return text
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(KEY, text, zip=True)
+
+    def write(part: Path) -> None:
+        picture.convert("RGB").save(part, "PNG", pnginfo=info)
+
+    return write_atomically(path, write)
 
 
 def _own(value: Any, batch: int, count: int) -> Any:
@@ -125,7 +135,9 @@ def _check_file(path: Path) -> None:
 def _unpack(name: str, text: str, picture: Image.Image) -> Trajectory:
     try:
         words = json.loads(text, parse_constant=_refuse)
-        if words["format"] != FORMAT or words["version"] != VERSION:
+        if words["format"] != FORMAT:
+            raise RecordError(f"it is of a {str(words['format'])[:40]!r}, not of one picture's run")
+        if words["version"] != VERSION:
             raise RecordError(
                 f"its words are of version {str(words['version'])[:20]}, this ldmkit reads "
                 f"{VERSION}"

@@ -192,6 +192,30 @@ class Walk:
         frames = self.images + (self.images[-2:0:-1] if bounce else ())
         return write_animation(path, frames, kind, duration=duration, size=size)
 
+    def to_png(self, path: str | PathLike[str], index: int | None = None) -> Path:
+        """Writes one picture, or all of them in rows, with the walk's words inside.
+
+        Args:
+            path: the file to write; replaced as a whole or not at all.
+            index: which picture, from 0; by default all, as a contact sheet.
+
+        Raises:
+            RecordError: no such picture, or words that JSON can't hold.
+            OSError: the folder is missing or not writable; no half-written file stays.
+        """
+        from ldmkit.records.png import write_png
+
+        if index is not None and not 0 <= index < len(self):
+            raise RecordError(
+                f"index must be between 0 and {len(self) - 1} inclusive, got {index}."
+            )
+        words = ("title", "space", "method", "seed", "call", "model", "versions", "axis")
+        told: dict[str, Any] = {name: getattr(self, name) for name in words}
+        one = slice(None) if index is None else slice(index, index + 1)
+        told |= {"labels": self.labels[one], "t": self.t[one].tolist()}
+        picture = _display.walk_image(self) if index is None else self.images[index]
+        return write_png(path, picture, {"format": "walk", **told})
+
     def save(self, path: str | PathLike[str]) -> Path:
         """Writes the record as one safetensors file, every bit kept; returns its path.
 

@@ -124,7 +124,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
         (png(itxt(b"[" * 500_000)), "can't be read"),
         (png(itxt(b"[]")), "can't be read"),
         (png(itxt(b"\xff\xfe")), "without its call|can't be read"),
-        (png(itxt(words(format="pickle"))), "can't be read"),
+        (png(itxt(words(format="pickle"))), "it is of a 'pickle'"),
         (png(itxt(words(version=2))), "version 2, this ldmkit reads 1"),
         (png(itxt(words(prompt=["a", 3]))), "prompt must be str"),
         (png(itxt(words(seed="7"))), "seed must be int"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldmkit.records import Embedding, RecordError, Walk
+from ldmkit.records import Embedding, RecordError, Trajectory, Walk
 from ldmkit.records.files import read_record, write_record
 
 HOSTILE = "</script><script>alert(1)</script>\" onload='x' & <b>"
@@ -144,6 +144,21 @@ def test_animations_refuse_and_leave_nothing_behind(tmp_path, options):
     with pytest.raises(OSError, match="No such file"):
         make().to_gif(tmp_path / "none" / "w.gif")
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_carry_the_walks_words(tmp_path):
+    walk = make(4)
+    with Image.open(walk.to_png(tmp_path / "one.png", 2)) as one:
+        told = json.loads(one.text["ldmkit"])
+        assert np.array_equal(np.asarray(one), np.asarray(walk.images[2]))
+    assert (told["labels"], told["t"], told["space"]) == (["place 2"], [2 / 3], "clip_image")
+    with Image.open(walk.to_png(tmp_path / "all.png")) as sheet:
+        assert sheet.width > 300
+        assert len(json.loads(sheet.text["ldmkit"])["labels"]) == 4
+    with pytest.raises(RecordError, match="between 0 and 3 inclusive, got 4"):
+        walk.to_png(tmp_path / "x.png", 4)
+    with pytest.raises(RecordError, match=r"'all.png' holds a call.*it is of a 'walk'"):
+        Trajectory.from_png(tmp_path / "all.png")
 
 
 def test_page_holds_no_foreign_markup(tmp_path):
