@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ldmkit.records import Embedding, Grid, Trajectory, Walk
     from ldmkit.space.clip import clip_space
     from ldmkit.space.interpolate import interpolate
+    from ldmkit.space.inverting import invert
     from ldmkit.space.paths import slerp
     from ldmkit.space.unclip import decode_embedding, sample_prior, variations
 
@@ -39,6 +40,7 @@ __all__ = [
     "decode_latents",
     "encode_image",
     "interpolate",
+    "invert",
     "load",
     "models",
     "record",
@@ -67,6 +69,7 @@ _HOMES = {
     "decode_latents": "ldmkit.latents",
     "encode_image": "ldmkit.latents",
     "interpolate": "ldmkit.space.interpolate",
+    "invert": "ldmkit.space.inverting",
     "load": "ldmkit.loading",
     "models": "ldmkit.loading",
     "record": "ldmkit.recording",

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ldmkit.recording.preview import autoencoder_of, decode, scale
+from ldmkit.records.rgb import to_rgb
 
 __all__ = ["decode_latents", "encode_image"]
 
@@ -24,8 +25,9 @@ def encode_image(pipe: Any, picture: Image.Image | Sequence[Image.Image]) -> tor
 
     Args:
         pipe: a pipeline with an autoencoder.
-        picture: a PIL picture, or several of one size; sides that the autoencoder can't halve
-            as often as it does are resized down to the next that it can.
+        picture: a PIL picture of any mode, or several of one size; turned as its EXIF says, on
+            white where it is transparent. Sides that the autoencoder can't halve as often as it
+            does are resized down to the next that it can.
 
     Returns:
         (b, c, h, w) latents at the network's scale, on the pipeline's device.
@@ -36,8 +38,9 @@ def encode_image(pipe: Any, picture: Image.Image | Sequence[Image.Image]) -> tor
     """
     vae = _autoencoder(pipe)
     pictures = [picture] if isinstance(picture, Image.Image) else list(picture)
-    _check_pictures(pictures)
-    pixels = pipe.image_processor.preprocess([one.convert("RGB") for one in pictures])
+    pictures = [to_rgb(one) for one in pictures]
+    _check_pictures(pictures, least=getattr(pipe, "vae_scale_factor", 1))
+    pixels = pipe.image_processor.preprocess(pictures)
     with torch.no_grad():  # (b, 3, H, W) in -1..1
         encoded = vae.encode(pixels.to(vae.device, vae.dtype))
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
@@ -83,12 +86,14 @@ def _autoencoder(pipe: Any) -> Any:
     return vae
 
 
-def _check_pictures(pictures: list[Any]) -> None:
-    if not all(isinstance(one, Image.Image) for one in pictures):
-        raise TypeError("encode_image takes PIL pictures; convert arrays with Image.fromarray.")
+def _check_pictures(pictures: list[Image.Image], least: int) -> None:
     sizes = {one.size for one in pictures}
     if len(sizes) != 1:
         raise ValueError(f"Pictures of one size are needed, got {sorted(sizes)}; resize them.")
+    if min(pictures[0].size) < least:
+        raise ValueError(
+            f"Pictures must be at least {least} pixels a side, got {pictures[0].size}; resize them."
+        )
     if max(sizes.pop()) > _LARGEST_SIDE:
         raise ValueError(
             f"Pictures must be at most {_LARGEST_SIDE} pixels a side, "

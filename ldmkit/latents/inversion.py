@@ -1,0 +1,258 @@
+"""``invert``: the noise from which DDIM would have made a picture.
+
+DDIM without noise of its own (eta = 0) is one map from noise to picture. Each of its steps is
+
+    x_s = alpha_s · x0 + sigma_s · ε,    x0 = (x_t − sigma_t · ε) / alpha_t,    ε = ε(x_t, t)
+
+from level t to the lower s (arXiv 2010.02502, eq. 12). Backwards the same line is read from left to
+right, but ε would have to be asked at x_t, which is what is sought. Plain inversion asks about
+x_s instead (arXiv 2105.05233, appendix F) and is a little wrong at every step; a fixed-point
+iteration asks about its own last guess of x_t until the guess stands still (arXiv 2309.04907,
+2312.12540). A network that predicts v is told t, so its v is made ε with the alpha of t:
+diffusers' ``DDIMInverseScheduler`` takes that of s, which costs several decibels.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ldmkit.latents.codec import encode_image
+from ldmkit.recording import checks
+from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
+
+__all__ = ["invert"]
+
+_SCHEDULERS = ("DDIMScheduler", "DDIMParallelScheduler")
+_MOST_ROUNDS = 20
+_UNSETTLED = 0.05  # of the latents' own size: more in the last round is no fixed point
+# What this call decides itself, and what would make a step something that can't be undone.
+_OWN = ("latents", "output_type", "return_dict", "eta", "guidance_scale", "num_images_per_prompt")
+
+
+def invert(
+    pipe: Any,
+    picture: Image.Image | Sequence[Image.Image],
+    prompt: str | Sequence[str] = "",
+    *,
+    num_inference_steps: int = 64,
+    fixed_point: int = 2,
+    seed: int = 0,
+    **call: Any,
+) -> torch.Tensor:
+    """Finds the first noise of a picture: ``latents=`` for the same words and steps.
+
+    Run the pipeline with ``latents=``, the same prompt and ``num_inference_steps`` and
+    ``guidance_scale=1.0``, and the picture comes back about as well as the autoencoder alone
+    brings it back. With guidance, or other words, it becomes another picture that keeps much of
+    the first one's layout.
+
+    Args:
+        pipe: a pipeline with a U-Net and an autoencoder, its scheduler DDIM.
+        picture: a PIL picture, or several of one size.
+        prompt: the words that describe it, one for all or one for each; ``""`` for none.
+        num_inference_steps: DDIM steps, each undone in turn.
+        fixed_point: rounds of the fixed-point iteration at each step, each a call of the network;
+            0 for plain DDIM inversion, which costs as much as 1.
+        seed: of what else the pipeline draws, such as the noise on an image embedding.
+        **call: the pipeline's own keywords that say what the network is told, such as
+            ``image_embeds`` of an unCLIP decoder.
+
+    Returns:
+        (b, c, h, w) latents of about unit variance, on the pipeline's device.
+
+    Raises:
+        TypeError: a pipeline without what is needed, or an unknown keyword.
+        ValueError: a schedule that can't be walked backwards, or a value out of its range.
+    """
+    parameters = checks.parameters_of(pipe)
+    scheduler = _walkable(pipe, parameters)
+    _check_call(pipe, parameters, num_inference_steps, fixed_point, call)
+    checks.check_prompt("prompt", prompt)
+    checks.check_seed(seed, call.get("generator"), takes_generator=True)
+    checks.warn_if_cut(pipe, "prompt", prompt)
+    with exclusive(scheduler, denoiser_of(pipe)):
+        start = encode_image(pipe, picture)
+        steps = _Steps(scheduler, num_inference_steps, fixed_point)
+        told = {
+            "prompt": _each(prompt, len(start)),
+            "num_inference_steps": num_inference_steps,
+            "latents": start,
+            "guidance_scale": 1.0,  # guidance's two answers have no one step that undoes them
+            "output_type": "latent",
+            "generator": torch.Generator("cpu").manual_seed(seed),
+            **_size(pipe, start, parameters),
+        }
+        told = {name: value for name, value in told.items() if name in parameters} | call
+        with _backwards(scheduler, steps), torch.no_grad():
+            pipe(**told)
+    return _checked(steps)
+
+
+class _Steps:
+    """A DDIM schedule walked from the picture to the noise, one call of ``step`` at a time.
+
+    Attributes:
+        timesteps: what the network is told at each call, in order.
+        latents: (b, c, h, w) float32, as far up as is known for sure.
+        change: what the last round changed, over the latents' own size; the largest of all steps.
+    """
+
+    def __init__(self, scheduler: Any, count: int, rounds: int) -> None:
+        self.scheduler, self.rounds = scheduler, rounds
+        self.latents: torch.Tensor | None = None
+        self.change = 0.0
+        self._calls = 0
+        scheduler = copy.copy(scheduler)  # the pipeline's own stays on the grid that it has
+        scheduler.set_timesteps(count)
+        # Each step of the sampler goes from level t down to t − drop; below 0 there is no noise.
+        drop = scheduler.config.num_train_timesteps // count
+        highs = [int(t) for t in reversed(scheduler.timesteps.tolist())]
+        self._pairs = [(t - drop, t) for t in highs]
+        self.timesteps = [high for _, high in self._pairs for _ in range(max(1, rounds))]
+
+    @property
+    def done(self) -> bool:
+        """Whether the last level was reached."""
+        return self._calls == len(self.timesteps)
+
+    def step(self, output: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+        """Takes the network's answer about ``asked`` and returns what to ask next."""
+        number, round_ = divmod(self._calls, max(1, self.rounds))
+        guess = asked.float()
+        noise = self._noise(output.float(), guess, self.timesteps[self._calls])
+        start = guess if self.latents is None else self.latents
+        found = self._up(start, noise, *self._pairs[number])
+        self._calls += 1
+        if round_ + 1 < self.rounds:
+            self.latents = start
+            return found.to(asked.dtype)
+        self.latents = found
+        if not self.rounds or self.done:
+            return found.to(asked.dtype)
+        change = float((found - guess).norm() / found.norm()) if number else 0.0
+        self.change = max(self.change, change)
+        # The next level is first guessed with the newest ε, which costs no call of the network.
+        return self._up(found, noise, *self._pairs[number + 1]).to(asked.dtype)
+
+    def _noise(self, output: torch.Tensor, latents: torch.Tensor, timestep: int) -> torch.Tensor:
+        """ε of what the network gave, at the level that the network was told."""
+        alpha, sigma = self._level(timestep)
+        kind = self.scheduler.config.prediction_type
+        if kind == "v_prediction":  # v = alpha · ε − sigma · x0, arXiv 2202.00512, appendix D
+            return sigma * latents + alpha * output
+        if kind == "sample":
+            return (latents - alpha * output) / sigma
+        return output
+
+    def _up(self, latents: torch.Tensor, noise: torch.Tensor, low: int, high: int) -> torch.Tensor:
+        (alpha, sigma), (alpha_high, sigma_high) = self._level(low), self._level(high)
+        return alpha_high * (latents - sigma * noise) / alpha + sigma_high * noise
+
+    def _level(self, timestep: int) -> tuple[float, float]:
+        tables = self.scheduler
+        kept = tables.alphas_cumprod[timestep] if timestep >= 0 else tables.final_alpha_cumprod
+        return math.sqrt(float(kept)), math.sqrt(max(0.0, 1.0 - float(kept)))
+
+
+@contextmanager
+def _backwards(scheduler: Any, steps: _Steps) -> Iterator[None]:
+    """Lets a pipeline's own loop walk upwards: it tells the network all that it always tells."""
+    before = dict(vars(scheduler))
+
+    @functools.wraps(scheduler.set_timesteps)
+    def set_timesteps(*args: Any, device: Any = None, **kwargs: Any) -> None:
+        scheduler.timesteps = torch.tensor(steps.timesteps, device=device)
+        scheduler.num_inference_steps = len(steps.timesteps)
+
+    # Pipelines read the signature of `step` for eta and generator: hence `wraps`.
+    @functools.wraps(scheduler.step)
+    def step(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        return (steps.step(model_output, sample),)
+
+    try:
+        scheduler.set_timesteps, scheduler.step = set_timesteps, step
+        yield
+    finally:
+        vars(scheduler).clear()
+        vars(scheduler).update(before)
+
+
+def _walkable(pipe: Any, parameters: Mapping[str, Any]) -> Any:
+    """The scheduler of a pipeline whose sampling can be undone."""
+    if not {"latents", "num_inference_steps"} <= parameters.keys():
+        raise TypeError(
+            f"{type(pipe).__name__} takes no latents=, so no noise could be given back to it; "
+            "give the text-to-image pipeline of the same networks."
+        )
+    scheduler = scheduler_of(pipe)
+    name = type(scheduler).__name__
+    if name not in _SCHEDULERS:
+        raise ValueError(
+            f"invert walks DDIM's steps backwards, got {name}; set pipe.scheduler = "
+            "DDIMScheduler.from_config(pipe.scheduler.config), and sample with it too."
+        )
+    assert scheduler is not None  # it has a name of the two
+    for option in ("clip_sample", "thresholding"):
+        if getattr(scheduler.config, option, False):
+            raise ValueError(
+                f"A scheduler with {option}=True can't be walked backwards (what it cuts off is "
+                f"gone); set pipe.scheduler = DDIMScheduler.from_config(..., {option}=False)."
+            )
+    return scheduler
+
+
+def _check_call(
+    pipe: Any, parameters: Mapping[str, Any], steps: Any, rounds: Any, call: Mapping[str, Any]
+) -> None:
+    for name in _OWN:
+        if name in call:
+            raise TypeError(f"invert decides {name} itself (see its help); leave it out.")
+    checks.check_call(pipe, parameters, {**call, "num_inference_steps": steps})
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or not 0 <= rounds <= _MOST_ROUNDS:
+        raise ValueError(
+            f"fixed_point must be a whole number between 0 and {_MOST_ROUNDS}, got {rounds!r:.60}."
+        )
+
+
+def _each(prompt: str | Sequence[str], count: int) -> str | list[str]:
+    prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+    if len(prompts) != count:
+        raise ValueError(
+            f"prompt must be one text or one for each picture, got {len(prompts)} texts and "
+            f"{count} pictures."
+        )
+    return prompts[0] if count == 1 else prompts
+
+
+def _size(pipe: Any, latents: torch.Tensor, parameters: Mapping[str, Any]) -> dict[str, int]:
+    factor = getattr(pipe, "vae_scale_factor", None)
+    if factor is None or not {"height", "width"} <= parameters.keys():
+        return {}
+    return {"height": latents.shape[2] * factor, "width": latents.shape[3] * factor}
+
+
+def _checked(steps: _Steps) -> torch.Tensor:
+    if not steps.done or steps.latents is None:
+        raise RuntimeError("The pipeline stopped before the noise was reached; run invert again.")
+    if not torch.isfinite(steps.latents).all():
+        raise ValueError(
+            "The inverted latents are not finite (NaN or infinite); load the pipeline with dtype "
+            "float32, or take fewer rounds (fixed_point=1)."
+        )
+    if steps.change > _UNSETTLED:
+        warnings.warn(
+            f"The fixed point did not settle: the last round still changed {steps.change:.0%} of "
+            "the latents; take more steps or other rounds (fixed_point=0 is plain inversion).",
+            UserWarning,
+            stacklevel=4,
+        )
+    return steps.latents

@@ -1,0 +1,88 @@
+"""``invert`` for every pipeline: an unCLIP's decoder is told the picture's own embedding too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ldmkit.latents import inversion
+from ldmkit.recording import checks
+from ldmkit.records import Embedding
+from ldmkit.space.adaptors import family_of
+from ldmkit.space.clip import clip_space
+from ldmkit.space.given import embeddings_of, stacked
+from ldmkit.space.halves import space_name
+
+__all__ = ["invert"]
+
+
+def invert(
+    pipe: Any,
+    picture: Image.Image | Sequence[Image.Image],
+    prompt: str | Sequence[str] = "",
+    *,
+    embedding: Embedding | Sequence[Embedding] | None = None,
+    num_inference_steps: int = 64,
+    fixed_point: int = 2,
+    seed: int = 0,
+    **call: Any,
+) -> torch.Tensor:
+    """Finds the first noise of a picture by DDIM inversion: ``latents=`` for the same steps.
+
+    Run the pipeline with ``latents=``, the same words (or embedding) and ``num_inference_steps``
+    and with ``guidance_scale=1.0``, and the picture comes back about as well as the autoencoder
+    alone brings it back. With guidance, or other words, it becomes another picture that keeps
+    much of the first one's layout. Formulas: ``ldmkit.latents.inversion``.
+
+    Args:
+        pipe: a pipeline with a U-Net and an autoencoder, its scheduler DDIM.
+        picture: a PIL picture, or several of one size.
+        prompt: the words that describe it, one for all or one for each; ``""`` for none.
+        embedding: what an unCLIP's decoder is told of the picture, one for all or one for each;
+            by default what CLIP sees in it.
+        num_inference_steps: DDIM steps, each undone in turn.
+        fixed_point: rounds of the fixed-point iteration at each step, each a call of the network;
+            0 for plain DDIM inversion, which costs as much as 1.
+        seed: of what else the pipeline draws: give ``decode_embedding`` the same.
+        **call: the pipeline's own keywords that say what the network is told.
+
+    Returns:
+        (b, c, h, w) latents of about unit variance, on the pipeline's device.
+
+    Raises:
+        TypeError: a pipeline without what is needed, or an unknown keyword.
+        ValueError: a schedule that can't be walked backwards, or a value out of its range.
+    """
+    family = family_of(pipe)
+    told = {"num_inference_steps": num_inference_steps, "fixed_point": fixed_point, "seed": seed}
+    if family is None:
+        if embedding is not None:
+            raise TypeError(
+                f"{type(pipe).__name__} hears no embedding, only words; leave embedding= out."
+            )
+        return inversion.invert(pipe, picture, prompt, **told, **call)
+    checks.check_prompt("prompt", prompt)
+    if not isinstance(prompt, str) or (prompt and not family.takes_prompt):
+        raise TypeError(
+            f"The decoder of {type(pipe).__name__} takes "
+            f"{'one text' if family.takes_prompt else 'no words'}, got prompt={prompt!r:.60}."
+        )
+    level = call.pop("noise_level", 0)
+    checks.check_seed(seed, None, takes_generator=True)
+    count = 1 if isinstance(picture, Image.Image) else len(picture)
+    if embedding is None:
+        embedding = clip_space(pipe).encode_image(picture)
+    given = embeddings_of(embedding, family.width(), space_name(pipe))
+    given = given * count if len(given) == 1 else given
+    if len(given) != count:
+        raise ValueError(
+            f"embedding must be one or one for each picture, got {len(given)} embeddings and "
+            f"{count} pictures."
+        )
+    generator = torch.Generator("cpu").manual_seed(seed) if level else None
+    vectors = family.noised(torch.tensor(stacked(given)), level, generator)
+    words = family.arguments(vectors, level, prompt) | call
+    return inversion.invert(family.decoder(), picture, words.pop("prompt", prompt), **told, **words)
