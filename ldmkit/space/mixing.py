@@ -50,6 +50,7 @@ def mixing(pipe: Any) -> Iterator[list[torch.Tensor]]:
     """
     read: list[torch.Tensor] = []
     with exclusive(pipe):  # of two that wrap at once, one would take the other's away
+        own = vars(pipe).get("encode_prompt")  # the user's, if there is one
         original = pipe.encode_prompt
         known = inspect.signature(original)
 
@@ -73,7 +74,10 @@ def mixing(pipe: Any) -> Iterator[list[torch.Tensor]]:
         try:
             yield read
         finally:
-            del pipe.encode_prompt
+            if own is None:
+                del pipe.encode_prompt
+            else:
+                pipe.encode_prompt = own
 
 
 def _mixed(parts: tuple[Any, ...], places: list[Between]) -> Any:

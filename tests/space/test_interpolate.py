@@ -42,6 +42,10 @@ def worst(a, b):
     return int(np.abs(np.int16(np.asarray(a)) - np.int16(np.asarray(b))).max())
 
 
+def mean(a, b):
+    return float(np.abs(np.int16(np.asarray(a)) - np.int16(np.asarray(b))).mean())
+
+
 def test_prompts_come_back_at_their_ends(pipe):
     ends = ("a red cat", "a blue dog", "a white owl in the snow")
     walk = interpolate(pipe, *ends, space="prompt", num_frames=5, seed=3, **STEPS)
@@ -235,3 +239,40 @@ def test_embeddings_of_other_models_are_refused(unclip):
         interpolate(unclip, theirs, theirs)
     with pytest.raises(TypeError, match="as end 1"):
         interpolate(unclip, 3, ours)
+
+
+@pytest.fixture
+def seeing(monkeypatch):
+    """A CLIP that sees each picture as numbers of its own: the small pipelines have no tower."""
+
+    class Seeing:
+        def encode_image(self, one, label):
+            rng = np.random.default_rng(np.asarray(one, np.uint32).sum())
+            return Embedding(rng.standard_normal(tiny_unclip.WIDTH), label)
+
+    monkeypatch.setattr("ldmkit.space.clip_way.clip_space", lambda pipe: Seeing())
+
+
+def test_inverted_ends_are_the_pictures_themselves(unclip, seeing):
+    a, b = picture(0), picture(1, (48, 40))
+    walk = interpolate(unclip, a, b, num_frames=3, num_inference_steps=32, invert=True)
+    assert walk.points.shape == (3, 4, 8, 8)
+    assert np.abs(walk.points[1] - slerp(walk.points[0], walk.points[2], 0.5)).max() <= 1e-5
+    best = ldmkit.decode_latents(unclip, ldmkit.encode_image(unclip, a))  # without any noise
+    plain = interpolate(unclip, a, b, t=[0], num_inference_steps=32, guidance_scale=1.0)
+    assert mean(walk.images[0], best) < 0.4 * mean(plain.images[0], best)
+    assert walk.call["guidance_scale"] == 1.0
+    assert walk.labels == ("picture 1", "50 % picture 1, 50 % picture 2", "picture 2")
+
+
+@pytest.mark.parametrize(
+    ("ends", "options", "words"),
+    [
+        ((picture(0), picture(1)), {"space": "pixel"}, 'goes with space="clip_image"'),
+        ((picture(0), picture(1)), {"latents": 3}, "leave latents= out"),
+        ((picture(0), "a cat"), {}, "to invert, got str 'a cat' as end 2"),
+    ],
+)
+def test_inverting_needs_pictures(unclip, seeing, ends, options, words):
+    with pytest.raises(TypeError, match=words):
+        interpolate(unclip, *ends, invert=True, num_inference_steps=2, **options)

@@ -1,0 +1,104 @@
+"""The way of DALL-E 2: between embeddings of pictures (arXiv 2204.06125, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ldmkit.loading.origin import origin_of
+from ldmkit.recording import checks
+from ldmkit.records import Embedding
+from ldmkit.space.adaptors import Family, family_of
+from ldmkit.space.clip import clip_space
+from ldmkit.space.ends import label_of, picture_of, refused
+from ldmkit.space.inverting import invert
+from ldmkit.space.unclip import decode_embedding, sample_prior
+from ldmkit.space.ways import Order, Pictures, Way, check_call
+
+__all__ = ["clip_image"]
+
+
+def clip_image(walk: Order) -> Way:
+    """Between embeddings of pictures, each place decoded from the same noise."""
+    family = family_of(walk.pipe)
+    if family is None:
+        raise TypeError(
+            'space="clip_image" needs an unCLIP pipeline, which decodes embeddings, got '
+            f'{type(walk.pipe).__name__}; load "critters-unclip", or take space="prompt".'
+        )
+    own = {"latents", "noise_level", "prompt"}  # decode_embedding's
+    check_call(walk, family.decoder(), own | family.keywords())
+    ends = [_embedding(walk, end, i) for i, end in enumerate(walk.ends)]
+    points = walk.along(ends)
+    noises = _inverted(walk, family, ends) if walk.invert else None
+
+    def frames(rows: list[int]) -> Pictures | None:
+        batch = [points[i] for i in rows]
+        one = len(batch) == 1
+        more: dict[str, Any] = {} if noises is None else {"latents": noises[rows]}
+        return way.keep(
+            decode_embedding(
+                walk.pipe,
+                batch[0] if one else batch,
+                seed=walk.seed if one else [walk.seed] * len(batch),
+                keep=(),
+                preview="none",
+                on_step=walk.on_step,
+                **walk.call,
+                **more,
+            )
+        )
+
+    way = Way(frames, points, None if noises is None else noises.float().cpu().numpy())
+    return way
+
+
+def _inverted(walk: Order, family: Family, ends: list[Embedding]) -> torch.Tensor:
+    """(k, c, h, w): between the noises that give the ends' pictures under their embeddings."""
+    if "latents" in walk.call:
+        raise TypeError("invert=True finds the latents of this walk; leave latents= out.")
+    decoder, call = family.decoder(), walk.call
+    call.setdefault("guidance_scale", 1.0)  # of two answers no step could be undone
+    call.setdefault("num_inference_steps", _steps(walk.pipe, decoder))
+    told = {name: call[name] for name in ("num_inference_steps", "noise_level") if name in call}
+    noises = []
+    for i, (end, embedding) in enumerate(zip(walk.ends, ends, strict=True)):
+        picture = picture_of(end, _size(decoder, call))
+        if picture is None:
+            raise refused("clip_image", "pictures, scenes and earlier runs to invert", end, i)
+        words = call.get("prompt", "")
+        # One by one, as the ends are decoded: a batch would draw other noise for the second.
+        noise = invert(walk.pipe, picture, words, embedding=embedding, seed=walk.seed, **told)
+        noises.append(noise[0])
+    between: torch.Tensor = walk.along(noises)
+    return between
+
+
+def _steps(pipe: Any, decoder: Any) -> int:
+    """What a run takes when nobody says: the weights' own number, else the pipeline's."""
+    known = checks.parameters_of(decoder)
+    default = known["num_inference_steps"].default if "num_inference_steps" in known else 50
+    return int(origin_of(pipe).defaults.get("num_inference_steps", default))
+
+
+def _size(decoder: Any, call: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(width, height) of the decoder's pictures, so that all ends have noise of one shape."""
+    side = getattr(getattr(decoder, "unet", None), "config", {}).get("sample_size")
+    factor = getattr(decoder, "vae_scale_factor", None)
+    if side is None or factor is None:
+        return None
+    return call.get("width") or side * factor, call.get("height") or side * factor
+
+
+def _embedding(walk: Order, end: Any, number: int) -> Embedding:
+    if isinstance(end, Embedding):
+        return end
+    if isinstance(end, str):
+        return sample_prior(walk.pipe, end, seed=walk.seed)
+    picture = picture_of(end)
+    if picture is None:
+        wanted = "pictures, scenes, words, embeddings and earlier runs"
+        raise refused("clip_image", wanted, end, number)
+    return clip_space(walk.pipe).encode_image(picture, label=label_of(end, number))
