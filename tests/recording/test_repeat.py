@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import tiny
+import tiny_unclip
 import torch
 from PIL import Image
 
+import ldmkit
 from ldmkit.recording import record
 from ldmkit.records import Trajectory
 
@@ -51,3 +53,14 @@ def test_what_no_record_holds_is_named():
     latents = torch.zeros(1, 4, 8, 8)
     traj = record(tiny.pipeline(size="small"), "a cat", latents=latents, num_inference_steps=1)
     assert traj.call["left_out"] == ["latents"]
+
+
+def test_a_decoded_embedding_is_repeated_with_its_embedding(tmp_path):
+    unclip = tiny_unclip.stable()
+    vector = np.random.default_rng(0).standard_normal(tiny_unclip.WIDTH)
+    options = {"seed": 5, "noise_level": 30, "num_inference_steps": 2}
+    first = ldmkit.decode_embedding(unclip, vector, **options)
+    told = Trajectory.from_png(first.to_png(tmp_path / "cat.png"))
+    again = ldmkit.decode_embedding(unclip, vector, **told.keywords)
+    assert pixels(again.image) == pixels(told.image)
+    assert told.keywords["noise_level"] == 30
