@@ -208,8 +208,10 @@ def asked(client, expression):
 
 
 def brightness(locator, name):
+    """Red, green and blue of a computed colour, summed: 0 to 765."""
     colour = locator.evaluate(f"e => getComputedStyle(e).{name}")
-    return sum(map(float, re.findall(r"[\d.]+", colour)[:3]))
+    scale = 255 if colour.startswith("color(srgb") else 1
+    return scale * sum(map(float, re.findall(r"[\d.]+", colour)[:3]))
 
 
 class Sent:
