@@ -6,7 +6,6 @@ The least networks that still have every part; see ``tiny``. The embeddings have
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +19,8 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
+
+from ldmkit.loading.quiet import no_retirement_notice
 
 WIDTH = 16  # of an embedding, of the words and of the pictures
 PIXELS = 32  # a side of what the vision tower reads
@@ -256,11 +257,7 @@ def _ready(kind: Any, **parts: Any) -> Any:
     for part in parts.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
-    logger = logging.getLogger("diffusers")  # Karlo's class is deprecated: said at each opening
-    level, logger.level = logger.level, logging.ERROR
-    try:
+    with no_retirement_notice():  # Karlo's
         pipe = kind(**parts)
-    finally:
-        logger.level = level
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -30,6 +30,7 @@ class Row:
             the same classes and small random weights.
         hub_id: repository on the hugging face hub, or ``None``.
         hub_variant: the hub's variant of smaller files, such as ``"fp16"``.
+        if_gone: what to do when the hub no longer has the repository.
         defaults: keywords of the call that the weights were made for.
     """
 
@@ -44,6 +45,7 @@ class Row:
     checked: str
     hub_id: str | None = None
     hub_variant: str | None = None
+    if_gone: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -85,6 +87,45 @@ _ROWS = (
         hub_id="stabilityai/sd-turbo",
         hub_variant="fp16",
         defaults={"num_inference_steps": 1, "guidance_scale": 0.0},
+    ),
+    Row(
+        name="stable-unclip",
+        family="StableUnCLIPPipeline",
+        parameters=2_440_000_000,
+        download_gb=11.0,
+        memory="6 GB of GPU, or 12 GB and many minutes on a CPU",
+        licence="CreativeML Open RAIL++-M, the prior CreativeML Open RAIL-M",
+        gated=False,
+        embedded=False,
+        checked="random weights only",
+        # Stability AI took Stable Diffusion 2 off the hub in November 2025; this mirror is kept by
+        # others, and nobody promises that it stays. Karlo's prior and CLIP come on top.
+        hub_id="sd2-community/stable-diffusion-2-1-unclip-small",
+        if_gone="load the folder of a copy that you have, or take 'karlo' or 'kandinsky22'.",
+    ),
+    Row(
+        name="kandinsky22",
+        family="KandinskyV22CombinedPipeline",
+        parameters=4_890_000_000,
+        download_gb=19.6,
+        memory="12 GB of GPU, or 24 GB and many minutes on a CPU",
+        licence="Apache-2.0",
+        gated=False,
+        embedded=False,
+        checked="random weights only",
+        hub_id="kandinsky-community/kandinsky-2-2-decoder",  # it names the prior's repository
+    ),
+    Row(
+        name="karlo",
+        family="UnCLIPPipeline",
+        parameters=3_420_000_000,
+        download_gb=13.7,
+        memory="9 GB of GPU, or 16 GB and many minutes on a CPU",
+        licence="CreativeML Open RAIL-M",
+        gated=False,
+        embedded=False,
+        checked="random weights only",
+        hub_id="kakaobrain/karlo-v1-alpha",
     ),
 )
 

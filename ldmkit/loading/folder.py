@@ -43,8 +43,11 @@ def _is_of_libraries(module: str) -> bool:
     if module in _LIBRARIES:
         return True
     # The safety checker of Stable Diffusion, for one, is named by its pipeline's package.
-    name = f"diffusers.pipelines.{module}"
-    return module.isidentifier() and importlib.util.find_spec(name) is not None
+    # Karlo's names its package by where it stood before diffusers retired it.
+    return module.isidentifier() and any(
+        importlib.util.find_spec(f"{package}.{module}") is not None
+        for package in ("diffusers.pipelines", "diffusers.pipelines.deprecated")
+    )
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

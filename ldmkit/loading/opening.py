@@ -9,9 +9,16 @@ from typing import Any
 
 from ldmkit.loading import catalog
 from ldmkit.loading import device as devices
+from ldmkit.loading.assembled import fetch_parts, moved_classes, parts_of
 from ldmkit.loading.folder import check_folder, check_variant, defaults_of
 from ldmkit.loading.origin import Origin, remember
-from ldmkit.loading.quiet import no_progress_bars, one_scan, parts_on_demand, swift_imports
+from ldmkit.loading.quiet import (
+    no_progress_bars,
+    no_retirement_notice,
+    one_scan,
+    parts_on_demand,
+    swift_imports,
+)
 
 __all__ = ["fetch", "load"]
 
@@ -62,7 +69,8 @@ def load(
         name = row.name if row else str(what)
         hub_id = row.hub_id if row and row.hub_id else str(what)
         variant = variant or (row.hub_variant if row else None)
-        pipe = _open_hub(diffusers, hub_id, variant, precision)
+        family = row.family if row else "DiffusionPipeline"
+        pipe = _open_hub(getattr(diffusers, family), hub_id, variant, precision)
         defaults = dict(row.defaults) if row else {}
     if row and row.embedded:
         pipe.set_progress_bar_config(disable=True)  # a bar would take longer to draw than a step
@@ -83,11 +91,14 @@ def fetch(name: str) -> Path:
         return folder
     hub_id = row.hub_id if row and row.hub_id else name
     with swift_imports():
-        from diffusers import DiffusionPipeline
+        import diffusers
+
+        pipeline = getattr(diffusers, row.family if row else "DiffusionPipeline")
     try:
-        path = DiffusionPipeline.download(
+        path = pipeline.download(
             hub_id, variant=row.hub_variant if row else None, use_safetensors=True
         )
+        fetch_parts(row.family if row else None)
     except (OSError, ValueError) as error:
         raise _hub_error(hub_id, error) from error
     return Path(path)
@@ -149,7 +160,7 @@ def _open_folder(folder: Path, variant: str | None, dtype: Any) -> Any:
     check_variant(folder, variant)
     from diffusers import DiffusionPipeline
 
-    with no_progress_bars(), swift_imports():
+    with no_progress_bars(), swift_imports(), no_retirement_notice(), moved_classes(folder):
         try:
             return DiffusionPipeline.from_pretrained(
                 folder,
@@ -166,18 +177,23 @@ def _open_folder(folder: Path, variant: str | None, dtype: Any) -> Any:
             ) from error
 
 
-def _open_hub(diffusers: Any, hub_id: str, variant: str | None, dtype: Any) -> Any:
+def _open_hub(pipeline: Any, hub_id: str, variant: str | None, dtype: Any) -> Any:
     options = {"variant": variant, "dtype": dtype, "use_safetensors": True}
-    pipeline = diffusers.DiffusionPipeline
-    try:
-        # What was fetched once opens without asking the hub, which may be slow or away.
-        return pipeline.from_pretrained(hub_id, local_files_only=True, **options)
-    except (OSError, ValueError):
-        pass
-    try:
-        return pipeline.from_pretrained(hub_id, **options)
-    except (OSError, ValueError) as error:
-        raise _hub_error(hub_id, error) from error
+
+    def opened(local: bool) -> Any:
+        parts = parts_of(pipeline.__name__, dtype=dtype, local=local)
+        return pipeline.from_pretrained(hub_id, local_files_only=local, **options, **parts)
+
+    with swift_imports(), no_retirement_notice(), moved_classes(hub_id):
+        try:
+            # What was fetched once opens without asking the hub, which may be slow or away.
+            return opened(local=True)
+        except (OSError, ValueError):
+            pass
+        try:
+            return opened(local=False)
+        except (OSError, ValueError) as error:
+            raise _hub_error(hub_id, error) from error
 
 
 def _hub_error(hub_id: str, error: BaseException) -> Exception:
@@ -191,8 +207,10 @@ def _hub_error(hub_id: str, error: BaseException) -> Exception:
             f"{hub_id!r} is gated: accept its licence on the hub's page, then run `hf auth login`."
         )
     if "RepositoryNotFoundError" in names:
+        gone = [row.if_gone for row in catalog.CATALOG.values() if row.hub_id == hub_id]
         near = catalog.nearest(hub_id.rpartition("/")[2])
         advice = f"did you mean {near!r}?" if near else "check its spelling."
+        advice = "".join(gone) or advice
         return ValueError(f"The hub has no model {hub_id!r}; {advice}")
     if names & {"ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "HTTPError"}:
         return ConnectionError(
