@@ -15,6 +15,7 @@ from ldmkit.figures.grid import along as usual_along
 from ldmkit.figures.grid import say
 from ldmkit.figures.grid_choice import choice_html, overview_html
 from ldmkit.figures.words import shorten
+from ldmkit.panels.cells import replace_earlier
 from ldmkit.panels.stock import close_tree
 from ldmkit.records.grid import Grid, Label
 
@@ -62,6 +63,7 @@ class ComparePanel(ipywidgets.VBox):
         for name, control in self._controls.items():
             control.observe(lambda change, name=name: self._chosen(name, change), names="index")
         self.value = start
+        replace_earlier(self)
 
     @property
     def result(self) -> Grid:
@@ -71,6 +73,10 @@ class ComparePanel(ipywidgets.VBox):
     def close(self) -> None:
         """Takes the panel out of the page and out of ipywidgets' registry; twice is harmless."""
         close_tree(self)
+
+    def _replaced(self) -> None:
+        """Its cell was run again: IPython's ``Out`` keeps the object, so no widget stays."""
+        self.close()
 
     def __repr__(self) -> str:
         words = ", ".join(say(name, label) for name, label in self.value.items())

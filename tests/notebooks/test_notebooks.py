@@ -13,6 +13,9 @@ SOLUTIONS = {  # what a student has to find, by notebook
     "01-first-picture": [
         ("return step.denoised", "return step.alpha * step.denoised + step.sigma * step.noise_pred")
     ],
+    "03-samplers": [
+        ("return step.latents", "return alpha * step.denoised + sigma * step.noise_pred")
+    ],
 }
 
 
