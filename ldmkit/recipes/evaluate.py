@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from math import sqrt
 from pathlib import Path
 
 import torch
@@ -20,21 +19,9 @@ from tqdm import tqdm
 
 from ldmkit.critters.judging import Verdict, judge_many
 from ldmkit.critters.scene import EVALUATION_SEED, Scene
+from ldmkit.records.intervals import wilson
 
 _BATCH = 25
-
-
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    if count == 0:
-        return 0.0, 1.0
-    z = 1.959964
-    p, zz = hits / count, z * z / count
-    middle, half = (
-        (p + zz / 2) / (1 + zz),
-        z * sqrt(p * (1 - p) / count + zz / count / 4) / (1 + zz),
-    )
-    return middle - half, middle + half
 
 
 def captions(
