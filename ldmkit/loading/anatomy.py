@@ -55,11 +55,12 @@ def anatomy(pipe: Any) -> Table:
     return Table(columns=_COLUMNS, rows=tuple(row for row in rows if row is not None))
 
 
-def _place(name: str) -> int:
-    """Where in the flow from words to picture a part stands."""
-    flow = ("tokenizer", "text_encoder", "prior", "unet", "transformer", "decoder", "scheduler")
-    found = [i for i, start in enumerate(flow) if name.startswith(start)]
-    return found[0] if found else len(flow)
+def _place(name: str) -> tuple[int, int]:
+    """Where in the flow from words to picture a part stands; an unCLIP's prior comes first."""
+    flow = ("tokenizer", "text", "prior", "image", "unet", "transformer", "decoder", "scheduler")
+    own = name.removeprefix("prior_")  # of prior_prior, too
+    found = [i for i, start in enumerate(flow) if own.startswith(start)]
+    return (0 if name.startswith("prior") else 1), (found[0] if found else len(flow))
 
 
 def _row(name: str, part: Any, seen: _Seen | None) -> dict[str, Any] | None:
@@ -76,8 +77,9 @@ def _row(name: str, part: Any, seen: _Seen | None) -> dict[str, Any] | None:
 def _trial(pipe: Any) -> None:
     import torch
 
-    call: dict[str, Any] = {"num_inference_steps": 2}
     known = inspect.signature(pipe.__call__).parameters
+    # unCLIP pipelines count the steps of their prior apart
+    call: dict[str, Any] = {name: 2 for name in known if name.endswith("num_inference_steps")}
     if "prompt" in known:
         call["prompt"] = "a red cat"
     if "generator" in known:

@@ -2,6 +2,7 @@
 
 import pytest
 import tiny
+import tiny_unclip
 
 import ldmkit
 from ldmkit.records.table import Table
@@ -25,6 +26,19 @@ def test_parts_in_the_order_of_the_flow(pipe):
     assert rows["vae"]["out"] == "1 × 3 × 32 × 32"
     assert all(rows[part]["milliseconds"] > 0 for part in ("unet", "vae", "text_encoder"))
     assert rows["scheduler"].get("milliseconds") is None
+
+
+def test_an_unclips_prior_comes_before_its_decoder():
+    table = ldmkit.anatomy(tiny_unclip.stable())
+    parts = [part for part in table["part"] if "image" not in part]
+    prior = ["prior_tokenizer", "prior_text_encoder", "prior_scheduler", "prior"]
+    assert sorted(parts[:4]) == sorted(prior)
+    assert parts[4:] == ["tokenizer", "text_encoder", "unet", "scheduler", "vae"]
+    rows = {row["part"]: row for row in table}
+    assert rows["prior"]["in"] == "2 × 16"
+    karlo = {row["part"]: row for row in ldmkit.anatomy(tiny_unclip.karlo())}
+    assert karlo["decoder"]["in"] == "2 × 3 × 8 × 8"
+    assert karlo["super_res_last"]["out"] == "1 × 3 × 16 × 16"
 
 
 def test_it_leaves_no_hook_and_no_setting(pipe):
