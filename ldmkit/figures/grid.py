@@ -23,6 +23,7 @@ from ldmkit.figures.words import shorten, text
 from ldmkit.records.grid import AVERAGED, Grid, Label
 
 __all__ = [
+    "TR",
     "Row",
     "along",
     "details",
@@ -42,6 +43,7 @@ WRAP = 8  # pictures in a row where one axis is all there is
 MAX_ROWS, MAX_PICTURES = 12, 96  # of a cell's output, which stays far under 4 MB
 PAGE_PICTURES = 3000
 TABLE_ROWS = 60
+TR = '<tr style="background:transparent">'  # JupyterLab would stripe the rows
 _SHORT = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 
 
@@ -174,7 +176,7 @@ def _heading(headings: list[str]) -> str:
     # Columns have a width, so that a long caption's row stretches the empty last one alone.
     style = f"width:{THUMB + 8}px;padding:0 4px 2px;font-size:12px;text-align:left;font-weight:600"
     cells = "".join(f'<th scope="col" style="{style}">{text(words)}</th>' for words in headings)
-    return f"<tr><td></td>{cells}<td></td></tr>"
+    return f"{TR}<td></td>{cells}<td></td></tr>"
 
 
 def _html_rows(grid: Grid, rows: list[Row]) -> Iterator[str]:
@@ -183,13 +185,13 @@ def _html_rows(grid: Grid, rows: list[Row]) -> Iterator[str]:
         if row.group != group:
             group = row.group
             yield (
-                f'<tr><th colspan="{len(row.positions) + 2}" scope="rowgroup" dir="auto" '
+                f'{TR}<th colspan="{len(row.positions) + 2}" scope="rowgroup" dir="auto" '
                 'style="padding:8px 4px 2px;font-size:13px;text-align:left;font-weight:400">'
                 f"“{text(shorten(group, 200))}”</th></tr>"
             )
         cells = "".join(_cell(grid, position, row) for position in row.positions)
         yield (
-            '<tr><th scope="row" style="padding:0 8px 0 4px;font-size:12px;text-align:right;'
+            f'{TR}<th scope="row" style="padding:0 8px 0 4px;font-size:12px;text-align:right;'
             f'font-weight:600">{text(row.label)}</th>{cells}</tr>'
         )
 

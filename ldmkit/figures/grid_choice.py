@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldmkit.figures.frames import webp
-from ldmkit.figures.grid import mark, say, verdict
+from ldmkit.figures.grid import TR, mark, say, verdict
 from ldmkit.figures.words import shorten, text
 from ldmkit.records.grid import AVERAGED, Grid, Label
 
@@ -60,7 +60,7 @@ def _cell(grid: Grid, point: Point, across: str | None) -> str:
         )
     lines = "<br>".join(text(line) for line in [mark(verdict(part, 0)), *_like_it(grid, point)])
     return (
-        f'<div style="display:inline-block;vertical-align:top;width:{LARGE + 22}px;'
+        f'<div style="display:inline-block;vertical-align:top;width:{LARGE + 34}px;'
         f'font-size:12px;margin:4px 0">{title}{shown}{lines}</div>'
     )
 
@@ -96,7 +96,7 @@ def overview_html(grid: Grid, point: Point, across: str | None, along: str) -> s
     name = text(shorten(along.replace("_", " "), 40))
     return (
         '<table style="border-collapse:collapse;margin:4px 0;line-height:1.2">'
-        f'<tr><th style="font-size:11px;font-weight:400;padding-right:8px">{name}</th>{heads}</tr>'
+        f'{TR}<th style="font-size:11px;font-weight:400;padding-right:8px">{name}</th>{heads}</tr>'
         f"{body}</table>"
     )
 
@@ -117,4 +117,4 @@ def _row(grid: Grid, words: str, where: Point, point: Point, along: str) -> str:
         cells.append(f'<td style="padding:1px;border:{chosen}">{shown}</td>')
     style = "font-size:11px;text-align:right;padding-right:8px"
     head = f'<th scope="row" style="{style}">{text(words)}</th>'
-    return f"<tr>{head}{''.join(cells)}</tr>"
+    return f"{TR}{head}{''.join(cells)}</tr>"
