@@ -2,8 +2,10 @@
 
 from ldmkit.records.embedding import Embedding
 from ldmkit.records.errors import RecordError
+from ldmkit.records.gap import Gap
 from ldmkit.records.grid import Grid
 from ldmkit.records.intervals import Estimate
+from ldmkit.records.plane import Plane
 from ldmkit.records.table import Table
 from ldmkit.records.trajectory import Step, Steps, Trajectory
 from ldmkit.records.walk import Walk
@@ -11,7 +13,9 @@ from ldmkit.records.walk import Walk
 __all__ = [
     "Embedding",
     "Estimate",
+    "Gap",
     "Grid",
+    "Plane",
     "RecordError",
     "Step",
     "Steps",

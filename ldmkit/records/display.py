@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+    from ldmkit.records.gap import Gap
     from ldmkit.records.grid import Grid
     from ldmkit.records.trajectory import Trajectory
     from ldmkit.records.walk import Walk
 
 __all__ = [
     "figure",
+    "gap_figure",
+    "gap_mimebundle",
     "grid_figure",
     "grid_html",
     "grid_mimebundle",
@@ -109,3 +112,17 @@ def grid_mimebundle(grid: Grid) -> dict[str, Any]:
     from ldmkit.figures.grid import grid_mimebundle as bundle
 
     return bundle(grid)
+
+
+def gap_figure(gap: Gap) -> Figure:
+    """The matplotlib figure of a gap."""
+    from ldmkit.figures.gap import gap_figure as figure_of
+
+    return figure_of(gap)
+
+
+def gap_mimebundle(gap: Gap) -> dict[str, Any]:
+    """What a notebook cell shows of a gap: text/html, image/png, text/plain."""
+    from ldmkit.figures.gap import gap_mimebundle as bundle
+
+    return bundle(gap)

@@ -382,3 +382,16 @@ def test_another_precision(clip):
     assert half.encode_text("a red cat").similarity(clip.encode_text("a red cat")) > 0.99
     assert isinstance(half, ClipSpace)
     assert CLIPTokenizer.from_pretrained(embedded_folder()).model_max_length == 32
+
+
+def test_gap(clip):
+    found = clip.gap(TEXTS, DRAWINGS)
+    assert found.paired
+    cosines = clip.similarity(TEXTS, DRAWINGS)
+    assert np.abs(found.cosines - cosines).max() <= 1e-6
+    assert abs(found.own.value - cosines.diagonal().mean()) <= 1e-6
+    assert found.own.low > found.between.high
+    moved = clip.encode_text("a cat") + found.mean
+    assert moved.label == "a cat + the mean gap"
+    with pytest.raises(RecordError, match="of 'critters-clip' and 128 dimensions of 'x'"):
+        clip.gap([Embedding(np.ones(128), "a", "text", "x")] * 3, DRAWINGS)
