@@ -62,6 +62,17 @@ _ROWS = (
         checked="real weights",
     ),
     Row(
+        name="critters-unclip",
+        family="StableUnCLIPPipeline",
+        parameters=11_000_000,
+        download_gb=0.0,
+        memory="0.5 GB, any CPU",
+        licence="Apache-2.0",
+        gated=False,
+        embedded=True,
+        checked="real weights",
+    ),
+    Row(
         name="sd15",
         family="StableDiffusionPipeline",
         parameters=1_066_000_000,
@@ -147,10 +158,11 @@ def models() -> Table:
     """The models that ``load`` knows by name, as a table.
 
     ``load`` also takes a folder, a hub id and a pipeline of your own; nothing is fetched here.
+    Embedded ones whose weights this installation lacks are left out.
     """
     return Table(
         columns=_SHOWN,
-        rows=tuple(asdict(row) for row in _ROWS),
+        rows=tuple(asdict(row) for row in _ROWS if not row.embedded or _is_here(row.name)),
         caption=(
             "checked: tried with the real weights, or with small random ones of the same classes"
         ),
@@ -169,13 +181,21 @@ def embedded_folder(name: str) -> Path:
     Raises:
         FileNotFoundError: this installation has no weights.
     """
-    from importlib import resources
-
-    folder = Path(str(resources.files("ldmkit"))) / "critters" / "weights" / name
-    if not (folder / "model_index.json").is_file():
+    if not _is_here(name):
+        recipe = "unclip" if name.endswith("unclip") else "unet"
         raise FileNotFoundError(
             f"The weights of {name!r} are not in this installation of ldmkit; install the wheel "
             "with `pip install --force-reinstall ldmkit`, or train them with "
-            "`python -m ldmkit.recipes.unet`."
+            f"`python -m ldmkit.recipes.{recipe}`."
         )
-    return folder
+    return _weights() / name
+
+
+def _weights() -> Path:
+    from importlib import resources
+
+    return Path(str(resources.files("ldmkit"))) / "critters" / "weights"
+
+
+def _is_here(name: str) -> bool:
+    return (_weights() / name / "model_index.json").is_file()

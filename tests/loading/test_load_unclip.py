@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -107,6 +108,56 @@ def test_names_without_network(name):
     with pytest.raises(ConnectionError, match="hub can't be reached"):
         ldmkit.loading.fetch(name)
     assert catalog.CATALOG[name].checked == "random weights only"
+
+
+EMBEDDED = Path(ldmkit.__file__).parent / "critters" / "weights" / "critters-unclip"
+trained = pytest.mark.skipif(not (EMBEDDED / "model_index.json").exists(), reason="not trained yet")
+
+
+@trained
+def test_the_embedded_one_is_a_plain_folder():
+    pipe = ldmkit.load("critters-unclip", device="cpu")
+    plain = diffusers.StableUnCLIPPipeline.from_pretrained(EMBEDDED)
+    plain.set_progress_bar_config(disable=True)
+    calls = {"num_inference_steps": 2, "prior_num_inference_steps": 2}
+    pictures = [
+        one("a red cat", generator=torch.Generator().manual_seed(1), **calls).images[0]
+        for one in (pipe, plain)
+    ]
+    assert np.array_equal(*map(np.asarray, pictures))
+    networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    parameters = sum(weight.numel() for part in networks for weight in part.parameters())
+    assert abs(parameters / catalog.CATALOG["critters-unclip"].parameters - 1) < 0.05
+    assert {"num_inference_steps", "prior_guidance_scale"} <= set(origin_of(pipe).defaults)
+
+
+@trained
+def test_what_the_embedded_one_was_made_for_is_the_default():
+    pipe = ldmkit.load("critters-unclip", device="cpu")
+    made_for = origin_of(pipe).defaults
+    z = ldmkit.sample_prior(pipe, "a red cat", seed=0)
+    traj = ldmkit.decode_embedding(pipe, z, seed=0, preview="none", keep=())
+    assert z.model == "critters-clip"
+    assert len(traj.timesteps) == made_for["num_inference_steps"]
+    assert traj.call["guidance_scale"] == made_for["guidance_scale"]
+    assert len(traj.stages[0].timesteps) == made_for["prior_num_inference_steps"]
+    assert traj.stages[0].call["guidance_scale"] == made_for["prior_guidance_scale"]
+    assert traj.model == "critters-unclip"
+
+
+def test_the_embedded_one_is_listed_where_it_is():
+    assert ("critters-unclip" in ldmkit.models()["name"]) == (
+        EMBEDDED / "model_index.json"
+    ).exists()
+
+
+def test_embedded_weights_that_are_not_here(tmp_path, monkeypatch):
+    from importlib import resources
+
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"ldmkit\.recipes\.unclip"):
+        ldmkit.load("critters-unclip")
+    assert not {"critters", "critters-unclip"} & set(ldmkit.models()["name"])
 
 
 def test_a_repository_that_left_the_hub():
