@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import ldmkit
+from ldmkit.distill import cells
 
 PROMPT = "a red cat with a crown"
 
@@ -114,6 +115,22 @@ def test_other_processes_make_the_same_pictures(pipe):
         there = ldmkit.sweep(pipe, AXES, PROMPT, num_inference_steps=2, executor=pool)
     assert np.abs(pixels(here) - pixels(there)).max() <= 1  # another process, other threads
     assert there.axes == here.axes
+
+
+def test_a_name_is_opened_once(pipe, monkeypatch):
+    opened = []
+
+    def load(name):
+        opened.append(name)
+        return pipe
+
+    monkeypatch.setattr("ldmkit.distill.sweep.load", load)
+    monkeypatch.setattr("ldmkit.distill.cells.load", load)
+    cells._named.cache_clear()
+    grid = ldmkit.sweep("some model", AXES, PROMPT, num_inference_steps=1)
+    cells._named.cache_clear()
+    assert opened == ["some model"] * 2  # to check the call, and where the jobs run
+    assert len(grid) == 4
 
 
 class Lazy(Executor):
