@@ -331,7 +331,8 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or _is_full(words):
         return FULL
     if not _is_ours(error):
-        words = f"The run failed with {kind}: {words}" if words else f"The run failed with {kind}."
+        words = f"The run failed with {kind}: {words}" if words else f"The run failed with {kind}"
+    words += "" if words[-1:] in ".!?…" and words else "."
     return words if len(words) <= LONGEST else f"{words[: LONGEST - 1]}…"
 
 

@@ -28,9 +28,9 @@ from ldmkit.panels.cells import replace_earlier
 from ldmkit.panels.form import Form
 from ldmkit.panels.history import History, Run
 from ldmkit.panels.job import Job, Report
-from ldmkit.panels.settings import NAMES, Settings
+from ldmkit.panels.settings import Settings
 from ldmkit.panels.stock import close_tree
-from ldmkit.panels.trajectory import TrajectoryPanel
+from ldmkit.panels.trajectory import TrajectoryPart
 from ldmkit.panels.words import part
 from ldmkit.recording import record
 from ldmkit.recording.checks import check_keep, check_preview
@@ -53,7 +53,11 @@ class PromptPanel(ipywidgets.VBox):
     ``panel.value`` are the settings, by the pipeline's own names; a part of them may be set.
     ``panel.run()`` queues a run and returns its job, as the button does; ``panel.stop()`` ends it
     after the present step and keeps the part. ``panel.observe(handler, names="result")`` calls
-    back with each new record (on the worker thread). ``panel.close()`` stops the panel's runs.
+    back with each new record (on the worker thread). ``panel.close()`` stops the panel's runs,
+    and so does running its cell again.
+
+    In Colab, under nbclient and where the environment says ``LDMKIT_FOREGROUND=1`` a run ends
+    before ``run()`` returns, and the kernel's interrupt is its Stop.
 
     Args:
         pipe: any diffusers pipeline; it stays as it is, also when another scheduler is chosen.
@@ -87,10 +91,8 @@ class PromptPanel(ipywidgets.VBox):
     ) -> None:
         given = {"prompt": prompt, **settings} if prompt else settings
         recording = {"keep": check_keep(keep), "preview": check_preview(preview)}
-        extra = {name: value for name, value in given.items() if name not in NAMES}
-        self._settings = Settings(pipe, recording, extra)
-        known = {name: value for name, value in given.items() if name in NAMES}
-        start = self._settings.defaults | self._settings.checked(known)
+        self._settings = Settings(pipe, recording, given)
+        start = self._settings.start
         self._vocabulary = _vocabulary(pipe)
         self._jobs: list[Job] = []
         self._count = 0
@@ -112,7 +114,7 @@ class PromptPanel(ipywidgets.VBox):
         style.add_class("ldm-style")
         super().__init__([style, top, self._history, self._place, self._code], value=start)
         self.add_class("ldm-prompt-panel")
-        self._player: TrajectoryPanel | None = None
+        self._player: TrajectoryPart | None = None
         self._listen()
         replace_earlier(self)
 
@@ -303,7 +305,7 @@ class PromptPanel(ipywidgets.VBox):
             trajs = [run.traj for run in self._history.shown]
             try:
                 if self._player is None:
-                    self._player = TrajectoryPanel(*trajs)
+                    self._player = TrajectoryPart(*trajs)
                     self._place.children = (self._player,)
                 else:
                     self._player.show(*trajs)

@@ -15,7 +15,7 @@ from ldmkit.loading.siblings import can_take_picture, from_picture, takes_pictur
 from ldmkit.panels.upload import prepared
 from ldmkit.recording import checks
 
-__all__ = ["NAMES", "Settings", "short"]
+__all__ = ["Settings"]
 
 # As they stand in a panel; the first six are keywords of the pipelines.
 NAMES = (
@@ -37,7 +37,7 @@ class Settings:
 
     Attributes:
         names: those that the pipeline takes.
-        defaults: a value for each.
+        start: a value for each.
         samplers: names of schedulers to choose from, the pipeline's own first.
 
     Args:
@@ -50,17 +50,19 @@ class Settings:
         ValueError: a value out of its range.
     """
 
-    def __init__(self, pipe: Any, recording: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+    def __init__(self, pipe: Any, recording: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         self._pipe = pipe
         self._parameters = checks.parameters_of(pipe)
         self.samplers = _samplers(pipe)
         self.names = tuple(name for name in NAMES if self._takes(name))
+        extra = {name: value for name, value in given.items() if name not in self.names}
         for name in extra:
             if name not in self._parameters:
                 raise TypeError(self._unknown(name, [*self._parameters, *recording]))
         checks.check_call(pipe, self._parameters, extra)
-        self._recording, self._extra = dict(recording), dict(extra)
-        self.defaults = self._defaults()
+        self._recording, self._extra = dict(recording), extra
+        known = {name: value for name, value in given.items() if name in self.names}
+        self.start = self._defaults() | self.checked(known)
 
     def release(self) -> None:
         """Lets go of the pipeline."""
@@ -94,7 +96,9 @@ class Settings:
             ValueError: an unknown name, or a value out of its range.
         """
         if not isinstance(value, Mapping):
-            raise TypeError(f"value must be a dict of {', '.join(self.names)}, got {short(value)}.")
+            raise TypeError(
+                f"value must be a dict of {', '.join(self.names)}, got {_short(value)}."
+            )
         for name in value:
             if name not in self.names:
                 raise ValueError(self._unknown(name))
@@ -104,7 +108,7 @@ class Settings:
         if name in ("prompt", "negative_prompt"):
             if not isinstance(entry, str):
                 raise TypeError(
-                    f'{name} must be one string in a panel, got {short(entry)}; write "a red cat".'
+                    f'{name} must be one string in a panel, got {_short(entry)}; write "a red cat".'
                 )
             checks.check_prompt(name, entry)
             return entry
@@ -130,13 +134,13 @@ class Settings:
         near = difflib.get_close_matches(str(entry).lower(), self.samplers, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(
-            f"scheduler must be one of {', '.join(self.samplers)}, got {short(entry)}{hint}"
+            f"scheduler must be one of {', '.join(self.samplers)}, got {_short(entry)}{hint}"
         )
 
     def _unknown(self, name: object, others: Sequence[str] = ()) -> str:
         near = difflib.get_close_matches(str(name), [*self.names, *others], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "use one of those."
-        return f"This panel sets {', '.join(self.names)}, got {short(name)}; {hint}"
+        return f"This panel sets {', '.join(self.names)}, got {_short(name)}; {hint}"
 
     def prepare(self, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A pipeline and the keywords for ``record``; the reader's own pipeline stays as it is.
@@ -190,7 +194,6 @@ class Settings:
 
     def code(self, settings: Mapping[str, Any]) -> str:
         """The lines of Python that make the same record, given ``pipe``."""
-        settings = self.defaults | dict(settings)
         lines, name, picture = [], "pipe", settings.get("image")
         if picture is not None and not takes_picture(self._pipe):
             name, kind = "sibling", type(from_picture(self._pipe)).__name__
@@ -241,7 +244,7 @@ def _samplers(pipe: Any) -> tuple[str, ...]:
 def _checked_seed(entry: Any) -> int:
     seed = checks.check_seed(entry, None, True)
     if not isinstance(seed, int):
-        raise TypeError(f"seed must be one whole number in a panel, got {short(entry)}.")
+        raise TypeError(f"seed must be one whole number in a panel, got {_short(entry)}.")
     if seed > LARGEST_SEED:
         raise ValueError(
             f"seed must be between 0 and {LARGEST_SEED} inclusive in a panel, got {seed}; "
@@ -252,7 +255,7 @@ def _checked_seed(entry: Any) -> int:
 
 def _checked_strength(entry: Any) -> float:
     if not isinstance(entry, Real) or isinstance(entry, bool):
-        raise TypeError(f"strength must be a number, got {short(entry)}; give one like 0.6.")
+        raise TypeError(f"strength must be a number, got {_short(entry)}; give one like 0.6.")
     strength = float(entry)
     if not 0 < strength <= 1:  # NaN is neither
         raise ValueError(
@@ -267,7 +270,7 @@ def _checked_picture(entry: Any) -> Image.Image | None:
         return None
     if not isinstance(entry, Image.Image):
         raise TypeError(
-            f"image must be a PIL picture or None, got {short(entry)}; open one with Image.open."
+            f"image must be a PIL picture or None, got {_short(entry)}; open one with Image.open."
         )
     return prepared(entry)
 
@@ -277,7 +280,7 @@ def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return ImageOps.fit(picture, size)
 
 
-def short(value: object) -> str:
+def _short(value: object) -> str:
     """A value in a sentence, cut after sixty characters."""
     words = repr(value)
     return words if len(words) <= 60 else f"{words[:59]}…"

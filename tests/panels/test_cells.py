@@ -13,7 +13,7 @@ def alive():
     gc.collect()
     found = getattr(ipywidgets.widgets.widget, "_instances", None)
     widgets = len(ipywidgets.Widget.widgets if found is None else found)
-    tensors = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+    tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
     threads = [thread.name for thread in threading.enumerate() if thread.name == "ldmkit"]
     return widgets, tensors, len(threads)
 """
@@ -41,6 +41,29 @@ def test_fifty_runs_of_the_cell_leave_nothing_behind(kernel):
         kernel.run(CELL)
     assert kernel.run("alive()") == first
     assert kernel.run("panel.result is not None") == "True"
+
+
+def test_a_record_shown_again_and_again(kernel):
+    cell = "shown = ldmkit.TrajectoryPanel(traj, traj)\nshown"
+    kernel.run("traj = ldmkit.record(pipe, 'a cat', num_inference_steps=2)")
+    kernel.run(cell)
+    first = kernel.run("alive()")
+    for _ in range(5):
+        kernel.run(cell)
+    assert kernel.run("alive()") == first
+    kernel.run("kept = shown\nshown = ldmkit.TrajectoryPanel(traj)")  # another cell
+    assert kernel.run("kept.comm is not None") == "True"
+
+
+def test_a_panels_player_is_its_own(kernel):
+    cell = "p.run().wait()\nwhile p.job._listeners[1]: pass"
+    kernel.run("one, two = (ldmkit.PromptPanel(pipe, num_inference_steps=2) for _ in range(2))")
+    for name in ("one", "two"):
+        kernel.run(f"p = {name}")
+        kernel.run(cell)
+    assert (
+        kernel.run("one._player.comm is not None, two._player.comm is not None") == "(True, True)"
+    )
 
 
 def test_an_edited_cell_is_known_by_its_id(kernel):

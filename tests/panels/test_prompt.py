@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
 import ldmkit
@@ -228,6 +229,26 @@ def test_run_refuses_what_stands_in_a_field(panel, name, value, words):
     assert np.array_equal(panel.result.latents, good.latents)
 
 
+PIXELS = {
+    "sample_size": 16,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownBlock2D",) * 2,
+    "up_block_types": ("UpBlock2D",) * 2,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+}
+
+
+def test_a_model_of_pixels_without_words():
+    panel = PromptPanel(DDPMPipeline(UNet2DModel(**PIXELS), DDPMScheduler()), seed=1)
+    panel.value = {"num_inference_steps": 3}
+    assert panel.value == {"seed": 1, "num_inference_steps": 3, "scheduler": "ddpm"}
+    traj = finished(panel)
+    assert len(traj.timesteps) == 3
+    assert Image.open(io.BytesIO(panel.job.preview)).size == (16, 16)
+    panel.close()
+
+
 def test_constructor_refuses(pipe):
     before = living()
     for keywords, kind, words in [
@@ -242,6 +263,9 @@ def test_constructor_refuses(pipe):
         with pytest.raises(kind) as raised:
             PromptPanel(pipe, "a cat", **keywords)
         assert words in str(raised.value)
+    pixels = DDPMPipeline(UNet2DModel(**PIXELS), DDPMScheduler())
+    with pytest.raises(TypeError, match="sets seed, num_inference_steps, scheduler, got 'prompt'"):
+        PromptPanel(pixels, "a cat")
     for stranger in ("critters", None, 7):
         with pytest.raises(TypeError, match="takes a diffusers pipeline first"):
             PromptPanel(stranger)
@@ -598,7 +622,7 @@ def test_the_code_has_what_holds_for_every_run(pipe):
 
 def live_tensors():
     gc.collect()
-    return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
 def test_running_the_panels_cell_again_leaves_nothing_behind(pipe, monkeypatch):
