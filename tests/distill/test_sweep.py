@@ -1,6 +1,7 @@
 """``sweep``: every combination once, in this thread or any executor, the same pictures."""
 
 import multiprocessing
+import sys
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
@@ -124,8 +125,8 @@ def test_a_name_is_opened_once(pipe, monkeypatch):
         opened.append(name)
         return pipe
 
-    monkeypatch.setattr("ldmkit.distill.sweep.load", load)
-    monkeypatch.setattr("ldmkit.distill.cells.load", load)
+    for module in ("ldmkit.distill.sweep", "ldmkit.distill.cells"):
+        monkeypatch.setattr(sys.modules[module], "load", load)
     cells._named.cache_clear()
     grid = ldmkit.sweep("some model", AXES, PROMPT, num_inference_steps=1)
     cells._named.cache_clear()
