@@ -12,11 +12,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ldmkit import critters
     from ldmkit.distill import compare, score, sweep
+    from ldmkit.figures.side_by_side import side_by_side
     from ldmkit.latents import decode_latents, encode_image
     from ldmkit.loading import anatomy, load, models, release
     from ldmkit.panels import ComparePanel, PromptPanel, TrajectoryPanel
     from ldmkit.recording import record
     from ldmkit.records import Embedding, Grid, Trajectory, Walk
+    from ldmkit.space.arithmetic import text_diff
     from ldmkit.space.clip import clip_space
     from ldmkit.space.interpolate import interpolate
     from ldmkit.space.inverting import invert
@@ -47,8 +49,10 @@ __all__ = [
     "release",
     "sample_prior",
     "score",
+    "side_by_side",
     "slerp",
     "sweep",
+    "text_diff",
     "variations",
 ]
 
@@ -76,8 +80,10 @@ _HOMES = {
     "release": "ldmkit.loading",
     "sample_prior": "ldmkit.space.unclip",
     "score": "ldmkit.distill",
+    "side_by_side": "ldmkit.figures.side_by_side",
     "slerp": "ldmkit.space.paths",
     "sweep": "ldmkit.distill",
+    "text_diff": "ldmkit.space.arithmetic",
     "variations": "ldmkit.space.unclip",
 }
 

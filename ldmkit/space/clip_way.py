@@ -17,7 +17,7 @@ from ldmkit.space.inverting import invert
 from ldmkit.space.unclip import decode_embedding, sample_prior
 from ldmkit.space.ways import Order, Pictures, Way, check_call
 
-__all__ = ["clip_image"]
+__all__ = ["clip_image", "size_of", "steps_of"]
 
 
 def clip_image(walk: Order) -> Way:
@@ -61,11 +61,11 @@ def _inverted(walk: Order, family: Family, ends: list[Embedding]) -> torch.Tenso
         raise TypeError("invert=True finds the latents of this walk; leave latents= out.")
     decoder, call = family.decoder(), walk.call
     call.setdefault("guidance_scale", 1.0)  # of two answers no step could be undone
-    call.setdefault("num_inference_steps", _steps(walk.pipe, decoder))
+    call.setdefault("num_inference_steps", steps_of(walk.pipe, decoder))
     told = {name: call[name] for name in ("num_inference_steps", "noise_level") if name in call}
     noises = []
     for i, (end, embedding) in enumerate(zip(walk.ends, ends, strict=True)):
-        picture = picture_of(end, _size(decoder, call))
+        picture = picture_of(end, size_of(decoder, call))
         if picture is None:
             raise refused("clip_image", "pictures, scenes and earlier runs to invert", end, i)
         words = call.get("prompt", "")
@@ -76,14 +76,14 @@ def _inverted(walk: Order, family: Family, ends: list[Embedding]) -> torch.Tenso
     return between
 
 
-def _steps(pipe: Any, decoder: Any) -> int:
+def steps_of(pipe: Any, decoder: Any) -> int:
     """What a run takes when nobody says: the weights' own number, else the pipeline's."""
     known = checks.parameters_of(decoder)
     default = known["num_inference_steps"].default if "num_inference_steps" in known else 50
     return int(origin_of(pipe).defaults.get("num_inference_steps", default))
 
 
-def _size(decoder: Any, call: Mapping[str, Any]) -> tuple[int, int] | None:
+def size_of(decoder: Any, call: Mapping[str, Any]) -> tuple[int, int] | None:
     """(width, height) of the decoder's pictures, so that all ends have noise of one shape."""
     side = getattr(getattr(decoder, "unet", None), "config", {}).get("sample_size")
     factor = getattr(decoder, "vae_scale_factor", None)

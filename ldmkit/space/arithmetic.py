@@ -1,0 +1,247 @@
+"""``text_diff``: edit a picture by the difference of two captions; sums of embeddings.
+
+What two captions don't share is a direction of CLIP space. DALL-E 2 turns a picture's embedding
+towards it (Ramesh et al. 2022, arXiv 2204.06125, section 3.3, "text diffs"):
+
+    z_d = norm(z_t − z_t0),    z_θ = slerp(z_i, z_d, θ),    θ from 0 to a quarter or a half
+
+and decodes each z_θ from the noise that DDIM inversion found for the picture under z_i, so that
+what the captions don't speak of can stay where it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ldmkit.recording import checks
+from ldmkit.records import Embedding, RecordError, Step, Walk
+from ldmkit.space.adaptors import family_of
+from ldmkit.space.changes import tell_changes
+from ldmkit.space.clip import ClipSpace, clip_space
+from ldmkit.space.clip_way import size_of, steps_of
+from ldmkit.space.ends import label_of, picture_of
+from ldmkit.space.halves import EMBEDDED
+from ldmkit.space.interpolate import interpolate
+from ldmkit.space.inverting import invert as find_noise
+
+__all__ = ["difference", "text_diff", "weighted_sum"]
+
+_MOST_FRAMES = 1000
+
+
+def text_diff(
+    unclip: Any,
+    picture: Any,
+    source: str,
+    target: str,
+    *,
+    theta: tuple[float, float] = (0.0, 0.4),
+    num_frames: int = 5,
+    seed: int = 0,
+    invert: bool = True,
+    fixed_point: int = 2,
+    clip: ClipSpace | None = None,
+    on_frame: Callable[[int, Image.Image], bool | None] | None = None,
+    on_step: Callable[[Step], bool | None] | None = None,
+    **call: Any,
+) -> Walk:
+    """Edits a picture by what ``target`` says more, less or otherwise than ``source``.
+
+    Args:
+        unclip: a pipeline that decodes image embeddings.
+        picture: a PIL picture, a scene or an earlier run; or an ``Embedding`` of one, which is
+            decoded from ``seed``'s noise.
+        source: a caption of the picture as it is; it may say little, such as "a cat" or "".
+        target: the same caption with the change.
+        theta: first and last angle of the way to the difference, as shares of the whole, 0…1.
+        num_frames: pictures, evenly spread over ``theta``; 1 makes the last one alone.
+        seed: of the decoder's first noise where nothing is inverted.
+        invert: begin from the picture's own noise (``ldmkit.invert``), so that θ = 0 gives the
+            picture itself, about as well as the autoencoder draws it.
+        fixed_point: rounds of the inversion.
+        clip: the CLIP space to encode in, where the pipeline lacks a half of its CLIP.
+        on_frame: called with each picture's number and the picture; ``False`` ends the walk there.
+        on_step: as in ``record``; ``False`` ends the walk before the picture in the making.
+        **call: the decoder's own keywords (``num_inference_steps``, ``guidance_scale``, ...).
+
+    Returns:
+        The walk over θ, its embeddings, and where they are critters a line per picture on what
+        changed and what stayed.
+
+    Raises:
+        TypeError: a pipeline that decodes no embeddings, or a wrong type.
+        ValueError: θ outside 0…1, texts that say the same, or as ``decode_embedding``.
+    """
+    thetas = _thetas(theta, num_frames)
+    family = family_of(unclip)
+    if family is None:
+        raise TypeError(
+            "text_diff takes an unCLIP pipeline, which decodes embeddings, got "
+            f'{type(unclip).__name__}; open one with ldmkit.load("critters-unclip").'
+        )
+    for name, text in (("source", source), ("target", target)):
+        _check_text(name, text)
+    space = clip or clip_space(unclip)
+    turn = difference(space, source, target)
+    decoder = family.decoder()
+    call.setdefault("num_inference_steps", steps_of(unclip, decoder))
+    if isinstance(picture, Embedding):
+        here = picture
+    else:
+        shown = _picture(picture, size_of(decoder, call))
+        here = space.encode_image(shown, label=label_of(picture, 0))
+        if invert:
+            call.setdefault("guidance_scale", 1.0)  # of two answers no step could be undone
+            call["latents"] = _noise(unclip, shown, here, seed, fixed_point, call)
+    walk = interpolate(
+        unclip,
+        here,
+        turn * here.norm,
+        t=thetas,
+        seed=seed,
+        on_frame=on_frame,
+        on_step=on_step,
+        **call,
+    )
+    return dataclasses.replace(
+        walk,
+        labels=tuple(f"θ = {angle:.2g}" for angle in walk.t),
+        title=f"{source or 'no words'} → {target or 'no words'}",
+        axis="θ",
+        call={**walk.call, "source": source, "target": target, "inverted": "latents" in call},
+        verdicts=tell_changes(walk.images) if space.name == EMBEDDED else (),
+    )
+
+
+def difference(clip: ClipSpace, source: str, target: str) -> Embedding:
+    """The direction from one caption to another, norm(z_t − z_t0), of length 1.
+
+    Raises:
+        ValueError: both say the same to CLIP.
+    """
+    before, after = clip.encode_text([source, target])
+    step = after.normalised() - before.normalised()
+    if step.norm < 1e-4:
+        raise ValueError(
+            f"source and target must say different things, got {source!r:.60} and {target!r:.60}, "
+            "which are the same to CLIP; take other words."
+        )
+    label = f"norm({after.label} − {before.label})"
+    return dataclasses.replace(step.normalised(), label=label, compound=False)
+
+
+def weighted_sum(terms: Sequence[tuple[float, Embedding]]) -> Embedding:
+    """Adds embeddings with weights, at the length that its terms have.
+
+    A sum of vectors is longer or shorter than they are, and a decoder has never seen such a
+    length. Cosines don't change by scaling, so the sum is given the mean length of the terms
+    with positive weights.
+
+    Args:
+        terms: pairs of a weight and an embedding, ``[(1, photo), (0.5, crown)]``.
+
+    Returns:
+        The sum, its label as written: ``"photo.png + 0.5 × a crown"``.
+
+    Raises:
+        TypeError: not pairs of a number and an embedding.
+        ValueError: no terms, none with a positive weight, a sum of nothing, or other spaces.
+    """
+    pairs = [_term(term) for term in terms]
+    if not any(weight > 0 for weight, _ in pairs):
+        raise RecordError(
+            "A sum needs a term with a positive weight, got "
+            f"{len(pairs)} terms; add a picture or a text."
+        )
+    total: Embedding | None = None
+    for weight, one in pairs:
+        part = one if abs(weight) == 1 else abs(weight) * one
+        if total is None:
+            total = part if weight > 0 else -part
+        else:
+            total = total + part if weight > 0 else total - part
+    assert total is not None  # there was a term
+    length = float(np.mean([one.norm for weight, one in pairs if weight > 0]))
+    if total.norm < 1e-4 * length:
+        raise RecordError(f"{total.label!r:.80} is nothing: its terms cancel; change a weight.")
+    vector = total.vector * (length / total.norm)
+    return dataclasses.replace(total, vector=vector)
+
+
+def _term(term: Any) -> tuple[float, Embedding]:
+    try:
+        weight, embedding = term
+    except (TypeError, ValueError):
+        weight = embedding = None
+    number = isinstance(weight, Real) and not isinstance(weight, bool)
+    if not number or not isinstance(embedding, Embedding):
+        raise TypeError(
+            f"A term is a pair of a weight and an embedding, got {term!r:.60}; "
+            'write (1.0, clip.encode_text("a cat")).'
+        )
+    if not math.isfinite(weight):
+        raise RecordError(f"A weight must be a finite number, got {weight}.")
+    return float(weight), embedding
+
+
+def _thetas(theta: Any, num_frames: Any) -> list[float]:
+    checks.check_count("num_frames", num_frames, _MOST_FRAMES)
+    try:
+        first, last = (float(angle) for angle in theta)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"theta must be two numbers, the first and the last, got {theta!r:.60}; "
+            "write theta=(0.0, 0.4)."
+        ) from None
+    if not 0 <= first <= last <= 1:  # NaN fails too
+        raise ValueError(
+            f"theta must be two rising numbers between 0 and 1, got {theta!r:.60}; "
+            "the paper ends between 0.25 and 0.5."
+        )
+    return [last] if num_frames == 1 else [float(x) for x in np.linspace(first, last, num_frames)]
+
+
+def _check_text(name: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f'{name} must be a text, got {text!r:.60}; write it like "a red cat".')
+    checks.check_prompt(name, text)
+
+
+def _picture(picture: Any, size: tuple[int, int] | None) -> Image.Image:
+    shown = picture_of(picture, size)
+    if shown is None:
+        raise TypeError(
+            f"text_diff edits a picture, a scene or an earlier run, got {type(picture).__name__}; "
+            "open a file with PIL.Image.open(path)."
+        )
+    return shown
+
+
+def _noise(
+    unclip: Any,
+    picture: Image.Image,
+    embedding: Embedding,
+    seed: int,
+    fixed_point: int,
+    call: dict[str, Any],
+) -> torch.Tensor:
+    if "latents" in call:
+        raise TypeError("invert=True finds the latents itself; leave latents= out.")
+    told = {name: call[name] for name in ("num_inference_steps", "noise_level") if name in call}
+    return find_noise(
+        unclip,
+        picture,
+        call.get("prompt", ""),
+        embedding=embedding,
+        seed=seed,
+        fixed_point=fixed_point,
+        **told,
+    )
