@@ -15,9 +15,12 @@ import torch
 
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.quiet import no_retirement_notice, swift_imports
+from ldmkit.recording.hooks import denoiser_of
 from ldmkit.space.prior import Prior
 
-__all__ = ["Family", "family_of"]
+__all__ = ["UNCLIPS", "Family", "family_of"]
+
+UNCLIPS = '"critters-unclip", "stable-unclip", "kandinsky22" or "karlo"'  # what to load, in words
 
 Call = dict[str, Any]
 
@@ -105,6 +108,11 @@ class Family:
         device: torch.device = self.pipe._execution_device
         return device
 
+    def dtype(self) -> torch.dtype:
+        """The precision of the network that decodes."""
+        network = denoiser_of(self.pipe)
+        return torch.float32 if network is None else next(network.parameters()).dtype
+
     def prior_default(self, name: str) -> Any:
         """What the prior runs with when nobody says: the weights' own, else the pipeline's."""
         name = self.prior_names[name]
@@ -134,7 +142,7 @@ class StableImage(Family):
     def arguments(self, vectors: torch.Tensor, noise_level: int, prompt: str) -> Call:
         """One prompt for each embedding."""
         prompts = prompt if len(vectors) == 1 else [prompt] * len(vectors)
-        dtype = self.pipe.unet.dtype
+        dtype = self.dtype()
         return {
             "prompt": prompts,
             "image_embeds": vectors.to(self.device(), dtype),
@@ -184,7 +192,7 @@ class KandinskyDecoder(Family):
 
     def arguments(self, vectors: torch.Tensor, noise_level: int, prompt: str) -> Call:
         """Embeddings alone; what to guide away from is for the user to say."""
-        return {"image_embeds": vectors.to(self.device(), self.pipe.unet.dtype)}
+        return {"image_embeds": vectors.to(self.device(), self.dtype())}
 
 
 class Kandinsky(KandinskyDecoder):
@@ -210,7 +218,7 @@ class Kandinsky(KandinskyDecoder):
         with torch.no_grad():
             zero = self.pipe.prior_pipe.get_zero_embed(len(vectors), device=self.device())
         given = super().arguments(vectors, noise_level, prompt)
-        return given | {"negative_image_embeds": zero.to(self.pipe.unet.dtype)}
+        return given | {"negative_image_embeds": zero.to(self.dtype())}
 
 
 class KandinskyPrior(Family):
@@ -247,7 +255,7 @@ class KarloImage(Family):
 
     def arguments(self, vectors: torch.Tensor, noise_level: int, prompt: str) -> Call:
         """Embeddings alone."""
-        return {"image_embeddings": vectors.to(self.device(), self.pipe.decoder.dtype)}
+        return {"image_embeddings": vectors.to(self.device(), self.dtype())}
 
 
 class Karlo(KarloImage):

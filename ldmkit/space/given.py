@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ldmkit.records import Embedding
 
-__all__ = ["embeddings_of", "generators", "noise_of"]
+__all__ = ["embeddings_of", "generators", "noise_of", "stacked"]
 
 # One CLIP has many names: that of the model which carries it, that of its own repository.
 _LARGE, _GIANT = "clip-vit-large-patch14", "CLIP-ViT-bigG-14-laion2B-39B-b160k"
@@ -88,13 +88,12 @@ def _same(one: str, other: str) -> bool:
     return _SPACES.get(first, first) == _SPACES.get(second, second)
 
 
-def noise_of(given: Any, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+def noise_of(given: Any, shape: tuple[int, ...]) -> torch.Tensor:
     """First noise as a tensor; that of one serves a batch.
 
     Args:
         given: tensor or array (b, ...), or (1, ...).
-        shape: what is needed, the batch first.
-        device: where.
+        shape: what is needed, the batch first; of pictures' only the batch counts.
 
     Raises:
         ValueError: another shape, or numbers that aren't finite.
@@ -105,7 +104,7 @@ def noise_of(given: Any, shape: tuple[int, ...], device: torch.device) -> torch.
         raise ValueError(f"latents must have the shape {shape}, got {tuple(tensor.shape)}.")
     if not torch.isfinite(tensor).all():
         raise ValueError("latents must be finite numbers, got NaN or infinity among them.")
-    return tensor.to(device).expand(shape[0], *tensor.shape[1:])
+    return tensor.expand(shape[0], *tensor.shape[1:])
 
 
 def generators(seeds: int | tuple[int, ...] | None, count: int, each: int = 1) -> Any:

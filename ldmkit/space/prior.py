@@ -9,7 +9,7 @@ seed; the tests compare.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from ldmkit.recording.hooks import Tape, exclusive, hooked
 
-__all__ = ["Drawn", "Heard", "Prior", "draw", "least_steps"]
+__all__ = ["Drawn", "Heard", "Prior", "check_least", "draw"]
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,18 @@ def draw(
     return Drawn(embeddings.unflatten(0, (len(texts), count)), heard.embeddings, tape)
 
 
-def least_steps(scheduler: Any) -> int:
-    """How few steps a scheduler can take: UnCLIP's divides its grid by their number less one."""
-    return 2 if type(scheduler).__name__ == "UnCLIPScheduler" else 1
+def check_least(scheduler: Any, call: Mapping[str, Any]) -> None:
+    """Refuses the one step that UnCLIP's scheduler divides by zero for: its grid has n − 1 gaps.
+
+    Raises:
+        ValueError: one step only.
+    """
+    is_unclip = type(scheduler).__name__ == "UnCLIPScheduler"
+    if is_unclip and call.get("num_inference_steps", 2) < 2:
+        raise ValueError(
+            "num_inference_steps must be at least 2 with UnCLIPScheduler, got "
+            f"{call['num_inference_steps']}."
+        )
 
 
 def _hear(prior: Prior, texts: Sequence[str]) -> Heard:

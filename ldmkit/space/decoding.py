@@ -1,0 +1,180 @@
+"""``decode_embedding`` and ``variations``: embeddings to pictures, no word heard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, SupportsIndex
+
+import torch
+from PIL import Image
+
+from ldmkit.loading.origin import origin_of
+from ldmkit.recording import checks, record
+from ldmkit.records import Embedding, Step, Trajectory
+from ldmkit.space.adaptors import UNCLIPS, Family, family_of
+from ldmkit.space.given import embeddings_of, generators, noise_of, stacked
+from ldmkit.space.halves import space_name
+from ldmkit.space.prior import check_least
+from ldmkit.space.sampling import run_behind
+
+__all__ = ["decode_embedding", "variations"]
+
+_MOST_IMAGES = 64
+_OWN = ("embedding", "seed", "noise_level", "latents", "keep", "preview", "on_step")
+
+
+def decode_embedding(
+    unclip: Any,
+    embedding: Any,
+    *,
+    seed: int | Sequence[int] | None = None,
+    noise_level: int = 0,
+    prompt: str = "",
+    latents: Any = None,
+    keep: str | Sequence[str] = ("latents", "denoised"),
+    preview: str = "auto",
+    on_step: Callable[[Step], bool | None] | None = None,
+    **call: Any,
+) -> Trajectory:
+    """Makes a picture of an embedding, and records each step; no word is heard.
+
+    Args:
+        unclip: a pipeline that decodes image embeddings.
+        embedding: an ``Embedding``, a vector (d,), a batch (b, d), or a list of them.
+        seed: as in ``record``; a list gives one for each embedding.
+        noise_level: how much noise is put on the embedding first, 0…999: the more, the less of
+            it the picture follows. Stable unCLIP's decoder does so itself and is told how much;
+            for Kandinsky's and Karlo's it is done here, and they take the result at its word.
+        prompt: words for the decoder beside the embedding, where it reads any.
+        latents: first noise (b, c, h, w) instead of the generator's; that of one serves a batch.
+        keep: as in ``record``.
+        preview: as in ``record``.
+        on_step: as in ``record``.
+        **call: the decoder's own keywords; ``num_inference_steps`` and ``guidance_scale`` by
+            these names in every family.
+
+    Returns:
+        The decoder's trajectory: its prompt empty, ``call["embedding"]`` the label, or labels.
+        The prior's runs that drew the embeddings, where it did, are its ``stages``.
+
+    Raises:
+        TypeError: a pipeline that decodes no embeddings, an unknown keyword, or a wrong type.
+        ValueError: an embedding of another model, or a value out of its range.
+    """
+    family = _decoding(unclip, "decode_embedding")
+    decoder = family.decoder()
+    given = embeddings_of(embedding, family.width(), space_name(unclip))
+    seeds = checks.check_seed(seed, call.get("generator"), takes_generator=True)
+    _check_decoding(family, decoder, noise_level, prompt, call)
+    count = len(given) * int(call.get("num_images_per_prompt") or 1)
+    drawing = generators(seeds, count) if seeds is not None else call.get("generator")
+    vectors = family.noised(torch.tensor(stacked(given)), noise_level, drawing)
+    arguments = family.arguments(vectors, noise_level, prompt) | call | {"generator": drawing}
+    if latents is not None:
+        noise = noise_of(latents, (count, 0, 0, 0))
+        arguments["latents"] = noise.to(family.device(), family.dtype())
+    if isinstance(arguments.get("negative_prompt"), str) and len(given) > 1:
+        arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(given)
+    arguments = {family.names.get(name, name): value for name, value in arguments.items()}
+    words = arguments.pop("prompt", None)
+    traj = record(decoder, words, keep=keep, preview=preview, on_step=on_step, **arguments)
+    own = {name: ours for ours, name in family.names.items()}
+    labels = [one.label for one in given]
+    runs = [run_behind(one) for one in given]
+    told = {"embedding": labels[0] if len(given) == 1 else labels, "noise_level": noise_level}
+    return replace(
+        traj,
+        prompt=prompt,
+        seed=seeds,
+        model=origin_of(unclip).name,
+        call={own.get(name, name): value for name, value in traj.call.items()} | told,
+        stages=tuple(run for run in runs if run is not None),
+    )
+
+
+def _decoding(unclip: Any, caller: str) -> Family:
+    family = family_of(unclip)
+    if family is None:
+        raise TypeError(
+            f"{caller} takes an unCLIP pipeline, which decodes embeddings of pictures, got "
+            f"{type(unclip).__name__}; open one with ldmkit.load({UNCLIPS})."
+        )
+    return family
+
+
+def _check_decoding(
+    family: Family, decoder: Any, noise_level: Any, prompt: Any, call: dict[str, Any]
+) -> None:
+    checks.check_call(decoder, family.keywords(), call, "decode_embedding", _OWN)
+    scheduler = getattr(decoder, "decoder_scheduler", None) or decoder.scheduler
+    check_least(scheduler, call)
+    checks.check_prompt("prompt", prompt)
+    if not isinstance(prompt, str) or (prompt and not family.takes_prompt):
+        raise TypeError(
+            f"The decoder of {type(family.pipe).__name__} takes "
+            f"{'one string as prompt' if family.takes_prompt else 'no words'}, got {prompt!r:.60}; "
+            "leave it out."
+        )
+    _check_noise_level(family, noise_level)
+    missing = set(family.needs) - set(call)
+    if missing:
+        raise TypeError(
+            f"{type(family.pipe).__name__} alone needs {', '.join(sorted(missing))}=, which its "
+            'prior makes; open both with ldmkit.load("kandinsky22").'
+        )
+
+
+def _check_noise_level(family: Family, level: Any) -> None:
+    most = family.most_noise()
+    if not isinstance(level, SupportsIndex) or isinstance(level, bool):
+        raise TypeError(f"noise_level must be a whole number from 0 to {most}, got {level!r:.60}.")
+    if not 0 <= int(level) <= most:
+        raise ValueError(
+            f"noise_level must be between 0 and {most} inclusive, got {level}"
+            + ("." if most else "; nothing here says what noise is to these embeddings.")
+        )
+
+
+def variations(
+    unclip: Any,
+    picture: Image.Image | Embedding,
+    *,
+    num_images: int = 4,
+    noise_level: int = 0,
+    seed: int = 0,
+    **options: Any,
+) -> Trajectory:
+    """Makes other pictures of what CLIP sees in one (arXiv 2204.06125, section 3.1).
+
+    What all of them share is what the embedding holds; what differs is what it leaves open.
+
+    Args:
+        unclip: a pipeline that decodes image embeddings.
+        picture: a PIL picture of any mode and size, or its embedding.
+        num_images: how many, 1 to 64; each from a seed of its own.
+        noise_level: how far they may go, 0…999; see ``decode_embedding``.
+        seed: picture i is what ``decode_embedding`` makes with seed ``seed + i``.
+        **options: as ``decode_embedding``'s.
+
+    Returns:
+        A trajectory with a batch of pictures: ``traj.images``.
+
+    Raises:
+        TypeError: no picture, or a pipeline that decodes no embeddings.
+        ValueError: a value out of its range, or a picture that can't be read.
+        RuntimeError: neither the pipeline nor the package has its CLIP's eye for pictures.
+    """
+    from ldmkit.space.clip import clip_space
+
+    _decoding(unclip, "variations")
+    checks.check_count("num_images", num_images, _MOST_IMAGES)
+    first = checks.check_seed(seed, None, takes_generator=True)
+    if not isinstance(first, int):
+        raise TypeError(f"seed must be one whole number, got {seed!r:.60}; picture i has seed + i.")
+    if not isinstance(picture, Embedding):
+        picture = clip_space(unclip).encode_image(picture)
+    seeds = first if num_images == 1 else [first + i for i in range(num_images)]
+    return decode_embedding(
+        unclip, [picture] * num_images, seed=seeds, noise_level=noise_level, **options
+    )
