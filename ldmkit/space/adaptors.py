@@ -211,7 +211,8 @@ class Kandinsky(KandinskyDecoder):
         from diffusers import KandinskyV22Pipeline
 
         pipe = self.pipe
-        return _as_quiet_as(pipe, KandinskyV22Pipeline(pipe.unet, pipe.scheduler, pipe.movq))
+        decoder = KandinskyV22Pipeline(pipe.unet, pipe.scheduler, pipe.movq)
+        return _as_quiet_as(pipe.decoder_pipe, decoder)  # the whole passes the setting on
 
     def arguments(self, vectors: torch.Tensor, noise_level: int, prompt: str) -> Call:
         """Beside each embedding that of a black picture, for guidance to lead away from."""

@@ -307,3 +307,13 @@ def test_first_noise_is_taken(pipe):
     assert np.array_equal(one.latents[0], noise)
     two = decode_embedding(pipe, [z, z], seed=[3, 3], latents=noise, **decoding(pipe))
     assert np.array_equal(two.latents[0, 1], noise[0])
+
+
+def test_bars_are_as_the_pipeline_was_told(pipe, capsys):
+    call = decoding(pipe)
+    decode_embedding(pipe, np.ones(tiny_unclip.WIDTH), seed=0, **call)
+    assert capsys.readouterr().err == ""
+    pipe.set_progress_bar_config(disable=False)
+    decode_embedding(pipe, np.ones(tiny_unclip.WIDTH), seed=0, **call)
+    pipe.set_progress_bar_config(disable=True)
+    assert "3/3" in capsys.readouterr().err
