@@ -8,10 +8,10 @@ from typing import Any
 import ipywidgets
 
 from ldmkit.figures.frames import webp
-from ldmkit.figures.words import shorten, text
-from ldmkit.panels.job import Job
+from ldmkit.figures.words import shorten
+from ldmkit.panels.actions import Actions, row
 from ldmkit.panels.settings import Settings
-from ldmkit.panels.upload import read_picture, uploaded
+from ldmkit.panels.upload import empty_upload, read_picture, uploaded
 from ldmkit.panels.words import WordsField
 
 __all__ = ["Form"]
@@ -19,7 +19,7 @@ __all__ = ["Form"]
 LABELS = {"ddim": "DDIM", "ddpm": "DDPM", "dpm++": "DPM++", "unipc": "UniPC"}
 
 
-class Form(ipywidgets.VBox):
+class Form(Actions, ipywidgets.VBox):
     """One field per setting that the pipeline takes.
 
     Args:
@@ -42,18 +42,7 @@ class Form(ipywidgets.VBox):
         self.dice = ipywidgets.Button(icon="random", tooltip="Throw dice: another seed")
         self.dice.add_class("ldm-small")
         self.dice.add_class("ldm-dice")
-        self.run = ipywidgets.Button(description="Run", button_style="primary")
-        self.run.add_class("ldm-run")
-        self.stop = ipywidgets.Button(
-            description="Stop", disabled=True, tooltip="End after this step and keep the part"
-        )
-        self.stop.add_class("ldm-stop")
-        self._bar = ipywidgets.FloatProgress(min=0, max=1)
-        self._bar.add_class("ldm-progress")
-        self._status = ipywidgets.HTML()
-        self._status.add_class("ldm-status-line")
-        self._message = ipywidgets.HTML()
-        self._message.add_class("ldm-message")
+        self.make_actions()
         self._filling = False
         super().__init__([*self._rows(), self._message])
         self.add_class("ldm-form")
@@ -63,13 +52,13 @@ class Form(ipywidgets.VBox):
         small = [
             fields[n] for n in ("num_inference_steps", "guidance_scale", "scheduler") if n in fields
         ]
-        seed = [_row("ldm-seed", [fields["seed"], self.dice])] if "seed" in fields else []
+        seed = [row("ldm-seed", [fields["seed"], self.dice])] if "seed" in fields else []
         rows = [fields[name] for name in ("prompt", "negative_prompt") if name in fields]
-        rows.append(_row("ldm-numbers", [*seed, *small]))
+        rows.append(row("ldm-numbers", [*seed, *small]))
         if "image" in fields:
             parts = [self._upload, fields["image"], self._forget, fields["strength"]]
-            rows.append(_row("ldm-start", parts))
-        rows.append(_row("ldm-actions", [self.run, self.stop, self._bar, self._status]))
+            rows.append(row("ldm-start", parts))
+        rows.append(self.action_row())
         return rows
 
     def fill(self, settings: Mapping[str, Any]) -> None:
@@ -114,37 +103,6 @@ class Form(ipywidgets.VBox):
                 found[name] = str(error)
         return found
 
-    def say(self, words: str, *, wrong: bool = False, details: str = "") -> None:
-        """One sentence under the fields; ``details`` can be unfolded."""
-        if not words:
-            self._message.value = ""
-            return
-        kind, role = ("ldm-wrong", "alert") if wrong else ("ldm-note", "status")
-        fold = f"<details><summary>Details</summary><pre>{text(details)}</pre></details>"
-        self._message.value = (
-            f'<div class="{kind}" role="{role}">{text(words)}{fold if details else ""}</div>'
-        )
-
-    def follow(self, job: Job, busy: bool) -> None:
-        """Shows how far a job is; ``busy``: there is something to stop."""
-        self.run.disabled = busy
-        self.stop.disabled = not busy or job.in_foreground  # a busy kernel hears of no click
-        done, total = job.progress.done, job.progress.total
-        if job.state == "running":
-            self._bar.value = done / total if total else 0
-            self._bar.add_class("ldm-on")
-            self._status.value = text(_told(job))
-            return
-        self._bar.remove_class("ldm-on")
-        if job.state == "waiting":
-            self._status.value = "Waiting for another run to end …"
-        elif job.state == "stopped":
-            self._status.value = text(f"Stopped after step {done} of {total or '?'}")
-        elif job.state == "done":
-            self._status.value = text(f"{done} steps in {job.seconds:.1f} s")
-        else:
-            self._status.value = ""
-
     def _show_start(self, picture: Any) -> None:
         view = self._fields["image"]
         shown = picture is not None
@@ -161,32 +119,7 @@ class Form(ipywidgets.VBox):
             handler("image", read_picture(*found))
         except ValueError as error:
             self.say(str(error), wrong=True)
-        self._empty_upload()
-
-    def _empty_upload(self) -> None:
-        """The same file can be chosen again, and its bytes are not kept twice."""
-        if isinstance(self._upload.value, dict):  # ipywidgets 7
-            self._upload.data, self._upload.metadata = [], []
-            self._upload._counter = 0
-        else:
-            self._upload.value = ()
-
-
-def _told(job: Job) -> str:
-    progress = job.progress
-    if not progress.done:
-        return "Starting …"
-    words = f"Step {progress.done} of {progress.total or '?'}"
-    left = progress.seconds_left
-    if left is not None:
-        words += f" · {left:.0f} s left" if left < 90 else f" · {left / 60:.0f} min left"
-    return f"{words} · interrupt the kernel to stop" if job.in_foreground else words
-
-
-def _row(kind: str, parts: list[ipywidgets.Widget]) -> ipywidgets.Box:
-    row = ipywidgets.Box(parts)
-    row.add_class(kind)
-    return row
+        empty_upload(self._upload)
 
 
 def _fields(

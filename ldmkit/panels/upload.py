@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["prepared", "read_picture", "uploaded"]
+__all__ = ["empty_upload", "prepared", "read_picture", "uploaded"]
 
 MOST_BYTES = 20_000_000
 MOST_PIXELS = 40_000_000  # 160 MB in memory
@@ -27,48 +27,60 @@ def uploaded(value: Any) -> tuple[str, bytes] | None:
     return str(name), bytes(entry["content"])
 
 
-def read_picture(name: str, content: bytes) -> Image.Image:
+def empty_upload(widget: Any) -> None:
+    """The same file can be chosen again, and its bytes are not kept twice."""
+    if isinstance(widget.value, dict):  # ipywidgets 7
+        widget.data, widget.metadata = [], []
+        widget._counter = 0
+    else:
+        widget.value = ()
+
+
+def read_picture(name: str, content: bytes, what: str = "A start picture") -> Image.Image:
     """Decodes an uploaded picture; sizes are compared before anything is allocated.
+
+    Args:
+        name: of the file, for the sentences.
+        content: its bytes.
+        what: what the picture is called in them.
 
     Raises:
         ValueError: too large, or not a picture.
     """
     if len(content) > MOST_BYTES:
         raise ValueError(
-            f"A start picture may have {MOST_BYTES // 1_000_000} MB, {_short(name)} has "
+            f"{what} may have {MOST_BYTES // 1_000_000} MB, {_short(name)} has "
             f"{len(content) / 1e6:.0f} MB; make it smaller."
         )
     try:
         picture = Image.open(io.BytesIO(content))
-        _check_size(picture, name)
+        _check_size(picture, name, what)
         picture.draft("RGB", (KEPT_SIDE, KEPT_SIDE))  # JPEG decodes to a smaller size at once
-        return prepared(picture)
+        return prepared(picture, what)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, Image.DecompressionBombError):
             words = f"has more than {MOST_PIXELS // 1_000_000} million pixels; make it smaller"
         else:
             words = "is none that can be read; save it as PNG or JPEG"
-        raise ValueError(
-            f"A start picture must be a picture, and {_short(name)} {words}."
-        ) from None
+        raise ValueError(f"{what} must be a picture, and {_short(name)} {words}.") from None
 
 
-def prepared(picture: Image.Image) -> Image.Image:
+def prepared(picture: Image.Image, what: str = "A start picture") -> Image.Image:
     """The picture upright, without transparency, as RGB of at most 1,024 pixels a side.
 
     Raises:
         ValueError: more pixels than a start picture may have.
     """
-    _check_size(picture, "this one")
+    _check_size(picture, "this one", what)
     upright = ImageOps.exif_transpose(picture)
     upright.thumbnail((KEPT_SIDE, KEPT_SIDE))
     return _as_rgb(upright)
 
 
-def _check_size(picture: Image.Image, name: str) -> None:
+def _check_size(picture: Image.Image, name: str, what: str) -> None:
     if picture.width * picture.height > MOST_PIXELS:
         raise ValueError(
-            f"A start picture may have {MOST_PIXELS // 1_000_000} million pixels, {_short(name)} "
+            f"{what} may have {MOST_PIXELS // 1_000_000} million pixels, {_short(name)} "
             f"has {picture.width} × {picture.height}; make it smaller."
         )
 
