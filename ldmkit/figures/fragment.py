@@ -14,12 +14,14 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from ldmkit.figures.frames import trajectory_payload
+from PIL import Image
+
+from ldmkit.figures.frames import Payload, trajectory_payload
 from ldmkit.figures.sheet import sheet_html, sheet_image
 from ldmkit.figures.words import json_script
 from ldmkit.records import Trajectory
 
-__all__ = ["asset", "fragment", "mimebundle"]
+__all__ = ["asset", "bundled", "fragment", "inlined", "mimebundle"]
 
 
 @cache
@@ -34,12 +36,15 @@ def fragment(traj: Trajectory, batch: int = 0) -> tuple[str, str]:
     Returns:
         The HTML up to the script, and the module's source; a page hashes the source.
     """
-    payload = trajectory_payload(traj, batch)
+    return inlined(trajectory_payload(traj, batch), sheet_html(traj, batch))
+
+
+def inlined(payload: Payload, sheet: str) -> tuple[str, str]:
+    """The HTML of a player over its sheet, and its script; see ``fragment``."""
     data = payload.data | {"frames": base64.b64encode(payload.frames).decode()}
     root = f"ldm-{secrets.token_hex(8)}"
     markup = (
-        f'<div class="ldm-record" id="{root}"><style>{asset("player.css")}</style>'
-        f"{sheet_html(traj, batch)}"
+        f'<div class="ldm-record" id="{root}"><style>{asset("player.css")}</style>{sheet}'
         f'<script type="application/json" class="ldm-data">{json_script(data)}</script></div>'
     )
     return markup, f'{asset("player.mjs")}\nmountInlined("{root}");\n'
@@ -47,11 +52,16 @@ def fragment(traj: Trajectory, batch: int = 0) -> tuple[str, str]:
 
 def mimebundle(traj: Trajectory) -> dict[str, Any]:
     """What a cell shows: the player over its sheet, else one picture, else a line of text."""
-    markup, script = fragment(traj)
+    return bundled(fragment(traj), sheet_image(traj), repr(traj))
+
+
+def bundled(whole: tuple[str, str], picture: Image.Image, words: str) -> dict[str, Any]:
+    """A fragment, a picture and words as the three kinds of output of a cell."""
+    markup, script = whole
     file = io.BytesIO()
-    sheet_image(traj).save(file, "PNG", optimize=True)
+    picture.save(file, "PNG", optimize=True)
     return {
         "text/html": f'{markup}<script type="module">{script}</script>',
         "image/png": base64.b64encode(file.getvalue()).decode(),
-        "text/plain": repr(traj),
+        "text/plain": words,
     }

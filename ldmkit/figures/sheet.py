@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,22 +45,26 @@ def thumbnail(frame: NDArray[np.uint8], side: int, *, cells: bool) -> Image.Imag
     return picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def sheet_html(traj: Trajectory, batch: int = 0, *, columns: int = 8) -> str:
+def sheet_html(
+    traj: Trajectory, batch: int = 0, *, columns: int = 8, lanes: Sequence[str] | None = None
+) -> str:
     """The contact sheet as HTML that needs neither script nor style sheet.
 
     Args:
         traj: the record.
         batch: which picture of the batch, from 0.
         columns: how many steps are shown.
+        lanes: what is shown of a step, from the top; by default what the player shows.
     """
-    lanes = {lane: lane_array(traj, lane, batch) for lane in shown_lanes(traj)}
-    steps = chosen_steps(len(traj.timesteps), columns) if lanes else []
+    names = shown_lanes(traj) if lanes is None else lanes
+    arrays = {lane: lane_array(traj, lane, batch) for lane in names}
+    steps = chosen_steps(len(traj.timesteps), columns) if arrays else []
     parts = [
         f'<p style="margin:0;font-size:18px;font-weight:600" dir="auto">'
         f"{text(shorten(prompt_of(traj, batch), 600) or 'no prompt')}</p>",
         f'<p style="margin:2px 0 8px;opacity:0.7">{text(" · ".join(details(traj, batch)))}</p>',
-        _legend(lanes) if steps else "",
-        *(_column(traj, lanes, i, batch) for i in steps),
+        _legend(arrays) if steps else "",
+        *(_column(traj, arrays, i, batch) for i in steps),
         *_finals(traj),
     ]
     return (
@@ -113,24 +118,27 @@ def _img(picture: Image.Image, alt: str, width: int) -> str:
     )
 
 
-def sheet_image(traj: Trajectory, batch: int = 0, *, columns: int = 6) -> Image.Image:
+def sheet_image(
+    traj: Trajectory, batch: int = 0, *, columns: int = 6, lanes: Sequence[str] | None = None
+) -> Image.Image:
     """The contact sheet as one RGB picture, for places that show no HTML (LaTeX, slides).
 
     Args:
         traj: the record.
         batch: which picture of the batch, from 0.
         columns: how many steps are shown.
+        lanes: what is shown of a step, from the top; by default what the player shows.
 
     Returns:
         Rows are lanes, columns are steps; the final picture stands at the right.
     """
-    lanes = shown_lanes(traj)
-    steps = chosen_steps(len(traj.timesteps), columns) if lanes else []
+    names = shown_lanes(traj) if lanes is None else list(lanes)
+    steps = chosen_steps(len(traj.timesteps), columns) if names else []
     thumbs = [
         [thumbnail(frames[i], THUMB, cells=is_crisp(traj, lane)) for i in steps]
-        for lane, frames in ((lane, lane_array(traj, lane, batch)) for lane in lanes)
+        for lane, frames in ((lane, lane_array(traj, lane, batch)) for lane in names)
     ]
-    return _Canvas(traj, lanes, steps, batch).paint(thumbs)
+    return _Canvas(traj, names, steps, batch).paint(thumbs)
 
 
 class _Canvas:

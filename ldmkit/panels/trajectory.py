@@ -18,17 +18,15 @@ import traitlets
 
 from ldmkit.figures import Payload, comparison_payload, trajectory_payload
 from ldmkit.figures.beside import align
+from ldmkit.figures.checks import checked_lanes, checked_records, short_repr, usual_lanes
 from ldmkit.figures.fragment import asset
-from ldmkit.figures.frames import shown_lanes
+from ldmkit.panels.cells import replace_earlier
 from ldmkit.panels.stock import StockPlayer, close_tree
-from ldmkit.records import RecordError, Trajectory
-from ldmkit.records.pictures import LANES, drawable
+from ldmkit.records import Trajectory
 
-__all__ = ["TrajectoryPanel"]
+__all__ = ["TrajectoryPanel", "TrajectoryPart"]
 
 KEYS = ("step", "batch", "lanes")
-MOST = 8  # records side by side: more would be stamps
-COMPARED = ("latents", "denoised")  # the noise of two runs teaches little at a glance
 
 
 class Player(anywidget.AnyWidget):
@@ -50,7 +48,7 @@ class TrajectoryPanel(ipywidgets.VBox):
 
     ``panel.observe(handler, names="step")`` calls back when the slider rests. Its widget-free twin
     is the record itself: ``traj`` at the end of a cell shows the same player and is kept with
-    the notebook.
+    the notebook; of several records, ``ldmkit.side_by_side``.
 
     ``TrajectoryPanel(a, b, c)`` puts records side by side under one slider. They are lined up by
     noise: the slider counts the steps of the longest record, and every other one shows its step
@@ -80,6 +78,7 @@ class TrajectoryPanel(ipywidgets.VBox):
     lanes = traitlets.Any((), help="Names of the lanes, from the left; see Trajectory.pictures.")
     value = traitlets.Any({}, help="step, batch and lanes as one dict; a part of it may be set.")
 
+    _is_part = False
     _links: tuple[traitlets.link, ...] = ()  # close is called on what was refused, too
 
     def __init__(
@@ -90,7 +89,7 @@ class TrajectoryPanel(ipywidgets.VBox):
         lanes: Iterable[str] | None = None,
     ) -> None:
         self._take(trajs)
-        lanes = _usual_lanes(trajs) if lanes is None else lanes
+        lanes = usual_lanes(trajs) if lanes is None else lanes
         start = self._checked({"step": step, "batch": batch, "lanes": lanes})
         self._payload = self._encode(start)
         self._player = Player(
@@ -108,6 +107,8 @@ class TrajectoryPanel(ipywidgets.VBox):
         self.observe(self._redraw, names=["batch", "lanes"])
         self.observe(self._redraw_stock, names=["step"])
         self._player.observe(self._rest, names=["awake"])
+        if not self._is_part:
+            replace_earlier(self)
 
     @property
     def result(self) -> Trajectory | tuple[Trajectory, ...]:
@@ -133,7 +134,7 @@ class TrajectoryPanel(ipywidgets.VBox):
             wanted = {
                 "step": step,
                 "batch": 0,
-                "lanes": _usual_lanes(trajs) if lanes is None else lanes,
+                "lanes": usual_lanes(trajs) if lanes is None else lanes,
             }
             start = self._checked(wanted)
         except Exception:
@@ -157,6 +158,11 @@ class TrajectoryPanel(ipywidgets.VBox):
             link.unlink()
         self._links = ()
         close_tree(self)
+
+    def _replaced(self) -> None:
+        """Its cell was run again: IPython's ``Out`` keeps the object, so nothing heavy stays."""
+        self.close()
+        self._payload = Payload({}, b"")
 
     def __repr__(self) -> str:
         what = f"step {self.step} of 0 to {self._total - 1}, {', '.join(self.lanes)}"
@@ -185,14 +191,14 @@ class TrajectoryPanel(ipywidgets.VBox):
         self.value = {name: getattr(self, name) for name in KEYS}
 
     def _take(self, trajs: tuple[Trajectory, ...]) -> None:
-        self._trajs = _checked_records(trajs)
+        self._trajs = checked_records("TrajectoryPanel", trajs)
         self._aligned = align(trajs).steps
         self._total = len(self._aligned[0])
 
     def _checked(self, value: Any) -> dict[str, Any]:
         """The same settings in plain types, or one clear sentence."""
         if not isinstance(value, dict):
-            raise TypeError(f"value must be a dict of {', '.join(KEYS)}, got {_short(value)}.")
+            raise TypeError(f"value must be a dict of {', '.join(KEYS)}, got {short_repr(value)}.")
         for name in value:
             if name not in KEYS:
                 raise ValueError(_unknown_key(name))
@@ -202,7 +208,7 @@ class TrajectoryPanel(ipywidgets.VBox):
             name: _checked_index(name, value[name], last[name]) for name in last if name in value
         }
         if "lanes" in value:
-            checks["lanes"] = _checked_lanes(self._trajs, value["lanes"])
+            checks["lanes"] = checked_lanes(self._trajs, value["lanes"])
         return checks
 
     def _encode(self, settings: dict[str, Any]) -> Payload:
@@ -229,55 +235,16 @@ class TrajectoryPanel(ipywidgets.VBox):
         self._stock.layout.display = "none"
 
 
-def _checked_records(trajs: tuple[object, ...]) -> tuple[Trajectory, ...]:
-    if not 1 <= len(trajs) <= MOST:
-        raise TypeError(
-            f"TrajectoryPanel takes 1 to {MOST} records, got {len(trajs)}; show one, or a few that "
-            "are to be compared."
-        )
-    records = tuple(_checked_record(traj) for traj in trajs)
-    if not _drawable_lanes(records):
-        raise RecordError(
-            "TrajectoryPanel needs records with step pictures of one kind, got some that keep no "
-            'lane in common; record again with keep=("latents", "denoised").'
-        )
-    return records
+class TrajectoryPart(TrajectoryPanel):
+    """A ``TrajectoryPanel`` that another panel makes, shows and closes, whatever cell runs."""
 
-
-def _checked_record(traj: object) -> Trajectory:
-    if not isinstance(traj, Trajectory):
-        raise TypeError(
-            f"TrajectoryPanel takes a Trajectory first, got {_short(traj)}; make one with "
-            "ldmkit.record(pipe, prompt) or open one with Trajectory.open(path)."
-        )
-    if not len(traj.timesteps):
-        raise RecordError(
-            "TrajectoryPanel needs a record of at least one step, got one that was stopped before "
-            "its first; record again."
-        )
-    if not _drawable_lanes((traj,)):
-        raise RecordError(
-            "TrajectoryPanel needs a record with step pictures, got one that keeps no lane that "
-            'can be drawn; record again with keep=("latents", "denoised").'
-        )
-    return traj
-
-
-def _usual_lanes(trajs: tuple[Trajectory, ...]) -> list[str]:
-    can = _drawable_lanes(trajs)
-    if len(trajs) == 1:
-        return shown_lanes(trajs[0]) or can
-    return [lane for lane in COMPARED if lane in can] or can[:1]
-
-
-def _drawable_lanes(trajs: tuple[Trajectory, ...]) -> list[str]:
-    return [lane for lane in LANES if all(drawable(traj, lane) for traj in trajs)]
+    _is_part = True
 
 
 def _checked_index(name: str, value: object, last: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(
-            f"{name} must be a whole number from 0 to {last}, got {_short(value)}; "
+            f"{name} must be a whole number from 0 to {last}, got {short_repr(value)}; "
             f"give one like {name}=0."
         )
     number = operator.index(value)
@@ -289,26 +256,7 @@ def _checked_index(name: str, value: object, last: int) -> int:
     return number
 
 
-def _checked_lanes(trajs: tuple[Trajectory, ...], value: object) -> tuple[str, ...]:
-    can = _drawable_lanes(trajs)
-    which = "this record" if len(trajs) == 1 else "these records"
-    choice = f"{which} can show {', '.join(can)}"
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"lanes must be a list of names, got {_short(value)}; {choice}.")
-    lanes = tuple(value)
-    wrong = [lane for lane in lanes if lane not in can]
-    if wrong or not lanes or len(set(lanes)) < len(lanes):
-        got = _short(wrong[0]) if wrong else _short(list(lanes))
-        raise ValueError(f"lanes must be different names of drawable lanes, got {got}; {choice}.")
-    return lanes
-
-
 def _unknown_key(name: object) -> str:
     near = difflib.get_close_matches(str(name), KEYS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(KEYS)}."
-    return f"value knows {', '.join(KEYS)}, got {_short(name)}; {hint}"
-
-
-def _short(value: object) -> str:
-    words = repr(value)
-    return words if len(words) <= 60 else f"{words[:59]}…"
+    return f"value knows {', '.join(KEYS)}, got {short_repr(name)}; {hint}"

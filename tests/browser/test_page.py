@@ -12,7 +12,9 @@ from playwright.sync_api import expect
 from records.make import PROMPT, make
 
 from ldmkit.figures import mimebundle, trajectory_payload
+from ldmkit.figures.beside import align
 from ldmkit.figures.fragment import asset
+from ldmkit.figures.side_by_side import side_by_side
 from ldmkit.records.pictures import lane_array
 
 pytestmark = pytest.mark.browser
@@ -328,6 +330,34 @@ def test_clean_up_stops_the_clock(new_page, file):
     player.evaluate("e => e.remove()")  # as a notebook clears an output
     page.clock.run_for(5000)
     assert player.get_attribute("data-step") == "1"
+
+
+@pytest.mark.parametrize("width", [1100, 390])
+def test_records_side_by_side(new_page, tmp_path, shots, width):
+    short, long = make(8), make(32)
+    path = side_by_side(short, long, lanes=["latents"]).to_html(tmp_path / "page.html")
+    seen = new_page(viewport={"width": width, "height": 700})
+    page = seen.page
+    page.goto(path.as_uri())
+    at_step(page, 1)
+    expect(page.locator(".ldm-sheet").first).to_be_hidden()
+    steps = align((short, long)).steps
+    for position in (0, 10, 31):
+        page.locator(".ldm-slider").fill(str(position))
+        at_step(page, position + 1)
+        for k, traj in enumerate((short, long)):
+            got = canvas(page, "latents").nth(k).evaluate(PIXELS)
+            shown = np.uint8(got["data"]).reshape(16, 16, 4)[..., :3]
+            assert np.array_equal(shown, lane_array(traj, "latents")[steps[k][position]])
+            words = page.locator(".ldm-column .ldm-step").nth(k)
+            expect(words).to_contain_text(f"Step {steps[k][position] + 1} of {len(traj.timesteps)}")
+    for k, traj in enumerate((short, long)):
+        final = canvas(page, "final").nth(k).evaluate(PIXELS)
+        error = np.uint8(final["data"]).reshape(64, 64, 4)[..., :3] - np.asarray(traj.image, float)
+        assert np.sqrt((error**2).mean()) < 10
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.screenshot(path=shots / f"side-by-side-{width}.png", full_page=True)
+    assert seen.requests == [path.as_uri()]
 
 
 def test_sampled_runs_name_the_true_step(new_page, tmp_path, monkeypatch):
