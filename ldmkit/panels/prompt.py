@@ -6,42 +6,30 @@ so that the cell has long returned while the picture forms.
 
 from __future__ import annotations
 
-import io
 import random
-import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets
-import numpy as np
 import traitlets
-from PIL import Image
 
-from ldmkit.critters import UnknownWords
-from ldmkit.critters import words as critter_words
-from ldmkit.figures.frames import webp
 from ldmkit.figures.words import shorten, text
-from ldmkit.loading.catalog import CATALOG
-from ldmkit.loading.origin import origin_of
 from ldmkit.panels.cells import replace_earlier
 from ldmkit.panels.form import Form
+from ldmkit.panels.glimpse import final_picture, live_preview, total_steps
 from ldmkit.panels.history import History, Run
 from ldmkit.panels.job import Job, Report
 from ldmkit.panels.settings import Settings
 from ldmkit.panels.stock import close_tree
 from ldmkit.panels.trajectory import TrajectoryPart
-from ldmkit.panels.words import part
+from ldmkit.panels.words import part, unknown_words, vocabulary_of
 from ldmkit.recording import record
 from ldmkit.recording.checks import check_keep, check_preview
-from ldmkit.recording.hooks import scheduler_of
-from ldmkit.recording.preview import autoencoder_of, linear_rgb
 from ldmkit.recording.saying import heard_by
 from ldmkit.records import RecordError, Step, Trajectory
 
 __all__ = ["PromptPanel"]
-
-STAGE = 320  # pixels of the picture beside the settings
 
 
 class PromptPanel(ipywidgets.VBox):
@@ -93,7 +81,7 @@ class PromptPanel(ipywidgets.VBox):
         recording = {"keep": check_keep(keep), "preview": check_preview(preview)}
         self._settings = Settings(pipe, recording, given)
         start = self._settings.start
-        self._vocabulary = _vocabulary(pipe)
+        self._vocabulary = vocabulary_of(pipe)
         self._jobs: list[Job] = []
         self._count = 0
         self._closed = self._editing = False
@@ -244,7 +232,7 @@ class PromptPanel(ipywidgets.VBox):
         """What the worker does; it holds the pipeline, not the panel."""
         known = self._settings
         words = "" if self._form.marks_words else settings.get("prompt", "")
-        note = _unknown_words(self._vocabulary, words)
+        note = unknown_words(self._vocabulary, words)
 
         def work(report: Report) -> Trajectory:
             if note:
@@ -252,7 +240,7 @@ class PromptPanel(ipywidgets.VBox):
             pipe, call = known.prepare(settings)
 
             def on_step(step: Step) -> bool:
-                return report(step.index + 1, _total(pipe), lambda: _preview(pipe, step))
+                return report(step.index + 1, total_steps(pipe), lambda: live_preview(pipe, step))
 
             with heard_by(report.say):
                 return record(pipe, on_step=on_step, **call)
@@ -317,7 +305,7 @@ class PromptPanel(ipywidgets.VBox):
     def _show_last_picture(self) -> None:
         shown = self._history.shown
         images = shown[-1].traj.images if shown else ()
-        self._paint(_encoded(images[0]) if images else b"")
+        self._paint(final_picture(images[0]) if images else b"")
 
     def _paint(self, encoded: bytes) -> None:
         """The picture beside the settings."""
@@ -332,60 +320,3 @@ class PromptPanel(ipywidgets.VBox):
             "<details><summary>Copy as code</summary>"
             f'<pre title="One click selects it all">{text(self.code)}</pre></details>'
         )
-
-
-def _vocabulary(pipe: Any) -> frozenset[str]:
-    """The words that an embedded model learned; empty for models that know any word."""
-    row = CATALOG.get(origin_of(pipe).name.split(":")[0])
-    return critter_words if row is not None and row.embedded else frozenset()
-
-
-def _unknown_words(vocabulary: frozenset[str], prompt: str) -> str:
-    """A sentence where a prompt holds words that the model never learned."""
-    words = re.findall(r"[^\s,.;:!?]+", prompt.lower()) if vocabulary else []
-    unknown = list(dict.fromkeys(word for word in words if word not in vocabulary))
-    if not unknown:
-        return ""
-    nearest = UnknownWords(unknown[:5]).nearest
-    told = [f"“{shorten(w, 30)}”" + (f" (nearest: {n})" if n else "") for w, n in nearest.items()]
-    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-    return f"This model never learned {', '.join(told)}{more}: expect anything."
-
-
-def _total(pipe: Any) -> int | None:
-    """Calls of the scheduler in this run; more than its steps for Heun, fewer from a picture."""
-    told = getattr(pipe, "num_timesteps", None)  # set before the loop
-    if isinstance(told, int):
-        return told
-    timesteps = getattr(scheduler_of(pipe), "timesteps", None)
-    return None if timesteps is None else len(timesteps)
-
-
-def _preview(pipe: Any, step: Step) -> bytes:
-    """The clean estimate in a few kB, one pixel per latent, by the linear fit: no network runs."""
-    array = step.denoised if step.denoised is not None else step.latents
-    if array is None:
-        return b""
-    frame = np.moveaxis(array[0], 0, -1)  # (h, w, c)
-    vae = autoencoder_of(pipe)
-    if vae is None:
-        colours = frame / 2 + 0.5  # a model of pixels in -1..1
-    elif frame.shape[2] == getattr(vae.config, "latent_channels", frame.shape[2]):
-        fit = linear_rgb(vae, frame.shape[2])
-        colours = frame @ fit[:-1] + fit[-1]
-    else:
-        return b""  # packed in a way that nobody described
-    if colours.shape[2] != 3:
-        colours = colours[:, :, :1].repeat(3, axis=2)
-    pixels = (np.nan_to_num(colours).clip(0, 1) * 255).round().astype(np.uint8)
-    return webp(Image.fromarray(pixels), 128, 80)
-
-
-def _encoded(picture: Image.Image) -> bytes:
-    """The final picture; small ones without loss."""
-    file = io.BytesIO()
-    small = picture.width * picture.height <= 128 * 128
-    picture = picture.convert("RGB")
-    picture.thumbnail((STAGE * 2, STAGE * 2))
-    picture.save(file, "WEBP", lossless=small, quality=90)
-    return file.getvalue()

@@ -7,6 +7,7 @@ stands in after three seconds, as in ``stock``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.resources import files
@@ -16,7 +17,13 @@ import anywidget
 import ipywidgets
 import traitlets
 
-__all__ = ["WordsField", "part"]
+from ldmkit.critters import UnknownWords
+from ldmkit.critters import words as critter_words
+from ldmkit.figures.words import shorten
+from ldmkit.loading.catalog import CATALOG
+from ldmkit.loading.origin import origin_of
+
+__all__ = ["WordsField", "part", "unknown_words", "vocabulary_of"]
 
 
 @cache
@@ -81,3 +88,21 @@ class WordsField(ipywidgets.VBox):
     def _hear(self, _: Any, content: Any, __: Any) -> None:
         if content.get("run"):
             self._on_enter()
+
+
+def vocabulary_of(pipe: Any) -> frozenset[str]:
+    """The words that an embedded model learned; empty for models that know any word."""
+    row = CATALOG.get(origin_of(pipe).name.split(":")[0])
+    return critter_words if row is not None and row.embedded else frozenset()
+
+
+def unknown_words(vocabulary: frozenset[str], prompt: str) -> str:
+    """A sentence where a prompt holds words that the model never learned."""
+    words = re.findall(r"[^\s,.;:!?]+", prompt.lower()) if vocabulary else []
+    unknown = list(dict.fromkeys(word for word in words if word not in vocabulary))
+    if not unknown:
+        return ""
+    nearest = UnknownWords(unknown[:5]).nearest
+    told = [f"“{shorten(w, 30)}”" + (f" (nearest: {n})" if n else "") for w, n in nearest.items()]
+    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    return f"This model never learned {', '.join(told)}{more}: expect anything."

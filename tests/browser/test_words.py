@@ -8,8 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from ldmkit.critters import words as vocabulary
-from ldmkit.panels.prompt import _unknown_words
-from ldmkit.panels.words import part
+from ldmkit.panels.words import part, unknown_words
 
 pytestmark = pytest.mark.browser
 
@@ -83,7 +82,7 @@ def test_marks_while_typing_and_tells_the_kernel_when_left(field, shots):
 def test_cuts_words_as_the_kernel_does(field, words):
     seen = field(words)
     told = seen.page.get_by_role("status").text_content()
-    python = re.findall(r"“([^”]*)”", _unknown_words(vocabulary, words))
+    python = re.findall(r"“([^”]*)”", unknown_words(vocabulary, words))
     assert re.findall(r"“([^”]*)”", told) == python
     assert python, "each has words to find"
     assert seen.page.locator(".ldm-words-field").input_value() == words

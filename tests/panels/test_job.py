@@ -11,7 +11,8 @@ import weakref
 import pytest
 
 from ldmkit.panels import job as jobs
-from ldmkit.panels.job import FULL, Job, JobError, foreground
+from ldmkit.panels.failure import FULL
+from ldmkit.panels.job import Job, JobError, foreground
 
 
 def counting(n, gate=None, begun=None):

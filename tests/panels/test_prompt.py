@@ -18,7 +18,8 @@ from PIL import Image
 import ldmkit
 from ldmkit.loading.origin import Origin, remember
 from ldmkit.panels import PromptPanel, cells, prompt
-from ldmkit.panels.job import FULL, SWITCH, JobError
+from ldmkit.panels.failure import FULL
+from ldmkit.panels.job import SWITCH, JobError
 from ldmkit.recording import record
 from ldmkit.recording.preview import linear_rgb
 
