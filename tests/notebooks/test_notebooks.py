@@ -13,8 +13,28 @@ SOLUTIONS = {  # what a student has to find, by notebook
     "01-first-picture": [
         ("return step.denoised", "return step.alpha * step.denoised + step.sigma * step.noise_pred")
     ],
+    "02-denoising": [
+        (
+            "return step.model_output",
+            "return step.sigma * step.latents + step.alpha * step.model_output",
+        )
+    ],
     "03-samplers": [
         ("return step.latents", "return alpha * step.denoised + sigma * step.noise_pred")
+    ],
+    "04-guidance-and-prompts": [
+        (
+            "return np.linalg.norm(step.noise_pred)",
+            "arrow = step.noise_pred_text - step.noise_pred_uncond\n"
+            "    way = step.noise_pred - step.noise_pred_uncond\n"
+            "    return np.linalg.norm(way) / np.linalg.norm(arrow)",
+        )
+    ],
+    "05-clip-space": [
+        (
+            "return len(variances)",
+            "return int(np.searchsorted(np.cumsum(variances) / variances.sum(), keep)) + 1",
+        )
     ],
 }
 
