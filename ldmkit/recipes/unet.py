@@ -214,7 +214,8 @@ def export(unet: UNet2DConditionModel, clip: str, autoencoder: str, folder: Path
     for path in partial.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes them for the owner alone
     full_precision_config(partial / "text_encoder" / "config.json")
-    forget_origin(partial / "vae" / "config.json")
+    for name in ("vae", "unet"):
+        forget_origin(partial / name / "config.json")
     settings = {
         "critters_version": VERSION,
         "variants": {"": {"num_inference_steps": _STEPS, "guidance_scale": _GUIDANCE}},
