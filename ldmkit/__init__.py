@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ldmkit.figures.side_by_side import side_by_side
     from ldmkit.latents import decode_latents, encode_image
     from ldmkit.loading import anatomy, load, models, release
-    from ldmkit.panels import ComparePanel, PromptPanel, TrajectoryPanel
+    from ldmkit.panels import ComparePanel, InterpolationPanel, PromptPanel, TrajectoryPanel
     from ldmkit.recording import record
     from ldmkit.records import Embedding, Grid, Trajectory, Walk
     from ldmkit.space.arithmetic import text_diff
@@ -29,6 +29,7 @@ __all__ = [
     "ComparePanel",
     "Embedding",
     "Grid",
+    "InterpolationPanel",
     "PromptPanel",
     "Trajectory",
     "TrajectoryPanel",
@@ -61,6 +62,7 @@ _HOMES = {
     "ComparePanel": "ldmkit.panels",
     "Embedding": "ldmkit.records",
     "Grid": "ldmkit.records",
+    "InterpolationPanel": "ldmkit.panels",
     "PromptPanel": "ldmkit.panels",
     "Trajectory": "ldmkit.records",
     "TrajectoryPanel": "ldmkit.panels",

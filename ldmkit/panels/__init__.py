@@ -9,11 +9,16 @@ from ldmkit.panels.compare import ComparePanel
 from ldmkit.panels.trajectory import TrajectoryPanel
 
 if TYPE_CHECKING:
+    from ldmkit.panels.interpolation import InterpolationPanel
     from ldmkit.panels.prompt import PromptPanel
 
-__all__ = ["ComparePanel", "PromptPanel", "TrajectoryPanel"]
+__all__ = ["ComparePanel", "InterpolationPanel", "PromptPanel", "TrajectoryPanel"]
 
-_RUNNING = {"PromptPanel": "ldmkit.panels.prompt"}  # they need torch, a record's player does not
+# They need torch, a record's player does not.
+_RUNNING = {
+    "InterpolationPanel": "ldmkit.panels.interpolation",
+    "PromptPanel": "ldmkit.panels.prompt",
+}
 
 
 def __getattr__(name: str) -> Any:

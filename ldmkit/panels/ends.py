@@ -1,0 +1,340 @@
+"""What a walk or a sum is made of: words, a drawn critter, a picture, an earlier record.
+
+``checked_end`` says what may stand there, ``EndField`` lets a reader pick it.
+"""
+
+from __future__ import annotations
+
+import operator
+import random
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets
+from PIL import Image
+
+from ldmkit.critters import Scene
+from ldmkit.figures.checks import short_repr
+from ldmkit.figures.frames import webp
+from ldmkit.figures.words import prompt_of, shorten, text
+from ldmkit.panels.actions import row
+from ldmkit.panels.settings import LARGEST_SEED
+from ldmkit.panels.upload import empty_upload, read_picture, uploaded
+from ldmkit.panels.words import WordsField
+from ldmkit.recording.checks import check_prompt
+from ldmkit.records import Embedding, Trajectory, Walk
+from ldmkit.records.rgb import to_rgb
+from ldmkit.space.ends import label_of
+
+__all__ = ["EndField", "WalkFrame", "checked_end", "given", "name_of"]
+
+KINDS = {
+    "words": "Words",
+    "critter": "Drawn critter",
+    "picture": "Picture",
+    "record": "Earlier record",
+}
+SIDE = 1024  # pixels that are kept of a picture
+THUMB = 128
+MOST_RECORDS = 60  # in the list to choose from
+A_PICTURE = "A picture here"
+
+
+@dataclass(frozen=True, eq=False)
+class WalkFrame:
+    """One place of an earlier walk."""
+
+    walk: Walk
+    index: int
+
+    @property
+    def label(self) -> str:
+        """Its words."""
+        return self.walk.labels[self.index]
+
+
+def checked_end(name: str, entry: Any) -> Any:
+    """What may stand at an end, as it is kept: pictures upright and small, seeds as scenes.
+
+    Args:
+        name: of the setting, for the sentence.
+        entry: words, a PIL picture, a ``Scene`` or its seed, an ``Embedding``, a ``Trajectory``,
+            a ``Walk`` (its last picture).
+
+    Raises:
+        TypeError: something else.
+        ValueError: words beyond all measure, a picture that can't be taken.
+    """
+    if isinstance(entry, str):
+        check_prompt(name, entry)
+        return entry
+    if isinstance(entry, Image.Image):
+        return _kept(entry)
+    if isinstance(entry, Walk):
+        return WalkFrame(entry, len(entry) - 1)
+    if isinstance(entry, (Scene, Embedding, Trajectory, WalkFrame)):
+        return entry
+    if hasattr(entry, "__index__") and not isinstance(entry, bool):
+        return Scene.sample(_checked_seed(name, operator.index(entry)))
+    raise TypeError(
+        f"{name} must be words, a PIL picture, a critters.Scene or its seed, an Embedding, a "
+        f"Trajectory or a Walk, got {short_repr(entry)}; open a file with PIL.Image.open(path)."
+    )
+
+
+def _checked_seed(name: str, seed: int) -> int:
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(
+            f"{name}, as a critter's seed, must be between 0 and {LARGEST_SEED} inclusive, "
+            f"got {seed}."
+        )
+    return seed
+
+
+def _kept(picture: Image.Image) -> Image.Image:
+    whole = to_rgb(picture)
+    whole.thumbnail((SIDE, SIDE))
+    whole.info.clear()
+    # What label_of calls it: the name of its file.
+    whole.filename = getattr(picture, "filename", "")  # type: ignore[attr-defined]
+    return whole
+
+
+def given(end: Any, *, as_picture: bool) -> Any:
+    """An end as ``interpolate`` takes it.
+
+    Args:
+        end: as ``checked_end`` gave it.
+        as_picture: whether the picture of an earlier walk is wanted, not its embedding.
+    """
+    if not isinstance(end, WalkFrame):
+        return end
+    embeddings = () if as_picture else end.walk.embeddings
+    return embeddings[end.index] if embeddings else end.walk.images[end.index]
+
+
+def name_of(end: Any, number: int = 0) -> str:
+    """What an end is called."""
+    return end.label if isinstance(end, WalkFrame) else label_of(end, number)
+
+
+def _kind_of(end: Any) -> str:
+    if isinstance(end, str):
+        return "words"
+    if isinstance(end, Scene):
+        return "critter"
+    return "picture" if isinstance(end, Image.Image) else "record"
+
+
+def _picture_of(end: Any) -> Image.Image | None:
+    if isinstance(end, Scene):
+        return end.draw(96)
+    if isinstance(end, WalkFrame):
+        return end.walk.images[end.index]
+    if isinstance(end, Trajectory):
+        return end.images[0] if end.images else None
+    return end if isinstance(end, Image.Image) else None
+
+
+def records_here() -> dict[str, Any]:
+    """The records among a notebook's variables, by what they are called there."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    names: Mapping[str, Any] = getattr(shell, "user_ns", {})
+    found: dict[str, Any] = {}
+    for name, value in list(names.items()):
+        if name.startswith("_"):
+            continue
+        is_panel = isinstance(value, ipywidgets.Widget)
+        record = getattr(value, "result", None) if is_panel else value
+        called = f"{name}.result" if is_panel else name
+        if isinstance(record, Walk):
+            for i in _some(len(record)):
+                words = f"{called}, {record.axis} = {record.t[i]:.2g}: {record.labels[i]}"
+                found[words] = WalkFrame(record, i)
+        elif isinstance(record, Trajectory) and record.images:
+            found[f"{called}: {prompt_of(record) or 'no words'}"] = record
+        elif isinstance(record, Embedding):
+            found[f"{called}: {record.label}"] = record
+    return dict(list(found.items())[-MOST_RECORDS:])
+
+
+def _some(count: int) -> list[int]:
+    """Up to five places of a walk, the ends among them."""
+    return sorted({round(i * (count - 1) / 4) for i in range(5)})
+
+
+class EndField(ipywidgets.VBox):
+    """Picks one end; ``value`` is what was picked.
+
+    Args:
+        title: stands above it.
+        vocabulary: words that the model learned; empty where it knows all.
+        on_edit: called with what the reader picked.
+        on_wrong: called with a sentence where it can't be taken.
+        on_enter: called on Ctrl+Enter in the words.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        vocabulary: Iterable[str],
+        *,
+        on_edit: Callable[[Any], None],
+        on_wrong: Callable[[str], None],
+        on_enter: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_edit, self._on_wrong = on_edit, on_wrong
+        self._end: Any = ""
+        self._filling = False
+        self._kept: dict[str, Any] = {}  # the last of each kind: to and fro loses nothing
+        self._found: dict[str, Any] = {}
+        self._kind = ipywidgets.Dropdown(
+            options=[(words, kind) for kind, words in KINDS.items()], description=title
+        )
+        self._kind.add_class("ldm-kind")
+        self._words = WordsField(
+            vocabulary, title="", placeholder="a red cat with a top hat", on_enter=on_enter
+        )
+        self._seed = ipywidgets.IntText(description="Seed")
+        self._dice = _small("random", "Throw dice: another critter")
+        self._critter = row("ldm-seed", [self._seed, self._dice])
+        self._upload = ipywidgets.FileUpload(
+            accept="image/*", multiple=False, description="Choose a picture"
+        )
+        self._records = ipywidgets.Dropdown(options=[("none yet", None)])
+        self._again = _small("refresh", "Look for new records in this notebook")
+        self._record = row("ldm-seed", [self._records, self._again])
+        self._thumb = ipywidgets.Image(format="webp")
+        self._thumb.add_class("ldm-end-picture")
+        self._said = ipywidgets.HTML()
+        self._said.add_class("ldm-end-words")
+        self._shown = row("ldm-end-shown", [self._thumb, self._said])
+        for field in (self._kind, self._seed):
+            field.style.description_width = "initial"
+        parts = {
+            "words": self._words,
+            "critter": self._critter,
+            "picture": self._upload,
+            "record": self._record,
+        }
+        self._parts = parts
+        super().__init__([self._kind, *parts.values(), self._shown])
+        self.add_class("ldm-end")
+        self._listen()
+        self._draw()
+
+    def _listen(self) -> None:
+        self._kind.observe(self._kind_chosen, names=["value"])
+        self._words.observe(lambda change: self._edited(change["new"]), names=["value"])
+        self._seed.observe(lambda change: self._edited(change["new"]), names=["value"])
+        self._dice.on_click(lambda _: self._throw())
+        self._upload.observe(lambda _: self._uploaded(), names=["value"])
+        self._records.observe(lambda change: self._record_chosen(change["new"]), names=["value"])
+        self._again.on_click(lambda _: self._look_for_records())
+
+    @property
+    def end(self) -> Any:
+        """What is picked, as ``checked_end`` gives it."""
+        return self._end
+
+    def fill(self, end: Any) -> None:
+        """Shows an end, without a call of ``on_edit``."""
+        self._filling = True
+        try:
+            self._take(end)
+            kind = _kind_of(end)
+            self._kind.value = kind
+            if kind == "words" and self._words.value != end:
+                self._words.value = end
+            if kind == "record":
+                self._look_for_records()
+        finally:
+            self._filling = False
+
+    @property
+    def marks_words(self) -> bool:
+        """Whether a browser has marked unknown words."""
+        return bool(self._words.awake)
+
+    def _take(self, end: Any) -> None:
+        self._end = self._kept[_kind_of(end)] = end
+        self._draw()
+
+    def _draw(self) -> None:
+        kind = self._kind.value if not self._filling else _kind_of(self._end)
+        for name, part in self._parts.items():
+            part.layout.display = "" if name == kind else "none"
+        shown = _kind_of(self._end) == kind
+        picture = _picture_of(self._end) if shown else None
+        self._thumb.value = webp(picture, THUMB, 85) if picture is not None else b""
+        self._thumb.layout.display = "" if picture is not None else "none"
+        words = name_of(self._end) if shown and kind != "words" else ""
+        self._said.value = text(shorten(words, 160))
+        self._shown.layout.display = "none" if kind == "words" or not shown else ""
+
+    def _edited(self, entry: Any) -> None:
+        if self._filling:
+            return
+        try:
+            self._take(checked_end(self._kind.description.lower(), entry))
+        except (TypeError, ValueError) as error:
+            self._on_wrong(str(error))
+            return
+        self._on_edit(self._end)
+
+    def _kind_chosen(self, change: Any) -> None:
+        if self._filling:
+            return
+        kind = change["new"]
+        if kind == "record":
+            self._look_for_records()
+        if kind in self._kept:
+            self._edited(self._kept[kind])
+        elif kind == "words":
+            self._edited(self._words.value)
+        elif kind == "critter":
+            self._edited(self._seed.value)
+        else:  # nothing to take yet: what was picked before stays until then
+            self._draw()
+
+    def _throw(self) -> None:
+        self._seed.value = random.randrange(100_000)  # few digits: a class reads them aloud
+
+    def _uploaded(self) -> None:
+        found = uploaded(self._upload.value)
+        if found is None:
+            return
+        try:
+            picture = read_picture(*found, A_PICTURE)
+            picture.filename = found[0]  # type: ignore[attr-defined]
+            self._edited(picture)
+        except ValueError as error:
+            self._on_wrong(str(error))
+        empty_upload(self._upload)
+
+    def _look_for_records(self) -> None:
+        was, self._filling = self._filling, True
+        try:
+            self._found = records_here()
+            own = self._kept.get("record")
+            if own is not None:
+                self._found = {f"now: {name_of(own)}": own} | self._found
+            names = list(self._found)
+            options = [(shorten(name, 70), i) for i, name in enumerate(names)]
+            self._records.options = [("choose one" if options else "none yet", None), *options]
+            self._records.value = 0 if own is not None else None
+        finally:
+            self._filling = was
+
+    def _record_chosen(self, index: Any) -> None:
+        if index is not None and not self._filling:
+            self._edited(list(self._found.values())[index])
+
+
+def _small(icon: str, tooltip: str) -> ipywidgets.Button:
+    button = ipywidgets.Button(icon=icon, tooltip=tooltip)
+    button.add_class("ldm-small")
+    return button

@@ -1,0 +1,164 @@
+"""``WalkView``: a walk's pictures under one slider that the browser moves alone.
+
+All pictures cross once, as one block of WebP bytes; dragging then sends nothing. As in a
+``TrajectoryPanel``, stock widgets stand in where anywidget's front end is missing.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import anywidget
+import ipywidgets
+import traitlets
+from PIL import Image
+
+from ldmkit.figures import Payload
+from ldmkit.figures.fragment import asset
+from ldmkit.figures.words import shorten, text
+from ldmkit.panels.stock import REASON, STYLE
+from ldmkit.panels.words import part
+
+__all__ = ["Shown", "WalkView"]
+
+SIDE = 512  # pixels
+EXACT_PIXELS = 128 * 128  # small pictures are enlarged by the browser: no loss beforehand
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a view shows of a walk that is made or in the making.
+
+    Attributes:
+        pictures: those made so far.
+        total: how many there will be.
+        t: their places.
+        axis: what ``t`` is called.
+        labels: words for each.
+        verdicts: what was seen in each, or empty.
+        nearest: captions and their cosines for each, or empty.
+        plane: see ``reference.plane_of``; or empty.
+        title: words above all.
+        details: how it was made, in words.
+    """
+
+    pictures: Sequence[Image.Image] = ()
+    total: int = 0
+    t: Sequence[float] = ()
+    axis: str = "t"
+    labels: Sequence[str] = ()
+    verdicts: Sequence[str] = ()
+    nearest: Sequence[Sequence[tuple[str, float]]] = ()
+    plane: dict[str, Any] | None = None
+    title: str = ""
+    details: Sequence[str] = ()
+
+    def payload(self) -> Payload:
+        """As the view takes it."""
+        encoded = [_encoded(picture) for picture in self.pictures]
+        places = [
+            {
+                "place": f"{self.axis} = {t:.2g}",
+                "label": shorten(label, 160),
+                "seen": shorten(self.verdicts[i], 160) if i < len(self.verdicts) else "",
+                "nearest": [
+                    [shorten(words, 80), round(cosine, 3)]
+                    for words, cosine in (self.nearest[i] if i < len(self.nearest) else ())
+                ],
+            }
+            for i, (t, label) in enumerate(zip(self.t, self.labels, strict=True))
+        ]
+        data = {
+            "title": shorten(self.title, 300),
+            "details": " · ".join(self.details),
+            "total": self.total,
+            "sizes": [len(one) for one in encoded],
+            "places": places,
+            "plane": self.plane or {},
+        }
+        return Payload(data, b"".join(encoded))
+
+
+class _View(anywidget.AnyWidget):
+    """The custom view."""
+
+    _esm = part("walk.mjs")
+    _css = asset("player.css") + part("walk.css")
+
+    data = traitlets.Dict(help="Words, numbers and sizes of pictures.").tag(sync=True)
+    frames = traitlets.Bytes(help="All pictures as WebP, one after the other.").tag(sync=True)
+    place = traitlets.Int(0, help="The picture shown, from 0.").tag(sync=True)
+    awake = traitlets.Bool(False, help="True once a view stands.").tag(sync=True)
+
+
+class WalkView(ipywidgets.VBox):
+    """The view and its stand-in; ``place`` is the picture shown, told when the slider rests."""
+
+    place = traitlets.Int(0, help="The picture shown, from 0.")
+
+    def __init__(self) -> None:
+        self._view = _View()
+        self._payload = Payload({}, b"")
+        self._slider = ipywidgets.IntSlider(min=0, max=1, description="Place", readout=False)
+        self._slider.style.description_width = "initial"
+        self._slider.layout.width = "min(100%, 480px)"
+        self._image = ipywidgets.Image(format="webp")
+        self._image.layout.width = "256px"
+        self._words = ipywidgets.HTML()
+        note = ipywidgets.HTML(f"{STYLE}<small>{REASON}</small>")
+        self._stock = ipywidgets.VBox([self._image, self._words, self._slider, note])
+        self._stock.add_class("ldm-stock")
+        super().__init__([self._view, self._stock])
+        for name in ("ldm-panel", "ldm-walk-view", "ldm-empty"):
+            self.add_class(name)
+        traitlets.link((self, "place"), (self._view, "place"))
+        traitlets.link((self, "place"), (self._slider, "value"))
+        self.observe(lambda _: self._draw_stock(), names=["place"])
+        self._view.observe(lambda _: self._rest(), names=["awake"])
+
+    def show(self, shown: Shown) -> None:
+        """Shows other pictures in the same place."""
+        self._payload = shown.payload()
+        last = max(0, len(shown.pictures) - 1)
+        with self._view.hold_sync():  # one message, one drawing
+            self._view.data, self._view.frames = self._payload.data, self._payload.frames
+        self._slider.max = max(1, last, self.place)
+        if self.place > last:
+            self.place = last
+        self._slider.max = max(1, last)
+        (self.remove_class if shown.pictures else self.add_class)("ldm-empty")
+        self._draw_stock()
+
+    def clear(self) -> None:
+        """Lets go of the pictures."""
+        self._payload = Payload({}, b"")
+
+    def _draw_stock(self) -> None:
+        if self._view.awake or not self._payload.frames:
+            return
+        data, i = self._payload.data, self.place
+        ends = [0, *accumulate(data["sizes"])]
+        i = min(i, len(data["sizes"]) - 1)
+        self._image.value = self._payload.frames[ends[i] : ends[i + 1]]
+        place = data["places"][i] if i < len(data["places"]) else {}
+        lines = [place.get("place", ""), place.get("label", ""), place.get("seen", "")]
+        lines += [f"{words} ({cosine:.2f})" for words, cosine in place.get("nearest", ())]
+        self._words.value = "<br>".join(text(line) for line in lines if line)
+
+    def _rest(self) -> None:
+        """The view stands: spare the stand-in's pictures, also in browsers without ``:has``."""
+        self._stock.layout.display = "none"
+
+
+def _encoded(picture: Image.Image) -> bytes:
+    picture = picture.convert("RGB")
+    if max(picture.size) > SIDE:
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    small = picture.width * picture.height <= EXACT_PIXELS
+    file = io.BytesIO()
+    picture.save(file, "WEBP", lossless=small, quality=85, method=3)
+    return file.getvalue()
