@@ -8,6 +8,7 @@ finds first. That they run with today's IPython is what was found, not what they
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -100,7 +101,12 @@ class Panel:
         return words in self.kernel.widgets[self.message].get("value", "")
 
     def until_step(self, step):
-        self.kernel.until(lambda: self.says(f"Step {step} of"), f"step {step}")
+        def reached():  # ten updates a second at most: one may be left out
+            words = self.kernel.widgets[self.status].get("value", "")
+            found = re.match(r"Step (\d+) of", words)
+            return found is not None and int(found[1]) >= step
+
+        self.kernel.until(reached, f"step {step}")
 
     def until_ready(self):
         ready = self.kernel.widgets[self.run]
