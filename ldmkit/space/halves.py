@@ -48,7 +48,7 @@ class TextHalf:
     """Words to vectors."""
 
     features: Features
-    network: torch.nn.Module
+    network: Any  # a torch module with its config
     tokenizer: Any
 
     @property
@@ -82,7 +82,7 @@ class ImageHalf:
     """Pictures to vectors."""
 
     features: Features
-    network: torch.nn.Module
+    network: Any  # a torch module with its config
     processor: Any
 
     @torch.no_grad()
