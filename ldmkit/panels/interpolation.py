@@ -114,7 +114,7 @@ class InterpolationPanel(WalkingPanel):
                 "invert": invert,
             }
         )
-        form = _Form(
+        form: _Form = _Form(
             self._edited,
             spaces=self._spaces,
             vocabulary=vocabulary_of(self._embedded),
