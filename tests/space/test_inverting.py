@@ -10,7 +10,7 @@ from PIL import Image
 import ldmkit
 from ldmkit.records import Embedding
 
-STEPS = 4
+STEPS = 8
 # Few steps on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:The fixed point did not settle")
 
