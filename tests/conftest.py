@@ -13,3 +13,5 @@ os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
 # Small models gain nothing from more threads, and CI has two cores.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+pytest_plugins = ("browser.pages",)

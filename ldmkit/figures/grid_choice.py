@@ -95,7 +95,7 @@ def overview_html(grid: Grid, point: Point, across: str | None, along: str) -> s
     body = "".join(_row(grid, words, where, point, along) for words, where in rows[:MOST])
     name = text(shorten(along.replace("_", " "), 40))
     return (
-        '<table style="border-collapse:collapse;margin:4px 0;line-height:1.2">'
+        '<table style="border-collapse:separate;border-spacing:0;margin:4px 0;line-height:1.2">'
         f'{TR}<th style="font-size:11px;font-weight:400;padding-right:8px">{name}</th>{heads}</tr>'
         f"{body}</table>"
     )

@@ -41,7 +41,7 @@ from ldmkit.recipes.unet import Conditions, build_scheduler, forget_origin, nois
 BATCH = 64
 _CAPTIONS_DROPPED = 0.92  # the prompt stays empty when an embedding is decoded
 _VECTORS_DROPPED = 0.1  # the pipeline's unconditional: zeros, the noise level's half included
-_CLEAN = 0.5  # share of embeddings at noise level 0, the pipeline's default
+_CLEAN = 0.7  # share of embeddings at noise level 0, the pipeline's default
 
 
 def warm_start(folder: str) -> UNet2DConditionModel:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser.conftest import browser, chromium_path, new_page, shots  # noqa: F401 — fixtures
 from nbformat import v4
 from playwright.sync_api import expect
 from records.make import make
@@ -141,7 +140,7 @@ def lesson(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 400)])
-def test_a_lesson_plays_without_kernel_and_network(new_page, lesson, shots, scheme, width):  # noqa: F811
+def test_a_lesson_plays_without_kernel_and_network(new_page, lesson, shots, scheme, width):
     seen = new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
     seen.page.goto(lesson.as_uri())
     players = seen.page.locator(".ldm-player")

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -232,13 +233,19 @@ def test_await(held):
             await asyncio.sleep(0.001)  # the loop goes on meanwhile
         return beats, waiting.result(), await job
 
-    beats, result, again = asyncio.run(main())
+    beats, result, again = run(main())
     assert beats >= 1
     assert (result, again) == (10, 10)
 
 
 async def _result(job):
     return await job
+
+
+def run(coroutine):
+    """In a thread of its own: after browser tests Playwright's loop holds the main one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 def test_await_raises_what_wait_raises():
@@ -249,7 +256,7 @@ def test_await_raises_what_wait_raises():
         raise ValueError("no")
 
     with pytest.raises(JobError, match="ValueError: no"):
-        asyncio.run(main(started(work)))
+        run(main(started(work)))
 
 
 def test_waiting_on_the_worker_itself_is_refused():
