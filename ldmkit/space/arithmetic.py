@@ -23,7 +23,7 @@ from PIL import Image
 
 from ldmkit.recording import checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
-from ldmkit.space.adaptors import family_of
+from ldmkit.space.adaptors import Family, family_of
 from ldmkit.space.changes import tell_changes
 from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.clip_way import size_of, steps_of
@@ -32,7 +32,7 @@ from ldmkit.space.halves import EMBEDDED
 from ldmkit.space.interpolate import interpolate
 from ldmkit.space.inverting import invert as find_noise
 
-__all__ = ["difference", "text_diff", "weighted_sum"]
+__all__ = ["check_decodes", "difference", "start_of", "text_diff", "weighted_sum"]
 
 _MOST_FRAMES = 1000
 
@@ -81,26 +81,12 @@ def text_diff(
         ValueError: θ outside 0…1, texts that say the same, or as ``decode_embedding``.
     """
     thetas = _thetas(theta, num_frames)
-    family = family_of(unclip)
-    if family is None:
-        raise TypeError(
-            "text_diff takes an unCLIP pipeline, which decodes embeddings, got "
-            f'{type(unclip).__name__}; open one with ldmkit.load("critters-unclip").'
-        )
+    check_decodes(unclip, "text_diff")
     for name, text in (("source", source), ("target", target)):
         _check_text(name, text)
     space = clip or clip_space(unclip)
     turn = difference(space, source, target)
-    decoder = family.decoder()
-    call.setdefault("num_inference_steps", steps_of(unclip, decoder))
-    if isinstance(picture, Embedding):
-        here = picture
-    else:
-        shown = _picture(picture, size_of(decoder, call))
-        here = space.encode_image(shown, label=label_of(picture, 0))
-        if invert:
-            call.setdefault("guidance_scale", 1.0)  # of two answers no step could be undone
-            call["latents"] = _noise(unclip, shown, here, seed, fixed_point, call)
+    here = start_of(unclip, picture, space, call, seed=seed, invert=invert, fixed_point=fixed_point)
     walk = interpolate(
         unclip,
         here,
@@ -119,6 +105,58 @@ def text_diff(
         call={**walk.call, "source": source, "target": target, "inverted": "latents" in call},
         verdicts=tell_changes(walk.images) if space.name == EMBEDDED else (),
     )
+
+
+def check_decodes(unclip: Any, who: str) -> Family:
+    """Refuses a pipeline that decodes no embeddings; returns its family.
+
+    Raises:
+        TypeError: no unCLIP pipeline.
+    """
+    family = family_of(unclip)
+    if family is None:
+        raise TypeError(
+            f"{who} takes an unCLIP pipeline, which decodes embeddings, got "
+            f'{type(unclip).__name__}; open one with ldmkit.load("critters-unclip").'
+        )
+    return family
+
+
+def start_of(
+    unclip: Any,
+    picture: Any,
+    clip: ClipSpace,
+    call: dict[str, Any],
+    *,
+    seed: int,
+    invert: bool,
+    fixed_point: int,
+) -> Embedding:
+    """Where a change of a picture begins: its embedding.
+
+    Args:
+        unclip: decodes embeddings.
+        picture: as ``text_diff`` takes it.
+        clip: the space to encode in.
+        call: the decoder's keywords; the steps are noted in it and, where ``invert`` asks for
+            them, the picture's own noise as ``latents`` and guidance 1.
+        seed: of the noise that the decoder adds to embeddings.
+        invert: whether to begin from the picture's own noise; an embedding has none.
+        fixed_point: rounds of the inversion.
+
+    Raises:
+        TypeError: no picture.
+    """
+    decoder = check_decodes(unclip, "text_diff").decoder()
+    call.setdefault("num_inference_steps", steps_of(unclip, decoder))
+    if isinstance(picture, Embedding):
+        return picture
+    shown = _picture(picture, size_of(decoder, call))
+    here = clip.encode_image(shown, label=label_of(picture, 0))
+    if invert:
+        call.setdefault("guidance_scale", 1.0)  # of two answers no step could be undone
+        call["latents"] = _noise(unclip, shown, here, seed, fixed_point, call)
+    return here
 
 
 def difference(clip: ClipSpace, source: str, target: str) -> Embedding:
