@@ -116,5 +116,5 @@ def test_terms_that_cancel_are_nothing(unclip, clip):
 
 
 def test_another_pipeline_is_refused():
-    with pytest.raises(TypeError, match="takes an unCLIP pipeline.*critters-unclip"):
+    with pytest.raises(TypeError, match="takes an unCLIP pipeline"):
         walk_sum(object(), [(1, "a"), (1, "b")])
