@@ -100,6 +100,13 @@ SHOTS = {
         ),
         ".ldm-walk-panel",
     ),
+    "arithmetic-panel": Shot(
+        (
+            'panel = ldmkit.ArithmeticPanel(ldmkit.load("critters-unclip"))\npanel',
+            "panel.run().wait(); panel.place = 6",
+        ),
+        ".ldm-walk-panel",
+    ),
     "walk": Shot(
         ('ldmkit.interpolate(pipe, "a red cat", "a blue dog", space="prompt", seed=7)',),
         ".ldm-record",

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from ldmkit.figures.side_by_side import side_by_side
     from ldmkit.latents import decode_latents, encode_image
     from ldmkit.loading import anatomy, load, models, release
-    from ldmkit.panels import ComparePanel, InterpolationPanel, PromptPanel, TrajectoryPanel
+    from ldmkit.panels import (
+        ArithmeticPanel,
+        ComparePanel,
+        InterpolationPanel,
+        PromptPanel,
+        TrajectoryPanel,
+    )
     from ldmkit.recording import record
     from ldmkit.records import Embedding, Grid, Trajectory, Walk
     from ldmkit.space.arithmetic import text_diff
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
     from ldmkit.space.unclip import decode_embedding, sample_prior, variations
 
 __all__ = [
+    "ArithmeticPanel",
     "ComparePanel",
     "Embedding",
     "Grid",
@@ -59,6 +66,7 @@ __all__ = [
 
 # Where each public name lives; a name that maps to itself is a subpackage.
 _HOMES = {
+    "ArithmeticPanel": "ldmkit.panels",
     "ComparePanel": "ldmkit.panels",
     "Embedding": "ldmkit.records",
     "Grid": "ldmkit.records",

@@ -9,13 +9,21 @@ from ldmkit.panels.compare import ComparePanel
 from ldmkit.panels.trajectory import TrajectoryPanel
 
 if TYPE_CHECKING:
+    from ldmkit.panels.arithmetic import ArithmeticPanel
     from ldmkit.panels.interpolation import InterpolationPanel
     from ldmkit.panels.prompt import PromptPanel
 
-__all__ = ["ComparePanel", "InterpolationPanel", "PromptPanel", "TrajectoryPanel"]
+__all__ = [
+    "ArithmeticPanel",
+    "ComparePanel",
+    "InterpolationPanel",
+    "PromptPanel",
+    "TrajectoryPanel",
+]
 
 # They need torch, a record's player does not.
 _RUNNING = {
+    "ArithmeticPanel": "ldmkit.panels.arithmetic",
     "InterpolationPanel": "ldmkit.panels.interpolation",
     "PromptPanel": "ldmkit.panels.prompt",
 }

@@ -168,10 +168,10 @@ function render({ model, el }) {
     cells.forEach((cell, k) => cell.classList.toggle("ldm-shown", k === i));
     place.textContent = words.place;
     label.textContent = words.label;
-    seen.textContent = words.seen ? `The judge sees ${words.seen}` : "";
+    seen.textContent = words.seen;
     nearest.go(words.nearest);
     plane?.go(i);
-    slider.setAttribute("aria-valuetext", `${words.place}, ${words.label}. ${seen.textContent}`);
+    slider.setAttribute("aria-valuetext", `${[words.place, words.label].filter(Boolean).join(", ")}. ${words.seen}`);
     root.dataset.place = i;
   }
   function go(i) {

@@ -39,7 +39,7 @@ class Shown:
         t: their places.
         axis: what ``t`` is called.
         labels: words for each.
-        verdicts: what was seen in each, or empty.
+        verdicts: sentences on what was seen in each, lines of their own, or empty.
         nearest: captions and their cosines for each, or empty.
         plane: see ``reference.plane_of``; or empty.
         title: words above all.
@@ -62,9 +62,9 @@ class Shown:
         encoded = [_encoded(picture) for picture in self.pictures]
         places = [
             {
-                "place": f"{self.axis} = {t:.2g}",
+                "place": "" if label == (place := f"{self.axis} = {t:.2g}") else place,
                 "label": shorten(label, 160),
-                "seen": shorten(self.verdicts[i], 160) if i < len(self.verdicts) else "",
+                "seen": _lines(self.verdicts[i]) if i < len(self.verdicts) else "",
                 "nearest": [
                     [shorten(words, 80), round(cosine, 3)]
                     for words, cosine in (self.nearest[i] if i < len(self.nearest) else ())
@@ -145,13 +145,18 @@ class WalkView(ipywidgets.VBox):
         i = min(i, len(data["sizes"]) - 1)
         self._image.value = self._payload.frames[ends[i] : ends[i + 1]]
         place = data["places"][i] if i < len(data["places"]) else {}
-        lines = [place.get("place", ""), place.get("label", ""), place.get("seen", "")]
+        lines = [place.get("place", ""), place.get("label", "")]
+        lines += place.get("seen", "").splitlines()
         lines += [f"{words} ({cosine:.2f})" for words, cosine in place.get("nearest", ())]
         self._words.value = "<br>".join(text(line) for line in lines if line)
 
     def _rest(self) -> None:
         """The view stands: spare the stand-in's pictures, also in browsers without ``:has``."""
         self._stock.layout.display = "none"
+
+
+def _lines(words: str) -> str:
+    return "\n".join(shorten(line, 200) for line in words.splitlines())
 
 
 def _encoded(picture: Image.Image) -> bytes:

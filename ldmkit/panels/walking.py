@@ -127,12 +127,18 @@ class WalkingPanel(RunningPanel):
             raise RuntimeError("This panel has no record yet; run it first: panel.run().wait().")
         return write_walk(self.result, path)
 
+    @staticmethod
+    def _told(walk: Walk) -> Sequence[str]:
+        """What is shown of the walk's verdicts, one entry per picture, or empty."""
+        return [f"The judge sees {verdict}" for verdict in walk.verdicts]
+
     @abstractmethod
     def _order(self, settings: dict[str, Any]) -> tuple[list[float], str, Make]:
         """The places of a run, what they are called, and what makes the walk."""
 
     def _work(self, settings: dict[str, Any]) -> Callable[[Report], Walk | None]:
         film, pipe, captions = self._film, self._pipe, self._captions
+        told = self._told  # of the class: the work holds no panel
         t, axis, make = self._order(settings)
 
         def work(report: Report) -> Walk | None:
@@ -157,7 +163,7 @@ class WalkingPanel(RunningPanel):
                         raise
                     report.say("Stopped before the first picture.")
                     return None
-                film.shown = _shown(pipe, walk, texts, captions, report)
+                film.shown = _shown(pipe, walk, told(walk), texts, captions, report)
             return walk
 
         return work
@@ -199,6 +205,7 @@ def _quiet(pipe: Any) -> Any:
 def _shown(
     pipe: Any,
     walk: Walk,
+    told: Sequence[str],
     texts: Sequence[str],
     captions: Sequence[str] | None,
     report: Report,
@@ -220,7 +227,7 @@ def _shown(
         t=[float(t) for t in walk.t],
         axis=walk.axis,
         labels=walk.labels,
-        verdicts=walk.verdicts,
+        verdicts=told,
         nearest=near,
         plane=plane,
         title=walk.title,

@@ -118,9 +118,11 @@ def parted(terms: Sequence[Term]) -> tuple[Term, list[Term]]:
     """
     counted = [(weight, thing) for weight, thing in terms if weight != 0]
     start = next((i for i, (weight, _) in enumerate(counted) if weight > 0), None)
+    if not counted:
+        raise RecordError("The sum is empty; add a picture or words with +.")
     if start is None:
         raise RecordError(
-            f"A sum needs a term with a positive weight, got {len(counted)} other terms; "
+            f"A sum needs a term with a positive weight, got {len(counted)} with −; "
             "add a picture or words with +."
         )
     others = counted[:start] + counted[start + 1 :]

@@ -33,7 +33,7 @@ def picture(seed=0):
 def same(one, other):
     assert len(one) == len(other)
     for a, b in zip(one.images, other.images, strict=True):
-        assert np.array_equal(np.asarray(a), np.asarray(b))
+        assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1  # roundings
     for a, b in zip(one.embeddings, other.embeddings, strict=True):
         assert np.abs(a.vector - b.vector).max() <= 1e-5
 
@@ -90,8 +90,8 @@ def test_weights_of_nothing_are_left_out():
 @pytest.mark.parametrize(
     ("terms", "options", "error", "words"),
     [
-        ([], {}, RecordError, "positive weight, got 0 other terms"),
-        ([(-1, "a cat")], {}, RecordError, "positive weight, got 1 other terms"),
+        ([], {}, RecordError, "The sum is empty"),
+        ([(-1, "a cat")], {}, RecordError, "positive weight, got 1 with −"),
         ([(1, "a cat")], {}, RecordError, "something to add"),
         ([(1, "a cat"), (0, "a dog")], {}, RecordError, "something to add"),
         ([(1, "a cat"), (1, "a dog"), (-1, "a dog")], {}, RecordError, "has no direction"),
