@@ -5,7 +5,8 @@
 The embedding, noised to a level that the network is told (Stable unCLIP's conditioning
 augmentation, after Ho et al. 2021, arXiv 2106.15282), enters beside the timestep. Captions are
 mostly dropped, so that it must carry the picture (Ramesh et al. 2022, section 2.1, drop half).
-The U-Net and the normaliser are written at the end; `recipes.unclip` makes the pipeline.
+A decoder that is not wide yet first gets the layers of `recipes.reading`, which tell attributes
+apart. The U-Net and the normaliser are written at the end; `recipes.unclip` makes the pipeline.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
     StableUnCLIPImageNormalizer,
 )
+from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ldmkit.recipes import reading
 from ldmkit.recipes.clip import captions_of
-from ldmkit.recipes.common import Run, arguments, drawings, half
+from ldmkit.recipes.common import Run, arguments, drawings, half, scene
 from ldmkit.recipes.embeddings import (
     CLIP,
     TUNING_SEED,
@@ -35,6 +38,7 @@ from ldmkit.recipes.embeddings import (
     build_noising,
     fit,
 )
+from ldmkit.recipes.judge import labels
 from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.unet import Conditions, build_scheduler, forget_origin, noisy, stratified
 
@@ -127,9 +131,20 @@ class Lessons:
         pictures = Pictures(options.clip)
         self.embeddings = pictures.training(options.drawings, cache)
         self.vectors = Vectors(fit(self.embeddings))
+        self.scenes = [scene(i) for i in range(len(self.embeddings))]
         unseen = np.array(drawings(500, TUNING_SEED, cache)[:128])
         self._held = self.conditions.latents(unseen).float()
         self._held_vectors = self.vectors(pictures.embed(unseen), torch.zeros(128).long())
+
+    def reader(self, width: int, steps: int) -> reading.Reader:
+        """What tells the drawings' attributes from class vectors."""
+        rng = np.random.default_rng((self.seed, 0))
+
+        def vectors(picked: NDArray[np.int64]) -> torch.Tensor:
+            return self.vectors.training(self.embeddings[picked], rng)
+
+        table = torch.from_numpy(labels(self.scenes))
+        return reading.learn(vectors, table, width, steps, rng)
 
     def batch(self, step: int) -> Lesson:
         """The batch of a step."""
@@ -172,7 +187,13 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCL
     """Run the recipe; returns the decoder with its averaged weights, and the normaliser."""
     torch.manual_seed(options.seed)
     lessons = Lessons(options)
-    unet = warm_start(options.start or UNET).to(options.device).train()
+    unet = warm_start(options.start or UNET)
+    missing = reading.TIME_WIDTH - unet.time_embedding.linear_1.out_features
+    if missing > 0:
+        begun = (options.runs / (options.name or "decoder") / "checkpoint.safetensors").exists()
+        reader = lessons.reader(missing, 0 if begun else options.reading_steps)
+        unet = reading.widen(unet, reader)
+    unet.to(options.device).train()
     run = Run(
         options.name or "decoder",
         unet,
@@ -212,6 +233,9 @@ def main() -> None:
     parser = arguments(__doc__, minutes=45)
     parser.add_argument("--autoencoder", default=VAE, help="folder of the autoencoder")
     parser.add_argument("--clip", default=CLIP, help="folder of the embedded CLIP")
+    parser.add_argument(
+        "--reading-steps", type=int, default=20_000, help="of telling attributes apart, beforehand"
+    )
     options = parser.parse_args()
     unet, normalizer = train(options)
     save(unet, normalizer, options.export or options.runs / (options.name or "decoder") / "model")

@@ -32,6 +32,11 @@ from ldmkit.records.intervals import paired_difference
 WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
 TRAINING = 96_000  # drawings that the shipped U-Net was trained on
 EFFECTS = 200  # captions that effects are measured on
+_SETS = {
+    "seen": "one critter, seen",
+    "held_out": "one critter, held out",
+    "two": "two critters",
+}
 
 
 def measure_autoencoder(folder: Path, cache: Path) -> dict[str, float]:
@@ -77,8 +82,8 @@ def measure_pipeline(folder: Path, count: int, sheets: Path, cache: Path) -> dic
         )
         results[name] = evaluate.report(judge_many(pictures, texts))
         evaluate.sheet(pictures[:60]).save(sheets / f"sheet-{name.replace('_', '-')}.png")
+        results.setdefault("effects", {})[name] = _effects(pipe, texts, pictures, settings)
         if name == "seen":
-            results["effects"] = _effects(pipe, texts, pictures, settings)
             results["novelty"] = variety.novelty(pictures, _training(cache), pipe.vae, cache)
     results["variety"] = variety.variety(
         lambda caption: evaluate.paint(
@@ -143,19 +148,14 @@ def card_rows(metrics: dict[str, Any]) -> str:
         f"| judge: noise, flat pictures taken for critters, of 200 each | "
         f"{judged['noise_taken_for_critters']}, {judged['flat_taken_for_critters']} |",
     ]
-    names = {
-        "seen": "one critter, seen",
-        "held_out": "one critter, held out",
-        "two": "two critters",
-    }
-    for key, name in names.items():
+    for key, name in _SETS.items():
         r = pipe[key]
         rows.append(
             f"| {name}, {r['count']} captions, {pipe['num_inference_steps']} DDIM steps, guidance "
             f"{pipe['guidance_scale']}: everything | {r['everything']:.3f} "
             f"({r['interval'][0]:.3f}…{r['interval'][1]:.3f}) |"
         )
-    for key, name in names.items():
+    for key, name in _SETS.items():
         shares = ", ".join(f"{n} {v:.2f}" for n, v in pipe[key]["attributes"].items())
         rows.append(f"| {name}: each attribute | {shares} |")
     rows += _more_rows(pipe)
@@ -163,12 +163,8 @@ def card_rows(metrics: dict[str, Any]) -> str:
 
 
 def _more_rows(pipe: dict[str, Any]) -> list[str]:
-    effects, open_details, new = pipe["effects"], pipe["variety"], pipe["novelty"]
+    open_details, new = pipe["variety"], pipe["novelty"]
     shares = ", ".join(f"{n} {v:.2f}" for n, v in open_details["details"].items())
-    gains = {
-        "guidance 1 under guidance " + str(pipe["guidance_scale"]): effects["guidance_1"],
-        f"4 steps under {pipe['num_inference_steps']}": effects["steps_4"],
-    }
     return [
         f"| variety: entropy of what was not said over that of drawings, {open_details['captions']}"
         f" captions × {open_details['seeds']} seeds | {open_details['ratio']:.2f} "
@@ -177,12 +173,25 @@ def _more_rows(pipe: dict[str, Any]) -> list[str]:
         f"| distance to the nearest of {new['training_drawings']} training drawings, median over "
         f"that of new drawings ({new['pictures']} pictures) | {new['ratio']:.2f} "
         f"({_ends(new['interval'])}) |",
-        *(
-            f"| obedience lost by {name} ({effects['captions']} captions, paired) | "
-            f"{row['gain'][0]:.2f} ({_ends(row['gain'][1:])}) |"
-            for name, row in gains.items()
-        ),
+        *_effect_rows(pipe),
     ]
+
+
+def _effect_rows(pipe: dict[str, Any]) -> list[str]:
+    rows = []
+    fewer = {
+        "guidance_1": f"guidance 1 under guidance {pipe['guidance_scale']}",
+        "steps_4": f"4 steps under {pipe['num_inference_steps']}",
+    }
+    for key, less in fewer.items():
+        for name, told in _SETS.items():
+            effect = pipe["effects"][name]
+            gain = effect[key]["gain"]
+            rows.append(
+                f"| obedience lost by {less}, {told} ({effect['captions']} captions, paired) | "
+                f"{gain[0]:.2f} ({_ends(gain[1:])}) |"
+            )
+    return rows
 
 
 def _ends(interval: list[float]) -> str:
@@ -211,7 +220,9 @@ def main() -> None:
         "judge": measure_judge(cache),
         "pipeline": measure_pipeline(WEIGHTS / "critters", options.captions, WEIGHTS, cache),
     }
-    (WEIGHTS / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    path = WEIGHTS / "metrics.json"
+    others = json.loads(path.read_text())  # the prior's and decoder's, by `measure_unclip`
+    path.write_text(json.dumps(others | metrics, indent=1) + "\n")
     fill_card(WEIGHTS / "MODEL_CARD.md", "measured", card_rows(metrics))
     write_hashes()
     print(json.dumps(metrics, indent=1))

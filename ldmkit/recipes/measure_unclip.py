@@ -319,6 +319,7 @@ def main() -> None:
     )
     parser.add_argument("--captions", type=int, default=500)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--only", nargs="*", help="parts; the others stay as they were measured")
     options = parser.parse_args()
     started = time.time()
     pipe = load("critters-unclip", device="cpu")
@@ -333,14 +334,16 @@ def main() -> None:
         "walks": lambda: measure_walks(pipe),
         "inversion": lambda: measure_inversion(words),
     }
-    found = {}
-    for name, measure in parts.items():
-        found[name] = measure()
-        print(name, json.dumps(found[name], indent=1), flush=True)
     path = WEIGHTS / "metrics.json"
-    metrics = json.loads(path.read_text()) | {"unclip": found}
-    path.write_text(json.dumps(metrics, indent=1) + "\n")
-    fill_card(WEIGHTS / "MODEL_CARD.md", "unclip", card_rows(found))
+    for name in options.only if options.only else parts:
+        found = parts[name]()
+        print(name, json.dumps(found, indent=1), flush=True)
+        metrics = json.loads(path.read_text())  # anew: another part may be measured meanwhile
+        metrics.setdefault("unclip", {})[name] = found
+        path.write_text(json.dumps(metrics, indent=1) + "\n")
+    measured = json.loads(path.read_text())["unclip"]
+    if measured.keys() >= parts.keys():
+        fill_card(WEIGHTS / "MODEL_CARD.md", "unclip", card_rows(measured))
     write_hashes()
     print(f"measured in {(time.time() - started) / 60:.1f} minutes")
 
