@@ -16,6 +16,7 @@ from ldmkit.critters import Scene
 from ldmkit.figures.checks import short_repr
 from ldmkit.panels.actions import row
 from ldmkit.panels.ends import given
+from ldmkit.panels.job import Job
 from ldmkit.panels.terms import TermsField, checked_terms, formula
 from ldmkit.panels.walk_form import (
     MOST_FRAMES,
@@ -138,6 +139,11 @@ class ArithmeticPanel(WalkingPanel):
             self._form.say(str(error), wrong=True)
             return
         super()._run_clicked()
+
+    def _show(self, job: Job) -> None:
+        super()._show(job)
+        if job.ended:  # the whole sum, which was asked for
+            self.place = len(self._film.shown.pictures) - 1
 
     def _release(self) -> None:
         super()._release()

@@ -1,6 +1,8 @@
 """``ArithmeticPanel`` as the kernel sees it; tests/browser drags its slider."""
 
+import io
 import time
+from datetime import UTC, datetime
 
 import ipywidgets
 import numpy as np
@@ -192,6 +194,24 @@ def test_a_wrong_weight_stays_in_its_chip_and_is_not_run(panel):
     assert isinstance(panel.job.wait(60), Walk)
 
 
+def test_a_picture_is_uploaded_into_a_chip(panel):
+    def upload(name, content):
+        told = {"name": name, "type": "image/png", "size": len(content), "content": content}
+        end._upload.value = ({**told, "last_modified": datetime.now(UTC)},)
+
+    before, end = panel.value, chips(panel)[0]._end
+    upload("notes.png", b"no picture at all")
+    assert "A picture here" in message(panel)
+    assert panel.value == before
+    file = io.BytesIO()
+    picture(1).save(file, "PNG")
+    upload("<b>own.png", file.getvalue())
+    assert message(panel) == ""
+    kept = panel.value["terms"][0][1]
+    assert np.array_equal(np.asarray(kept), np.asarray(picture(1)))
+    assert field(panel, "terms")._sum.value.startswith("&lt;b&gt;own.png + ")
+
+
 def test_hostile_words_are_text(panel):
     words = "<img src=x onerror=alert(1)>"
     panel.value = {"terms": [(1, picture()), (1, words)]}
@@ -213,6 +233,7 @@ def test_a_run_is_a_text_diff(panel, unclip):
     )
     same(walk, want)
     assert (panel.result, heard) == (walk, [walk])
+    assert panel.place == 2  # the whole sum
     assert [place["label"] for place in places(panel)] == ["θ = 0", "θ = 0.2", "θ = 0.4"]
     assert all(len(place["nearest"]) == 3 for place in places(panel))
     plane = panel._view._payload.data["plane"]
