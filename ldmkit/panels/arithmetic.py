@@ -12,7 +12,6 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
-from ldmkit.critters import Scene
 from ldmkit.figures.checks import short_repr
 from ldmkit.panels.actions import row
 from ldmkit.panels.ends import given
@@ -202,7 +201,7 @@ class ArithmeticPanel(WalkingPanel):
 
 
 def _terms() -> list[Any]:
-    return [(1, Scene.sample(CRITTER)), (1, "a cat wearing a top hat"), (-1, "a cat")]
+    return [(1, CRITTER), (1, "a cat wearing a top hat"), (-1, "a cat")]
 
 
 def _given(settings: dict[str, Any]) -> list[tuple[float, Any]]:

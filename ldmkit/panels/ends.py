@@ -40,6 +40,7 @@ SIDE = 1024  # pixels that are kept of a picture
 THUMB = 128
 MOST_RECORDS = 60  # in the list to choose from
 A_PICTURE = "A picture here"
+_MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +78,22 @@ def checked_end(name: str, entry: Any) -> Any:
     if isinstance(entry, (Scene, Embedding, Trajectory, WalkFrame)):
         return entry
     if hasattr(entry, "__index__") and not isinstance(entry, bool):
-        return Scene.sample(_checked_seed(name, operator.index(entry)))
+        return _sampled(_checked_seed(name, operator.index(entry)))
     raise TypeError(
         f"{name} must be words, a PIL picture, a critters.Scene or its seed, an Embedding, a "
         f"Trajectory or a Walk, got {short_repr(entry)}; open a file with PIL.Image.open(path)."
     )
+
+
+_seeds: dict[Scene, int] = {}  # of scenes that were given by seed: their field shows it
+
+
+def _sampled(seed: int) -> Scene:
+    scene = Scene.sample(seed)
+    if len(_seeds) >= _MOST_SEEDS:
+        del _seeds[next(iter(_seeds))]
+    _seeds[scene] = seed
+    return scene
 
 
 def _checked_seed(name: str, seed: int) -> int:
@@ -249,6 +261,8 @@ class EndField(ipywidgets.VBox):
             self._kind.value = kind
             if kind == "words" and self._words.value != end:
                 self._words.value = end
+            if kind == "critter":
+                self._seed.value = _seeds.get(end, self._seed.value)
             if kind == "record":
                 self._look_for_records()
         finally:

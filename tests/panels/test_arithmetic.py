@@ -105,6 +105,7 @@ def test_value_goes_round(panel):
     assert panel.value["seed"] == 3
     assert (field(panel, "theta").value, field(panel, "form").value) == (0.25, "sum")
     assert field(panel, "theta").disabled
+    assert chips(panel)[0]._end._seed.value == 7
     assert [chip.term for chip in chips(panel)] == list(panel.value["terms"])
     saved = panel.value
     panel.value = {"terms": sums()}
