@@ -36,6 +36,13 @@ SOLUTIONS = {  # what a student has to find, by notebook
             "return int(np.searchsorted(np.cumsum(variances) / variances.sum(), keep)) + 1",
         )
     ],
+    "06-dalle2": [
+        (
+            "return (1 - t) * a + t * b",
+            "angle = np.arccos(a @ b)\n"
+            "    return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)",
+        )
+    ],
 }
 
 
