@@ -200,7 +200,7 @@ class EndField(ipywidgets.VBox):
     ) -> None:
         self._on_edit, self._on_wrong = on_edit, on_wrong
         self._end: Any = ""
-        self._filling = False
+        self._filling, self._number = False, 0
         self._kept: dict[str, Any] = {}  # the last of each kind: to and fro loses nothing
         self._found: dict[str, Any] = {}
         self._kind = ipywidgets.Dropdown(
@@ -252,6 +252,11 @@ class EndField(ipywidgets.VBox):
         """What is picked, as ``checked_end`` gives it."""
         return self._end
 
+    def count_as(self, number: int) -> None:
+        """Which of several ends it is, from 0: what has no name is called by its number."""
+        self._number = number
+        self._draw()
+
     def fill(self, end: Any) -> None:
         """Shows an end, without a call of ``on_edit``."""
         self._filling = True
@@ -285,7 +290,7 @@ class EndField(ipywidgets.VBox):
         picture = _picture_of(self._end) if shown else None
         self._thumb.value = webp(picture, THUMB, 85) if picture is not None else b""
         self._thumb.layout.display = "" if picture is not None else "none"
-        words = name_of(self._end) if shown and kind != "words" else ""
+        words = name_of(self._end, self._number) if shown and kind != "words" else ""
         self._said.value = text(shorten(words, 160))
         self._shown.layout.display = "none" if kind == "words" or not shown else ""
 

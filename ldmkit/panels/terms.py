@@ -100,6 +100,8 @@ class TermsField(ipywidgets.VBox):
                 self._chips.append(self._chip())
             for chip, term in zip(self._chips, terms, strict=True):
                 chip.fill(term)
+        for i, chip in enumerate(self._chips):
+            chip.count_as(i)
         self._box.children = tuple(self._chips)
         self._sum.value = text(formula(terms) if terms else "An empty sum: add a term.")
         self._add.disabled = len(terms) >= MOST_TERMS
@@ -163,6 +165,10 @@ class _Chip(ipywidgets.VBox):
     def term(self) -> Term:
         """Its weight, with its sign, and what stands there."""
         return self._sign.value * self._weight.value, self._end.end
+
+    def count_as(self, number: int) -> None:
+        """Which term it is, from 0."""
+        self._end.count_as(number)
 
     def fill(self, term: Term) -> None:
         """Shows a term, without a call of ``on_edit``."""

@@ -175,6 +175,13 @@ def test_chips_are_added_weighed_turned_and_removed(panel):
     assert (len(chips(panel)), terms._add.disabled) == (8, True)
 
 
+def test_pictures_without_a_name_are_told_apart(panel):
+    panel.value = {"terms": [picture(), (-1, picture(1)), (-1, picture(2))]}
+    chips(panel)[1].children[0].children[2].click()
+    assert field(panel, "terms")._sum.value == "picture 1 − picture 2"
+    assert [chip._end._said.value for chip in chips(panel)] == ["picture 1", "picture 2"]
+
+
 def test_a_wrong_weight_stays_in_its_chip_and_is_not_run(panel):
     before = panel.value
     for wrong in (float("nan"), -1e9):
