@@ -43,6 +43,12 @@ SOLUTIONS = {  # what a student has to find, by notebook
             "    return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)",
         )
     ],
+    "07-text-diffs": [
+        (
+            'return "an orange fox in a meadow", "an orange fox in a meadow"',
+            'return "an orange fox in a meadow", "an orange fox with a crown in a meadow"',
+        )
+    ],
 }
 
 
