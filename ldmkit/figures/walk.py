@@ -227,7 +227,7 @@ def walk_image(walk: Walk, *, columns: int = COLUMNS) -> Image.Image:
     size = (max(360, 2 * margin + across * (box[0] + gap) - gap), 2 * margin + head + rows * cell)
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
-    # Pillow's own font: no file of this or any machine is needed. It lacks emoji, CJK and →.
+    # Pillow's own font: no file of this or any machine is needed. It lacks emoji, CJK, θ and →.
     title = shorten(walk.title, 90).replace("→", "to")
     pen.text((margin, margin), title, fill="#111", font=ImageFont.load_default(15))
     line = shorten(" · ".join(details(walk)), 110)
@@ -235,6 +235,6 @@ def walk_image(walk: Walk, *, columns: int = COLUMNS) -> Image.Image:
     for k, i in enumerate(chosen):
         x, y = margin + k % columns * (box[0] + gap), margin + head + k // columns * cell
         sheet.paste(walk.images[i].resize(box, Image.Resampling.BICUBIC), (x, y))
-        words = f"{walk.axis} = {_number(walk.t[i])}"
+        words = f"{walk.axis.replace('θ', 'theta')} = {_number(walk.t[i])}"
         pen.text((x, y + box[1] + 2), words, fill="#444", font=ImageFont.load_default(11))
     return sheet

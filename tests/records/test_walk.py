@@ -161,6 +161,12 @@ def test_pictures_carry_the_walks_words(tmp_path):
         Trajectory.from_png(tmp_path / "all.png")
 
 
+def test_sheet_writes_theta_in_letters_that_its_font_has():
+    greek, latin = (make(axis=axis)._repr_mimebundle_()["image/png"] for axis in ("θ", "theta"))
+    assert greek == latin
+    assert greek != make(axis="t")._repr_mimebundle_()["image/png"]
+
+
 def test_page_holds_no_foreign_markup(tmp_path):
     walk = make(labels=[HOSTILE] * 4, verdicts=[HOSTILE] * 4, axis=HOSTILE, model=HOSTILE)
     page = walk.to_html(tmp_path / "w.html").read_text(encoding="utf-8")
