@@ -87,6 +87,6 @@ def _drawable_lanes(trajs: tuple[Trajectory, ...]) -> list[str]:
 
 
 def short_repr(value: object) -> str:
-    """A value as it may stand in a sentence."""
-    words = repr(value)
+    """A value as it may stand in a sentence: one line, also of an array."""
+    words = " ".join(line.strip() for line in repr(value).splitlines())
     return words if len(words) <= 60 else f"{words[:59]}…"

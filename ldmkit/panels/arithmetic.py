@@ -131,14 +131,6 @@ class ArithmeticPanel(WalkingPanel):
     def _fill(self, settings: dict[str, Any]) -> None:
         self._form.fill(settings)  # type: ignore[attr-defined]
 
-    def _run_clicked(self) -> None:
-        try:  # what was refused stays in its field: nothing else is run in its place
-            self._checked(self._form.entries())  # type: ignore[attr-defined]
-        except (TypeError, ValueError) as error:
-            self._form.say(str(error), wrong=True)
-            return
-        super()._run_clicked()
-
     def _show(self, job: Job) -> None:
         super()._show(job)
         if job.ended:  # the whole sum, which was asked for
@@ -225,12 +217,6 @@ def _changes(verdict: str, place: int) -> str:
 
 class _Form(WalkForm):
     """Terms, and how they are added."""
-
-    def entries(self) -> dict[str, Any]:
-        """What stands in the fields, right or wrong."""
-        return {n: field.value for n, field in self._fields.items()} | {
-            "terms": self._fields["terms"].entry
-        }
 
     def _make(self, **options: Any) -> list[ipywidgets.Widget]:
         self._fields["terms"] = TermsField(**options)

@@ -28,7 +28,7 @@ from ldmkit.records import Embedding, Trajectory, Walk
 from ldmkit.records.rgb import to_rgb
 from ldmkit.space.ends import label_of
 
-__all__ = ["EndField", "WalkFrame", "checked_end", "given", "name_of"]
+__all__ = ["EndField", "WalkFrame", "checked_end", "given", "name_of", "whole_number"]
 
 KINDS = {
     "words": "Words",
@@ -36,6 +36,7 @@ KINDS = {
     "picture": "Picture",
     "record": "Earlier record",
 }
+NOTHING = {"picture": "picture", "record": "earlier record"}  # kinds that begin empty
 SIDE = 1024  # pixels that are kept of a picture
 THUMB = 128
 MOST_RECORDS = 60  # in the list to choose from
@@ -77,12 +78,23 @@ def checked_end(name: str, entry: Any) -> Any:
         return WalkFrame(entry, len(entry) - 1)
     if isinstance(entry, (Scene, Embedding, Trajectory, WalkFrame)):
         return entry
-    if hasattr(entry, "__index__") and not isinstance(entry, bool):
-        return _sampled(_checked_seed(name, operator.index(entry)))
+    seed = whole_number(entry)
+    if seed is not None:
+        return _sampled(_checked_seed(name, seed))
     raise TypeError(
         f"{name} must be words, a PIL picture, a critters.Scene or its seed, an Embedding, a "
         f"Trajectory or a Walk, got {short_repr(entry)}; open a file with PIL.Image.open(path)."
     )
+
+
+def whole_number(entry: Any) -> int | None:
+    """A whole number of any type; ``None`` for everything else, ``True`` and arrays too."""
+    if isinstance(entry, bool):
+        return None
+    try:
+        return operator.index(entry)
+    except TypeError:  # an array has __index__ and no answer
+        return None
 
 
 _seeds: dict[Scene, int] = {}  # of scenes that were given by seed: their field shows it
@@ -202,6 +214,7 @@ class EndField(ipywidgets.VBox):
         self._end: Any = ""
         self._filling, self._number = False, 0
         self._kept: dict[str, Any] = {}  # the last of each kind: to and fro loses nothing
+        self._refused: dict[str, Any] = {}  # what stands in a kind's field and can't be taken
         self._found: dict[str, Any] = {}
         self._kind = ipywidgets.Dropdown(
             options=[(words, kind) for kind, words in KINDS.items()], description=title
@@ -252,6 +265,25 @@ class EndField(ipywidgets.VBox):
         """What is picked, as ``checked_end`` gives it."""
         return self._end
 
+    def standing(self, name: str = "") -> Any:
+        """What stands in the field, as ``checked_end`` gives it.
+
+        Args:
+            name: of the end, for the sentence; by default the field's title.
+
+        Raises:
+            TypeError, ValueError: what was refused still stands there, or nothing was picked yet:
+                ``end`` is older than what the reader sees.
+        """
+        kind, name = self._kind.value, name or self._kind.description
+        if kind in self._refused:
+            return checked_end(name, self._refused[kind])
+        if kind != _kind_of(self._end):
+            raise ValueError(
+                f"{name}: no {NOTHING[kind]} is chosen yet; choose one, or take words."
+            )
+        return self._end
+
     def count_as(self, number: int) -> None:
         """Which of several ends it is, from 0: what has no name is called by its number."""
         self._number = number
@@ -259,6 +291,9 @@ class EndField(ipywidgets.VBox):
 
     def fill(self, end: Any) -> None:
         """Shows an end, without a call of ``on_edit``."""
+        kind = self._kind.value
+        if end is self._end and kind == _kind_of(end) and kind not in self._refused:
+            return
         self._filling = True
         try:
             self._take(end)
@@ -280,6 +315,7 @@ class EndField(ipywidgets.VBox):
 
     def _take(self, end: Any) -> None:
         self._end = self._kept[_kind_of(end)] = end
+        self._refused.pop(_kind_of(end), None)
         self._draw()
 
     def _draw(self) -> None:
@@ -298,8 +334,9 @@ class EndField(ipywidgets.VBox):
         if self._filling:
             return
         try:
-            self._take(checked_end(self._kind.description.lower(), entry))
+            self._take(checked_end(self._kind.description, entry))
         except (TypeError, ValueError) as error:
+            self._refused[self._kind.value] = entry
             self._on_wrong(str(error))
             return
         self._on_edit(self._end)
@@ -310,7 +347,10 @@ class EndField(ipywidgets.VBox):
         kind = change["new"]
         if kind == "record":
             self._look_for_records()
-        if kind in self._kept:
+        if kind in self._refused:
+            self._draw()
+            self._edited(self._refused[kind])
+        elif kind in self._kept:
             self._edited(self._kept[kind])
         elif kind == "words":
             self._edited(self._words.value)

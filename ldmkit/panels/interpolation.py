@@ -29,6 +29,8 @@ from ldmkit.panels.walk_form import (
     vocabulary_of,
 )
 from ldmkit.panels.walking import Make, OnFrame, OnStep, WalkingPanel, is_embedded, with_verdicts
+from ldmkit.panels.words import unknown_words
+from ldmkit.recording.saying import say
 from ldmkit.records import Walk
 from ldmkit.space.adaptors import family_of
 from ldmkit.space.interpolate import METHODS, interpolate
@@ -126,7 +128,8 @@ class InterpolationPanel(WalkingPanel):
     def __repr__(self) -> str:
         if self._closed:
             return "InterpolationPanel(closed)"
-        ends = " → ".join(shorten(name_of(self.value[name]), 40) for name in ("a", "b"))
+        names = [name_of(self.value[end], i) for i, end in enumerate(("a", "b"))]
+        ends = " → ".join(shorten(name, 40) for name in names)
         return f"InterpolationPanel({ends!r} in {self.value['space']}, {self.job})"
 
     def _fill(self, settings: dict[str, Any]) -> None:
@@ -159,6 +162,7 @@ class InterpolationPanel(WalkingPanel):
 
     def _order(self, settings: dict[str, Any]) -> tuple[list[float], str, Make]:
         space, embedded = settings["space"], self._embedded
+        vocabulary = vocabulary_of(embedded)
         words = {name: settings[name] for name in ("num_frames", "seed", "space", "method")}
         words["invert"] = settings["invert"] and space == "clip_image"
         by_picture = space != "clip_image" or words["invert"]
@@ -167,6 +171,9 @@ class InterpolationPanel(WalkingPanel):
             words |= {"num_inference_steps": settings["num_inference_steps"], **self._call}
 
         def make(pipe: Any, on_frame: OnFrame, on_step: OnStep) -> tuple[Walk, Sequence[str]]:
+            texts = [end for end in ends if isinstance(end, str)]
+            if unknown := unknown_words(vocabulary, " ".join(texts)):
+                say(unknown, stacklevel=1)
             # One by one on a CPU, where a batch is hardly faster, so that pictures come steadily.
             size = 1 if getattr(pipe, "device", None) is None or _on_cpu(pipe) else None
             walk = interpolate(
@@ -174,7 +181,7 @@ class InterpolationPanel(WalkingPanel):
             )
             if embedded:
                 walk = with_verdicts(walk, seen_words(walk.images))
-            return walk, [end for end in ends if isinstance(end, str)]
+            return walk, texts
 
         places = [float(t) for t in np.linspace(0, 1, settings["num_frames"])]
         return places, "t", make
@@ -201,8 +208,10 @@ class _Form(WalkForm):
     def _make(self, **options: Any) -> list[ipywidgets.Widget]:
         spaces = options.pop("spaces")
         vocabulary = options.pop("vocabulary")
-        for name, title in (("a", "From"), ("b", "To")):
-            self._fields[name] = EndField(title, vocabulary, on_edit=self._end(name), **options)
+        for i, (name, title) in enumerate((("a", "From"), ("b", "To"))):
+            end = EndField(title, vocabulary, on_edit=self._end(name), **options)
+            end.count_as(i)
+            self._fields[name] = end
         seed = self.seed_row()
         more = {
             "space": ipywidgets.Dropdown(

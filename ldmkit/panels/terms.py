@@ -91,6 +91,10 @@ class TermsField(ipywidgets.VBox):
         """What stands in the chips, right or wrong."""
         return [chip.term for chip in self._chips]
 
+    def standing(self) -> list[Term]:
+        """The same, or one sentence where a chip's end is wrong (see ``EndField.standing``)."""
+        return [chip.standing(f"Term {i}") for i, chip in enumerate(self._chips, 1)]
+
     def _draw(self) -> None:
         terms = self.value
         if not self._ours:
@@ -166,6 +170,10 @@ class _Chip(ipywidgets.VBox):
         """Its weight, with its sign, and what stands there."""
         return self._sign.value * self._weight.value, self._end.end
 
+    def standing(self, name: str) -> Term:
+        """The same, or one sentence where its end is wrong."""
+        return self.term[0], self._end.standing(name)
+
     def count_as(self, number: int) -> None:
         """Which term it is, from 0."""
         self._end.count_as(number)
@@ -177,8 +185,7 @@ class _Chip(ipywidgets.VBox):
             weight, end = term
             self._sign.value = math.copysign(1.0, weight)
             self._weight.value = abs(weight)
-            if self._end.end is not end:
-                self._end.fill(end)
+            self._end.fill(end)
         finally:
             self._filling = False
         (self.add_class if self._sign.value < 0 else self.remove_class)("ldm-minus")

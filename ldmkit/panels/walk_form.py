@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import operator
 import random
 from collections.abc import Callable, Mapping
 from numbers import Real
@@ -16,7 +15,7 @@ from ldmkit.critters import words as critter_words
 from ldmkit.figures.checks import short_repr
 from ldmkit.loading.origin import origin_of
 from ldmkit.panels.actions import Actions, row
-from ldmkit.panels.ends import EndField
+from ldmkit.panels.ends import EndField, whole_number
 from ldmkit.panels.settings import LARGEST_SEED
 from ldmkit.recording import checks
 from ldmkit.space.adaptors import family_of
@@ -54,12 +53,12 @@ def checked_seed(entry: Any) -> int:
 
 
 def _whole(name: str, entry: Any, least: int, most: int) -> int:
-    if isinstance(entry, bool) or not hasattr(entry, "__index__"):
+    number = whole_number(entry)
+    if number is None:
         raise TypeError(
             f"{name} must be a whole number between {least} and {most}, got {short_repr(entry)}; "
             f"give one like {least}."
         )
-    number = operator.index(entry)
     if not least <= number <= most:
         raise ValueError(f"{name} must be between {least} and {most} inclusive, got {number}.")
     return number
@@ -156,12 +155,22 @@ class WalkForm(Actions, ipywidgets.VBox):
             for name, value in settings.items():
                 field = self._fields.get(name)
                 if isinstance(field, EndField):
-                    if field.end is not value:
-                        field.fill(value)
+                    field.fill(value)
                 elif field is not None and field.value != value:
                     field.value = value
         finally:
             self._filling = False
+
+    def entries(self) -> dict[str, Any]:
+        """What stands in the fields, right or wrong.
+
+        Raises:
+            TypeError, ValueError: an end is wrong (see ``EndField.standing``).
+        """
+        return {
+            name: field.standing() if hasattr(field, "standing") else field.value
+            for name, field in self._fields.items()
+        }
 
     def seed_row(self) -> ipywidgets.Box:
         """The seed's field with its dice."""

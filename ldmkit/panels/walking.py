@@ -169,7 +169,8 @@ class WalkingPanel(RunningPanel):
         return work
 
     def _run_clicked(self) -> None:
-        try:
+        try:  # what was refused stays in its field: nothing else is run in its place
+            self._checked(self._form.entries())  # type: ignore[attr-defined]
             self.run()
         except (TypeError, ValueError) as error:
             self._form.say(str(error), wrong=True)

@@ -6,7 +6,6 @@ unCLIP pipelines feed; every comparison here is by cosine, so lengths never matt
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.recording.checks import check_prompt
+from ldmkit.recording.saying import say
 from ldmkit.recording.told import length_said_once
 from ldmkit.records import Embedding, Gap
 from ldmkit.records.rgb import to_rgb
@@ -300,10 +300,9 @@ def _say_what_fell_off(half: TextHalf, texts: list[str]) -> None:
     if cut:
         more = f", and the ends of {len(cut) - 1} more texts" if len(cut) > 1 else ""
         fell = cut[0] if len(cut[0]) <= 120 else cut[0][:119] + "…"
-        warnings.warn(
+        say(
             f"The text encoder reads {most - 2} tokens of a text, so these words have no effect: "
             f"{fell!r}{more}; shorten them.",
-            UserWarning,
             stacklevel=3,
         )
 
