@@ -217,7 +217,8 @@ def _shown(
     if walk.embeddings:
         try:
             reference = reference_for(pipe, is_embedded(pipe), captions)
-            own: list[Embedding] = reference.clip.encode_text(list(texts)) if texts else []
+            with heard_by(lambda words: None):  # what falls off, the walk itself has said
+                own: list[Embedding] = reference.clip.encode_text(list(texts)) if texts else []
             near = nearest(reference, walk.embeddings)
             plane = plane_of(reference, walk, own)
         except (FileNotFoundError, RecordError, RuntimeError, TypeError) as error:
