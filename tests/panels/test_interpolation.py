@@ -576,16 +576,19 @@ def test_stopped_before_the_first_picture(panel, unclip):
     assert len(places(panel)) == 3
 
 
-def test_pictures_are_shown_as_they_come(panel, unclip):
-    with held(unclip, at=4) as (gate, reached):
+def test_pictures_are_shown_as_they_come(panel, unclip, monkeypatch):
+    monkeypatch.setattr("ldmkit.panels.job.INTERVAL", 0.0)  # every update is drawn
+    with held(unclip, at=5) as (gate, reached):
         job = panel.run()
         assert reached.wait(30)
-        time.sleep(0.15)  # an update is due ten times a second
+        data = panel._view._payload.data
+        assert (len(data["sizes"]), data["total"]) == (2, 3)
+        assert "Picture 2 of 3" in panel._form._status.value
+        assert "ldm-empty" in panel._export._dom_classes
         gate.set()
         job.wait(60)
-    first = panel._film.pictures[0]
-    assert equal(first, panel.result.images[0])
-    assert panel._view._payload.data["total"] == 3
+    assert len(panel._view._payload.data["sizes"]) == 3
+    assert "ldm-empty" not in panel._export._dom_classes
 
 
 def test_two_panels_on_one_pipeline_take_turns(panel, unclip):
