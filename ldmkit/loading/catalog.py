@@ -64,7 +64,7 @@ _ROWS = (
     Row(
         name="critters-unclip",
         family="StableUnCLIPPipeline",
-        parameters=11_000_000,
+        parameters=11_900_000,
         download_gb=0.0,
         memory="0.5 GB, any CPU",
         licence="Apache-2.0",

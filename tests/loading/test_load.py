@@ -235,7 +235,6 @@ def test_importing_loading_imports_no_torch():
 embedded = Path(ldmkit.__file__).parent / "critters" / "weights" / "critters"
 
 
-@pytest.mark.skipif(not (embedded / "model_index.json").exists(), reason="not trained yet")
 def test_the_embedded_model():
     from diffusers import StableDiffusionPipeline
 

@@ -111,10 +111,8 @@ def test_names_without_network(name):
 
 
 EMBEDDED = Path(ldmkit.__file__).parent / "critters" / "weights" / "critters-unclip"
-trained = pytest.mark.skipif(not (EMBEDDED / "model_index.json").exists(), reason="not trained yet")
 
 
-@trained
 def test_the_embedded_one_is_a_plain_folder():
     pipe = ldmkit.load("critters-unclip", device="cpu")
     plain = diffusers.StableUnCLIPPipeline.from_pretrained(EMBEDDED)
@@ -131,7 +129,6 @@ def test_the_embedded_one_is_a_plain_folder():
     assert {"num_inference_steps", "prior_guidance_scale"} <= set(origin_of(pipe).defaults)
 
 
-@trained
 def test_what_the_embedded_one_was_made_for_is_the_default():
     pipe = ldmkit.load("critters-unclip", device="cpu")
     made_for = origin_of(pipe).defaults
