@@ -31,6 +31,7 @@ THUMB = 92  # pixels: nine of a row fit a notebook cell
 COLUMNS = 9
 MAX_BYTES = 2_200_000  # as for the player: an output stays under 4 MB
 EXACT_PIXELS = 128 * 128  # small pictures are enlarged by the browser: no loss beforehand
+_LACKING = str.maketrans({"→": "to", "θ": "theta", "−": "-"})  # in Pillow's own font
 
 
 class Rung(NamedTuple):
@@ -227,14 +228,14 @@ def walk_image(walk: Walk, *, columns: int = COLUMNS) -> Image.Image:
     size = (max(360, 2 * margin + across * (box[0] + gap) - gap), 2 * margin + head + rows * cell)
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
-    # Pillow's own font: no file of this or any machine is needed. It lacks emoji, CJK, θ and →.
-    title = shorten(walk.title, 90).replace("→", "to")
+    # Pillow's own font: no file of this or any machine is needed. It lacks emoji and CJK too.
+    title = shorten(walk.title, 90).translate(_LACKING)
     pen.text((margin, margin), title, fill="#111", font=ImageFont.load_default(15))
-    line = shorten(" · ".join(details(walk)), 110)
+    line = shorten(" · ".join(details(walk)), 110).translate(_LACKING)
     pen.text((margin, margin + 19), line, fill="#666", font=ImageFont.load_default(11))
     for k, i in enumerate(chosen):
         x, y = margin + k % columns * (box[0] + gap), margin + head + k // columns * cell
         sheet.paste(walk.images[i].resize(box, Image.Resampling.BICUBIC), (x, y))
-        words = f"{walk.axis.replace('θ', 'theta')} = {_number(walk.t[i])}"
+        words = f"{walk.axis.translate(_LACKING)} = {_number(walk.t[i])}"
         pen.text((x, y + box[1] + 2), words, fill="#444", font=ImageFont.load_default(11))
     return sheet

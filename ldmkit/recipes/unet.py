@@ -29,7 +29,7 @@ from ldmkit.recipes.muon import Muon
 
 BATCH = 64
 _DROPPED = 0.1  # captions replaced by the empty one
-_STEPS, _GUIDANCE = 32, 2.0
+_STEPS, _GUIDANCE = 32, 4.0
 
 
 def build() -> UNet2DConditionModel:

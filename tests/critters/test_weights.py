@@ -81,7 +81,7 @@ def test_pipeline_and_clip_share_their_text_encoder() -> None:
 def test_pictures_obey_their_captions(held_out: bool, bar: float) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS / "critters", dtype=torch.float32)
     texts = captions(100, held_out, 1, start=520_000)
-    verdicts = judge_many(paint(pipe, texts, 32, 2.0), texts)
+    verdicts = judge_many(paint(pipe, texts, 32, 4.0), texts)
     # Below the model card's share by three standard errors of 100 pictures.
     assert np.mean([v.obeyed for v in verdicts]) >= bar
 

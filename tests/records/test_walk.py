@@ -161,10 +161,16 @@ def test_pictures_carry_the_walks_words(tmp_path):
         Trajectory.from_png(tmp_path / "all.png")
 
 
-def test_sheet_writes_theta_in_letters_that_its_font_has():
-    greek, latin = (make(axis=axis)._repr_mimebundle_()["image/png"] for axis in ("θ", "theta"))
-    assert greek == latin
-    assert greek != make(axis="t")._repr_mimebundle_()["image/png"]
+@pytest.mark.parametrize(
+    ("name", "lacking", "plain"),
+    [("axis", "θ", "theta"), ("title", "a − b → c", "a - b to c"), ("model", "a−b", "a-b")],
+)
+def test_sheet_writes_what_its_font_has(name, lacking, plain):
+    ours, latin, other = (
+        make(**{name: words})._repr_mimebundle_()["image/png"] for words in (lacking, plain, "t")
+    )
+    assert ours == latin
+    assert ours != other
 
 
 def test_page_holds_no_foreign_markup(tmp_path):
