@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from math import prod
 from random import Random
 
 from ldmkit.critters.scene import BACKGROUNDS, COLOURS, Critter, Scene, hidden
@@ -148,9 +149,37 @@ def caption(scene: Scene, seed: int = 0) -> str:
     return _with_style(rng, parts, scene.style)
 
 
-def _with_style(rng: Random, parts: str, style: str | None) -> str:
+def silence(scene: Scene) -> float:
+    """How probable it is that `caption` says nothing of a scene but its animals.
+
+    What goes without saying is what stays when nothing is said: a critter without a hat is more
+    probably passed over in silence than one with a hat.
+
+    Args:
+        scene: ``None`` is silent for certain.
+
+    Returns:
+        0 … 1, over the seeds of `caption`.
+    """
+    hide = hidden(scene)
+    sayable = ["place"] * (scene.place is not None)
+    sayable += ["side"] * (scene.side in ("left", "right"))
+    for critter in scene.critters:
+        sayable += ["size"] * (scene.size in ("small", "big"))
+        sayable += ["mood"] * (critter.mood not in (None, "neutral"))
+        sayable += ["colour"] * (critter.colour is not None)
+        sayable += ["wears"] * (critter.wears not in (None, "nothing"))
+    style = 0.0 if scene.style is None else _style_said(scene.style)
+    return prod(1 - _SAID[name] for name in sayable if name not in hide) * (1 - style)
+
+
+def _style_said(style: str) -> float:
     # Cartoon is what an unsaid style mostly means, so it is said seldom.
-    if style is None or not (rng.random() < 0.15 if style == "cartoon" else _says(rng, "style")):
+    return 0.15 if style == "cartoon" else _SAID["style"]
+
+
+def _with_style(rng: Random, parts: str, style: str | None) -> str:
+    if style is None or rng.random() >= _style_said(style):
         return parts
     if rng.random() < 0.75:
         return f"{_choose(rng, _STYLE_BEFORE[style])} {parts}"

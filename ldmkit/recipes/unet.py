@@ -4,8 +4,9 @@
 
 Latent diffusion (Rombach et al. 2022) with the v-parametrisation of Salimans & Ho (2022,
 arXiv 2202.00512, section 4): the network predicts v = alpha · noise − sigma · x0. One caption in
-ten is dropped, so that guidance has an unconditional side. The whole `StableDiffusionPipeline`
-folder is written at the end.
+eight is the empty one, so that guidance has an unconditional side (Ho & Salimans 2022,
+arXiv 2207.12598), with a drawing of which nothing was said (`common.Unspoken`). The whole
+`StableDiffusionPipeline` folder is written at the end.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from ldmkit.critters.scene import EVALUATION_SEED, VERSION
 from ldmkit.recipes.clip import captions_of, full_precision_config, tokens
-from ldmkit.recipes.common import Run, arguments, drawings, half, to_tensor
+from ldmkit.recipes.common import Run, Unspoken, arguments, drawings, half, to_tensor
 from ldmkit.recipes.muon import Muon
 
 BATCH = 64
-_DROPPED = 0.1  # captions replaced by the empty one
+_DROPPED = 0.125  # share of empty captions
 _STEPS, _GUIDANCE = 32, 4.0
 
 
@@ -154,6 +155,7 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, Conditions
         else UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32)
     )
     unet.to(device).train()
+    unspoken = Unspoken(len(latents))
     alphas = build_scheduler().alphas_cumprod
     posterior = 0.08 * float(conditions.vae.config.scaling_factor)  # the encoder's fixed deviation
     run = Run(
@@ -178,9 +180,10 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, Conditions
     with sdpa_kernel(SDPBackend.MATH if device == "cpu" else list(SDPBackend.__members__.values())):
         for step in run.steps(evaluate):
             rng = np.random.default_rng((options.seed, step))
-            picked = np.sort(rng.integers(0, len(latents), BATCH))
-            captions = captions_of(picked, step + 1)
-            captions = ["" if rng.random() < _DROPPED else c for c in captions]
+            silent = round(_DROPPED * BATCH)
+            spoken = np.sort(rng.integers(0, len(latents), BATCH - silent))
+            picked = np.concatenate((spoken, unspoken.pick(silent, rng)))
+            captions = captions_of(spoken, step + 1) + [""] * silent
             x0 = latents[picked].float()
             x0 = x0 + posterior * torch.randn_like(x0)
             t = stratified(BATCH, rng, len(alphas))[torch.from_numpy(rng.permutation(BATCH))]

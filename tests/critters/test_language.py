@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from ldmkit.critters import Critter, Scene, UnknownWords, parse, words
+from ldmkit.critters.language import silence
 from ldmkit.critters.scene import hidden
 
 _CRITTER = ("animal", "colour", "wears", "mood")
@@ -37,6 +40,24 @@ def test_captions_vary_with_their_seed_only() -> None:
     scene = Scene.sample(500_003)
     assert scene.caption(1) == scene.caption(1)
     assert len({scene.caption(i) for i in range(50)}) > 5
+
+
+def test_silence_is_how_often_captions_say_nothing_but_the_animals() -> None:
+    animals = Scene((Critter("cat"), Critter("dog")))
+    assert silence(animals) == silence(Scene()) == 1  # nothing to say
+    rng = Random(0)
+    for plain in (True, False):
+        scene = Scene(
+            critters=(Critter("cat", None, "nothing" if plain else "scarf", "neutral"),),
+            style="cartoon" if plain else "neon",
+            size="medium" if plain else "big",
+            side="centre",
+        )
+        texts = [scene.caption(rng.randrange(10**9)) for _ in range(20_000)]
+        quiet = sum(set(text.split()) <= {"a", "cat"} for text in texts) / len(texts)
+        expected = silence(scene)
+        assert abs(quiet - expected) < 5 * (expected * (1 - expected) / len(texts)) ** 0.5
+    assert silence(Scene((Critter(mood="sad"),), size="small")) == pytest.approx(0.2)  # hidden
 
 
 @pytest.mark.parametrize(
