@@ -41,6 +41,25 @@ def _draw_chunk(start: int) -> NDArray[np.uint8]:
     return np.stack([np.asarray(scene(i).draw(64, i)) for i in range(start, start + _CHUNK)])
 
 
+def drawn(count: int, start: int) -> Iterator[NDArray[np.uint8]]:
+    """Draw scenes ``start … start + count``, 500 at a time, on all cores; nothing is kept.
+
+    Args:
+        count: how many, a multiple of 500.
+        start: first index.
+
+    Yields:
+        (500, 64, 64, 3) uint8.
+    """
+    starts = range(start, start + count, _CHUNK)
+    few = 4 * (os.cpu_count() or 1)  # a pool runs ahead of who asks: no further than this
+    with ProcessPoolExecutor() as pool, tqdm(total=len(starts), desc="drawing") as bar:
+        for i in range(0, len(starts), few):
+            for chunk in pool.map(_draw_chunk, starts[i : i + few]):
+                bar.update()
+                yield chunk
+
+
 def drawings(count: int, start: int, cache: Path) -> NDArray[np.uint8]:
     """Draw scenes ``start … start + count`` once and keep them beside the runs.
 
@@ -62,11 +81,8 @@ def drawings(count: int, start: int, cache: Path) -> NDArray[np.uint8]:
     path = cache / f"drawings-v{VERSION}-{start}-{count}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        starts = range(start, start + count, _CHUNK)
-        with ProcessPoolExecutor(os.cpu_count()) as pool:
-            chunks = list(tqdm(pool.map(_draw_chunk, starts), total=len(starts), desc="drawing"))
         partial = path.with_suffix(".part.npy")
-        np.save(partial, np.concatenate(chunks))
+        np.save(partial, np.concatenate(list(drawn(count, start))))
         partial.replace(path)
     pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return pictures

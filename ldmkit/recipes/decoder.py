@@ -131,20 +131,34 @@ class Lessons:
         pictures = Pictures(options.clip)
         self.embeddings = pictures.training(options.drawings, cache)
         self.vectors = Vectors(fit(self.embeddings))
-        self.scenes = [scene(i) for i in range(len(self.embeddings))]
+        self._reading_steps = options.reading_steps
+        more = max(options.drawings, options.reading_drawings or 0)
+        self._read = pictures.training(more, cache) if options.reading_steps else self.embeddings
         unseen = np.array(drawings(500, TUNING_SEED, cache)[:128])
         self._held = self.conditions.latents(unseen).float()
         self._held_vectors = self.vectors(pictures.embed(unseen), torch.zeros(128).long())
 
-    def reader(self, width: int, steps: int) -> reading.Reader:
-        """What tells the drawings' attributes from class vectors."""
+    def taught(self, reader: reading.Reader, again: bool = False) -> reading.Reader:
+        """A reader that tells the drawings' attributes from class vectors.
+
+        Args:
+            reader: fresh, or taken from a decoder.
+            again: it has learned before; its heads have not.
+        """
         rng = np.random.default_rng((self.seed, 0))
 
         def vectors(picked: NDArray[np.int64]) -> torch.Tensor:
-            return self.vectors.training(self.embeddings[picked], rng)
+            return self.vectors.training(self._read[picked], rng)
 
-        table = torch.from_numpy(labels(self.scenes))
-        return reading.learn(vectors, table, width, steps, rng)
+        table = torch.from_numpy(labels([scene(i) for i in range(len(self._read))]))
+        if again:
+            # Heads that know nothing yet would pull at what the decoder listens to.
+            for layer in (reader.linear_1, reader.linear_2):
+                layer.requires_grad_(False)
+            reading.learn(vectors, table, reader, self._reading_steps // 10, rng)
+            reader.requires_grad_(True)
+        rate = {"rate": reading.AGAIN} if again else {}
+        return reading.learn(vectors, table, reader, self._reading_steps, rng, **rate)
 
     def batch(self, step: int) -> Lesson:
         """The batch of a step."""
@@ -188,11 +202,13 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCL
     torch.manual_seed(options.seed)
     lessons = Lessons(options)
     unet = warm_start(options.start or UNET)
+    begun = (options.runs / (options.name or "decoder") / "checkpoint.safetensors").exists()
     missing = reading.TIME_WIDTH - unet.time_embedding.linear_1.out_features
     if missing > 0:
-        begun = (options.runs / (options.name or "decoder") / "checkpoint.safetensors").exists()
-        reader = lessons.reader(missing, 0 if begun else options.reading_steps)
-        unet = reading.widen(unet, reader)
+        fresh = reading.Reader(2 * WIDTH, missing)
+        unet = reading.widen(unet, fresh if begun else lessons.taught(fresh))
+    elif not begun:
+        reading.put_back(unet, lessons.taught(reading.taken(unet), again=True))
     unet.to(options.device).train()
     run = Run(
         options.name or "decoder",
@@ -235,6 +251,9 @@ def main() -> None:
     parser.add_argument("--clip", default=CLIP, help="folder of the embedded CLIP")
     parser.add_argument(
         "--reading-steps", type=int, default=20_000, help="of telling attributes apart, beforehand"
+    )
+    parser.add_argument(
+        "--reading-drawings", type=int, default=None, help="to tell them apart in, if more"
     )
     options = parser.parse_args()
     unet, normalizer = train(options)

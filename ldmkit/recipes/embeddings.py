@@ -18,12 +18,11 @@ from diffusers import DDPMScheduler
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
     StableUnCLIPImageNormalizer,
 )
-from tqdm import tqdm
 from transformers import CLIPModel
 
 import ldmkit.critters
 from ldmkit.recipes.clip import pixels
-from ldmkit.recipes.common import drawings
+from ldmkit.recipes.common import drawn
 
 WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
 CLIP, VAE, UNET = (
@@ -43,19 +42,24 @@ class Pictures:
     def embed(self, pictures: np.ndarray) -> torch.Tensor:
         """(n, 64, 64, 3) uint8 -> (n, 128) float32, projected and not normalised."""
         out = []
-        for i in tqdm(range(0, len(pictures), 100), desc="embedding", disable=len(pictures) < 5000):
+        for i in range(0, len(pictures), 100):
             x = pixels(pictures[i : i + 100])
             out.append(self.model.get_image_features(pixel_values=x).pooler_output)
         return torch.cat(out)
 
     def training(self, count: int, cache: Path) -> torch.Tensor:
-        """The embeddings of the training drawings, encoded once per CLIP."""
+        """The embeddings of the training drawings, encoded once per CLIP.
+
+        The drawings themselves are not kept: many more can be read than a U-Net is shown.
+        """
         weights = b"".join(
             w.numpy().tobytes() for w in self.model.vision_model.state_dict().values()
         )
         path = cache / f"embeddings-{hashlib.sha256(weights).hexdigest()[:12]}-{count}.npy"
         if not path.exists():
-            np.save(path, self.embed(drawings(count, 0, cache)).numpy())
+            cache.mkdir(parents=True, exist_ok=True)
+            chunks = [self.embed(chunk) for chunk in drawn(count, 0)]
+            np.save(path, torch.cat(chunks).numpy())
         return torch.from_numpy(np.load(path))
 
 

@@ -16,6 +16,7 @@ from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
+from tqdm import tqdm
 
 from ldmkit.critters.judging import HEADS
 
@@ -23,6 +24,8 @@ TIME_WIDTH = 512  # of the timestep's and class embedding; the text-to-image U-N
 _BATCH = 512
 _RATE = 3e-3
 _UNSEEN = -1  # a label that the drawing hides
+
+AGAIN = 1e-3  # of a reader that has learned before, so that what listens to it still does
 
 Inputs = Callable[[NDArray[np.int64]], torch.Tensor]
 
@@ -49,21 +52,27 @@ class Reader(nn.Module):
 
 
 def learn(
-    vectors: Inputs, table: torch.Tensor, width: int, steps: int, rng: np.random.Generator
+    vectors: Inputs,
+    table: torch.Tensor,
+    reader: Reader,
+    steps: int,
+    rng: np.random.Generator,
+    rate: float = _RATE,
 ) -> Reader:
     """Teach a reader.
 
     Args:
         vectors: numbers of drawings to their class vectors, noised as in training.
         table: (n, heads) right answers, -1 where the drawing hides one.
-        width: of the hidden layers.
+        reader: fresh, or one that has learned before.
         steps: of 512 drawings each.
         rng: picks the drawings.
+        rate: the highest learning rate.
     """
-    reader = Reader(vectors(np.arange(1)).shape[1], width).train()
-    optimizer = torch.optim.AdamW(reader.parameters(), _RATE, weight_decay=0.02)
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, max(1, steps))
-    for _ in range(steps):
+    reader.train()
+    optimizer = torch.optim.AdamW(reader.parameters(), rate, weight_decay=0.02)
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, max(1, steps))
+    for _ in tqdm(range(steps), desc="reading", disable=steps < 1000):
         picked = np.sort(rng.integers(0, len(table), _BATCH))
         logits, target = reader(vectors(picked)), table[torch.from_numpy(picked)]
         loss = torch.zeros(())
@@ -109,6 +118,38 @@ def widen(unet: UNet2DConditionModel, reader: Reader) -> UNet2DConditionModel:
     state["time_embedding.linear_1.weight"][old:] = fresh.weight[old:]
     wide.load_state_dict(state)
     return wide
+
+
+@torch.no_grad()
+def taken(unet: UNet2DConditionModel) -> Reader:
+    """The reader that stands in a wide class embedding, its heads fresh.
+
+    Args:
+        unet: from `widen`, as it came or trained on.
+    """
+    layers = unet.class_embedding
+    old = time_width(unet)
+    reader = Reader(layers.linear_1.in_features, layers.linear_1.out_features - old)
+    for layer in ("linear_1", "linear_2"):
+        ours, theirs = getattr(reader, layer), getattr(layers, layer)
+        ours.weight.copy_(theirs.weight[old:, -ours.in_features :])
+        ours.bias.copy_(theirs.bias[old:])
+    return reader
+
+
+@torch.no_grad()
+def put_back(unet: UNet2DConditionModel, reader: Reader) -> None:
+    """Write a reader that has learned more where `taken` found it."""
+    old = time_width(unet)
+    for layer in ("linear_1", "linear_2"):
+        ours, theirs = getattr(reader, layer), getattr(unet.class_embedding, layer)
+        theirs.weight[old:, -ours.in_features :] = ours.weight
+        theirs.bias[old:] = ours.bias
+
+
+def time_width(unet: UNet2DConditionModel) -> int:
+    """How wide the timestep's embedding is without a reader's part: diffusers' own default."""
+    return 4 * int(unet.config["block_out_channels"][0])
 
 
 def score(reader: Reader, vectors: torch.Tensor, table: torch.Tensor) -> dict[str, float]:

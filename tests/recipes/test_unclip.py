@@ -80,6 +80,25 @@ def test_a_wider_decoder_starts_as_the_same_function() -> None:
     assert wide.time_embedding.linear_1.weight[-40:].abs().min() > 0  # hidden units that can learn
 
 
+@torch.no_grad()
+def test_a_reader_is_taken_out_and_put_back() -> None:
+    unet = decoder.warm_start(embeddings.UNET)
+    reader = reading.Reader(256, 40)
+    wide = reading.widen(unet, reader)
+    found = reading.taken(wide)
+    assert _gap(found.linear_1.weight, reader.linear_1.weight) == 0
+    assert _gap(found.linear_2.bias, reader.linear_2.bias) == 0
+    old = wide.class_embedding(torch.ones(1, 256))
+    for parameter in found.parameters():
+        parameter.add_(0.1)
+    reading.put_back(wide, found)
+    new = wide.class_embedding(torch.ones(1, 256))
+    assert _gap(new[:, :-40], old[:, :-40]) <= 1e-6  # the old part says what it said
+    silu = torch.nn.functional.silu
+    told = found.linear_2(silu(found.linear_1(torch.ones(1, 256))))
+    assert _gap(new[:, -40:], told) <= 1e-5
+
+
 def test_a_reader_learns_what_vectors_hold() -> None:
     """Two attributes in the signs of two numbers; the third head has no answers and learns none."""
     torch.manual_seed(0)
@@ -87,7 +106,8 @@ def test_a_reader_learns_what_vectors_hold() -> None:
     x = torch.randn(4000, 16)
     table = torch.full((4000, len(HEADS)), -1)
     table[:, 1], table[:, 3] = (x[:, 0] > 0).long(), (x[:, 1] * x[:, 2] > 0).long()
-    reader = reading.learn(lambda i: x[torch.from_numpy(i)], table[:3000], 32, 400, rng)
+    fresh = reading.Reader(16, 32)
+    reader = reading.learn(lambda i: x[torch.from_numpy(i)], table[:3000], fresh, 400, rng)
     shares = reading.score(reader, x[3000:], table[3000:])
     names = list(HEADS)
     assert shares[names[1]] > 0.95
