@@ -98,10 +98,12 @@ class Unspoken:
 
     Args:
         count: of training drawings.
+        power: of each one's probability of silence; above 1, what goes without saying is shown
+            even more often, and guidance, which narrows what is left open, is held against.
     """
 
-    def __init__(self, count: int) -> None:
-        weights = np.array([silence(scene(i)) for i in range(count)])
+    def __init__(self, count: int, power: float = 1.0) -> None:
+        weights = np.array([silence(scene(i)) for i in range(count)]) ** power
         self._share = weights.cumsum() / weights.sum()
 
     def pick(self, size: int, rng: np.random.Generator) -> NDArray[np.int64]:

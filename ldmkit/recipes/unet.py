@@ -3,8 +3,8 @@
     python -m ldmkit.recipes.unet --minutes 60 --autoencoder DIR --clip DIR
 
 Latent diffusion (Rombach et al. 2022) with the v-parametrisation of Salimans & Ho (2022,
-arXiv 2202.00512, section 4): the network predicts v = alpha · noise − sigma · x0. One caption in
-eight is the empty one, so that guidance has an unconditional side (Ho & Salimans 2022,
+arXiv 2202.00512, section 4): the network predicts v = alpha · noise − sigma · x0. Some captions
+are empty, so that guidance has an unconditional side (Ho & Salimans 2022,
 arXiv 2207.12598), with a drawing of which nothing was said (`common.Unspoken`). The whole
 `StableDiffusionPipeline` folder is written at the end.
 """
@@ -29,7 +29,6 @@ from ldmkit.recipes.common import Run, Unspoken, arguments, drawings, half, to_t
 from ldmkit.recipes.muon import Muon
 
 BATCH = 64
-_DROPPED = 0.125  # share of empty captions
 _STEPS, _GUIDANCE = 32, 4.0
 
 
@@ -155,7 +154,7 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, Conditions
         else UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32)
     )
     unet.to(device).train()
-    unspoken = Unspoken(len(latents))
+    unspoken = Unspoken(len(latents), options.silence)
     alphas = build_scheduler().alphas_cumprod
     posterior = 0.08 * float(conditions.vae.config.scaling_factor)  # the encoder's fixed deviation
     run = Run(
@@ -180,7 +179,7 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, Conditions
     with sdpa_kernel(SDPBackend.MATH if device == "cpu" else list(SDPBackend.__members__.values())):
         for step in run.steps(evaluate):
             rng = np.random.default_rng((options.seed, step))
-            silent = round(_DROPPED * BATCH)
+            silent = round(options.empty * BATCH)
             spoken = np.sort(rng.integers(0, len(latents), BATCH - silent))
             picked = np.concatenate((spoken, unspoken.pick(silent, rng)))
             captions = captions_of(spoken, step + 1) + [""] * silent
@@ -242,6 +241,13 @@ def main() -> None:
         "--autoencoder", default="runs/autoencoder/model", help="folder of the autoencoder"
     )
     parser.add_argument("--clip", default="runs/clip/model", help="folder of the embedded CLIP")
+    parser.add_argument("--empty", type=float, default=0.125, help="share of empty captions")
+    parser.add_argument(
+        "--silence",
+        type=float,
+        default=1.0,
+        help="power of a drawing's probability that nothing is said of it, for empty captions",
+    )
     options = parser.parse_args()
     unet, _ = train(options)
     target = options.export or options.runs / (options.name or "unet") / "model"
