@@ -89,17 +89,17 @@ def drawings(count: int, start: int, cache: Path) -> NDArray[np.uint8]:
 
 
 class Unspoken:
-    """Drawings that an empty caption goes with: those of which nothing was said.
+    """Drawings that an empty caption goes with: those of which nothing would be said.
 
-    Guidance pushes a picture from what the empty caption makes towards what the words make, so
-    what both make alike it leaves alone. An unsaid hat is mostly no hat: were the empty caption
-    shown with every drawing alike, with hats in seven of ten, guidance would turn "not said" into
+    Guidance pushes a picture from what the empty caption makes towards what the words make, and
+    what both make alike it leaves alone. An unsaid hat is mostly no hat: where the empty caption
+    is shown with all drawings alike, with hats in seven of ten, guidance turns "not said" into
     "surely none". `language.silence` weighs each drawing by how probably nobody would speak of it.
 
     Args:
         count: of training drawings.
-        power: of each one's probability of silence; above 1, what goes without saying is shown
-            even more often, and guidance, which narrows what is left open, is held against.
+        power: of that probability: 0 is all drawings alike; above 1, what goes without saying is
+            shown even more often, and guidance, which narrows what is left open, is held against.
     """
 
     def __init__(self, count: int, power: float = 1.0) -> None:

@@ -4,8 +4,7 @@
 
 A causal transformer over the caption's tokens, its text embedding, the diffusion timestep, the
 noised embedding and a last token whose output is the clean embedding (Ramesh et al. 2022,
-section 2.2: it predicts x0, not the noise). One caption in eight is empty, for guidance, with a
-drawing of which nothing was said (`common.Unspoken`).
+section 2.2: it predicts x0, not the noise). One caption in ten is dropped, for guidance.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ldmkit.recipes.clip import captions_of
-from ldmkit.recipes.common import Run, Unspoken, arguments, drawings, half
+from ldmkit.recipes.common import Run, arguments, drawings, half
 from ldmkit.recipes.embeddings import CLIP, TUNING_SEED, WIDTH, Pictures, fit
 from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.unet import stratified
 from ldmkit.recipes.vocabulary import POSITIONS
 
 BATCH = 128
-_DROPPED = 0.125  # share of empty captions, the pipeline's unconditional
+_DROPPED = 0.1  # captions replaced by the empty one, the pipeline's unconditional
 _EXTRA = 4  # tokens after the caption's: text embedding, timestep, noised embedding, output
 
 
@@ -143,7 +142,6 @@ def train(options: argparse.Namespace) -> PriorTransformer:
     for statistics in (prior.clip_mean, prior.clip_std):
         statistics.requires_grad_(False)
     prior.to(device).train()
-    unspoken = Unspoken(len(scaled))
     scheduler = build_scheduler()
     run = Run(
         options.name or "prior",
@@ -172,10 +170,9 @@ def train(options: argparse.Namespace) -> PriorTransformer:
     with sdpa_kernel(SDPBackend.MATH if device == "cpu" else list(SDPBackend.__members__.values())):
         for step in run.steps(evaluate):
             rng = np.random.default_rng((options.seed, step))
-            silent = round(_DROPPED * BATCH)
-            spoken = np.sort(rng.integers(0, len(scaled), BATCH - silent))
-            picked = np.concatenate((spoken, unspoken.pick(silent, rng)))
-            captions = captions_of(spoken, step + 1) + [""] * silent
+            picked = np.sort(rng.integers(0, len(scaled), BATCH))
+            captions = captions_of(picked, step + 1)
+            captions = ["" if rng.random() < _DROPPED else c for c in captions]
             t = stratified(BATCH, rng, 1000)[torch.from_numpy(rng.permutation(BATCH))]
             x0 = scaled[picked]
             x = scheduler.add_noise(x0, torch.randn_like(x0), t)

@@ -4,9 +4,9 @@
 
 Latent diffusion (Rombach et al. 2022) with the v-parametrisation of Salimans & Ho (2022,
 arXiv 2202.00512, section 4): the network predicts v = alpha · noise − sigma · x0. Some captions
-are empty, so that guidance has an unconditional side (Ho & Salimans 2022,
-arXiv 2207.12598), with a drawing of which nothing was said (`common.Unspoken`). The whole
-`StableDiffusionPipeline` folder is written at the end.
+are empty, so that guidance has an unconditional side (Ho & Salimans 2022, arXiv 2207.12598);
+``--silence`` says with which drawings. The whole `StableDiffusionPipeline` folder is written at the
+end.
 """
 
 from __future__ import annotations
@@ -241,12 +241,13 @@ def main() -> None:
         "--autoencoder", default="runs/autoencoder/model", help="folder of the autoencoder"
     )
     parser.add_argument("--clip", default="runs/clip/model", help="folder of the embedded CLIP")
-    parser.add_argument("--empty", type=float, default=0.125, help="share of empty captions")
+    parser.add_argument("--empty", type=float, default=0.1, help="share of empty captions")
     parser.add_argument(
         "--silence",
         type=float,
-        default=1.0,
-        help="power of a drawing's probability that nothing is said of it, for empty captions",
+        default=0.0,
+        help="how strongly empty captions keep to drawings of which nothing would be said:\n"
+        "0 not at all, 1 as probability has it",
     )
     options = parser.parse_args()
     unet, _ = train(options)

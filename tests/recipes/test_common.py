@@ -20,3 +20,6 @@ def test_an_empty_caption_goes_with_what_nobody_would_speak_of() -> None:
     bare = np.array([scene(i).critters[0].wears == "nothing" for i in range(count)])
     assert bare.mean() < 0.4  # three in ten
     assert bare[picked].mean() > 0.65
+    alike = np.bincount(Unspoken(count, 0).pick(50_000, np.random.default_rng(0)))
+    assert len(alike) == count
+    assert alike.std() < 1.1 * alike.mean() ** 0.5
