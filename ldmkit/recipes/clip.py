@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from ldmkit.critters.scene import EVALUATION_SEED, VERSION
+from ldmkit.recipes.captioning import captions_of
 from ldmkit.recipes.common import Run, arguments, drawings, half, scene
 from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.vocabulary import POSITIONS, build_tokenizer
@@ -70,11 +71,6 @@ def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
         captions, padding="max_length", max_length=POSITIONS, truncation=True, return_tensors="pt"
     )
     return ids.input_ids
-
-
-def captions_of(indices: np.ndarray, seed: int) -> list[str]:
-    """One phrasing of each scene; another seed phrases anew."""
-    return [scene(int(i)).caption(seed * 1_000_003 + int(i)) for i in indices]
 
 
 def pixels(pictures: np.ndarray) -> torch.Tensor:

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from ldmkit.critters.language import silence
 from ldmkit.critters.scene import EVALUATION_SEED, VERSION, Scene
 
 _CHUNK = 500  # drawings per task of the pool
@@ -86,29 +85,6 @@ def drawings(count: int, start: int, cache: Path) -> NDArray[np.uint8]:
         partial.replace(path)
     pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return pictures
-
-
-class Unspoken:
-    """Drawings that an empty caption goes with: those of which nothing would be said.
-
-    Guidance pushes a picture from what the empty caption makes towards what the words make, and
-    what both make alike it leaves alone. An unsaid hat is mostly no hat: where the empty caption
-    is shown with all drawings alike, with hats in seven of ten, guidance turns "not said" into
-    "surely none". `language.silence` weighs each drawing by how probably nobody would speak of it.
-
-    Args:
-        count: of training drawings.
-        power: of that probability: 0 is all drawings alike; above 1, what goes without saying is
-            shown even more often, and guidance, which narrows what is left open, is held against.
-    """
-
-    def __init__(self, count: int, power: float = 1.0) -> None:
-        weights = np.array([silence(scene(i)) for i in range(count)]) ** power
-        self._share = weights.cumsum() / weights.sum()
-
-    def pick(self, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """(size,) indices of drawings."""
-        return np.minimum(np.searchsorted(self._share, rng.random(size)), len(self._share) - 1)
 
 
 def to_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ldmkit.recipes import reading
-from ldmkit.recipes.clip import captions_of
+from ldmkit.recipes.captioning import captions_of
 from ldmkit.recipes.common import Run, arguments, drawings, half, scene
 from ldmkit.recipes.embeddings import (
     CLIP,

@@ -4,7 +4,7 @@
 
 A causal transformer over the caption's tokens, its text embedding, the diffusion timestep, the
 noised embedding and a last token whose output is the clean embedding (Ramesh et al. 2022,
-section 2.2: it predicts x0, not the noise). One caption in ten is dropped, for guidance.
+section 2.2: it predicts x0, not the noise). Some captions are empty, for guidance.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ldmkit.recipes.clip import captions_of
+from ldmkit.recipes.captioning import Captioned, captions_of, empty_captions
 from ldmkit.recipes.common import Run, arguments, drawings, half
 from ldmkit.recipes.embeddings import CLIP, TUNING_SEED, WIDTH, Pictures, fit
 from ldmkit.recipes.muon import Muon
@@ -30,7 +30,6 @@ from ldmkit.recipes.unet import stratified
 from ldmkit.recipes.vocabulary import POSITIONS
 
 BATCH = 128
-_DROPPED = 0.1  # captions replaced by the empty one, the pipeline's unconditional
 _EXTRA = 4  # tokens after the caption's: text embedding, timestep, noised embedding, output
 
 
@@ -142,6 +141,7 @@ def train(options: argparse.Namespace) -> PriorTransformer:
     for statistics in (prior.clip_mean, prior.clip_std):
         statistics.requires_grad_(False)
     prior.to(device).train()
+    captioned = Captioned(len(scaled), options.empty, options.silence)
     scheduler = build_scheduler()
     run = Run(
         options.name or "prior",
@@ -170,9 +170,7 @@ def train(options: argparse.Namespace) -> PriorTransformer:
     with sdpa_kernel(SDPBackend.MATH if device == "cpu" else list(SDPBackend.__members__.values())):
         for step in run.steps(evaluate):
             rng = np.random.default_rng((options.seed, step))
-            picked = np.sort(rng.integers(0, len(scaled), BATCH))
-            captions = captions_of(picked, step + 1)
-            captions = ["" if rng.random() < _DROPPED else c for c in captions]
+            picked, captions = captioned.batch(BATCH, step, rng)
             t = stratified(BATCH, rng, 1000)[torch.from_numpy(rng.permutation(BATCH))]
             x0 = scaled[picked]
             x = scheduler.add_noise(x0, torch.randn_like(x0), t)
@@ -189,6 +187,7 @@ def main() -> None:
     """Command line."""
     parser = arguments(__doc__, minutes=30)
     parser.add_argument("--clip", default=CLIP, help="folder of the embedded CLIP")
+    empty_captions(parser)
     options = parser.parse_args()
     prior = train(options)
     folder: Path = options.export or options.runs / (options.name or "prior") / "model"

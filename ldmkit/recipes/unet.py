@@ -24,8 +24,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from ldmkit.critters.scene import EVALUATION_SEED, VERSION
-from ldmkit.recipes.clip import captions_of, full_precision_config, tokens
-from ldmkit.recipes.common import Run, Unspoken, arguments, drawings, half, to_tensor
+from ldmkit.recipes.captioning import Captioned, captions_of, empty_captions
+from ldmkit.recipes.clip import full_precision_config, tokens
+from ldmkit.recipes.common import Run, arguments, drawings, half, to_tensor
 from ldmkit.recipes.muon import Muon
 
 BATCH = 64
@@ -154,7 +155,7 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, Conditions
         else UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32)
     )
     unet.to(device).train()
-    unspoken = Unspoken(len(latents), options.silence)
+    captioned = Captioned(len(latents), options.empty, options.silence)
     alphas = build_scheduler().alphas_cumprod
     posterior = 0.08 * float(conditions.vae.config.scaling_factor)  # the encoder's fixed deviation
     run = Run(
@@ -179,10 +180,7 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, Conditions
     with sdpa_kernel(SDPBackend.MATH if device == "cpu" else list(SDPBackend.__members__.values())):
         for step in run.steps(evaluate):
             rng = np.random.default_rng((options.seed, step))
-            silent = round(options.empty * BATCH)
-            spoken = np.sort(rng.integers(0, len(latents), BATCH - silent))
-            picked = np.concatenate((spoken, unspoken.pick(silent, rng)))
-            captions = captions_of(spoken, step + 1) + [""] * silent
+            picked, captions = captioned.batch(BATCH, step, rng)
             x0 = latents[picked].float()
             x0 = x0 + posterior * torch.randn_like(x0)
             t = stratified(BATCH, rng, len(alphas))[torch.from_numpy(rng.permutation(BATCH))]
@@ -241,14 +239,7 @@ def main() -> None:
         "--autoencoder", default="runs/autoencoder/model", help="folder of the autoencoder"
     )
     parser.add_argument("--clip", default="runs/clip/model", help="folder of the embedded CLIP")
-    parser.add_argument("--empty", type=float, default=0.1, help="share of empty captions")
-    parser.add_argument(
-        "--silence",
-        type=float,
-        default=0.0,
-        help="how strongly empty captions keep to drawings of which nothing would be said:\n"
-        "0 not at all, 1 as probability has it",
-    )
+    empty_captions(parser)
     options = parser.parse_args()
     unet, _ = train(options)
     target = options.export or options.runs / (options.name or "unet") / "model"
