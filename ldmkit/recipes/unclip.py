@@ -32,7 +32,7 @@ from ldmkit.recipes.embeddings import CLIP, UNET, VAE, Pictures, build_noising, 
 from ldmkit.recipes.unet import build_scheduler, forget_origin, text_encoder
 
 _DECODER = {"num_inference_steps": 32, "guidance_scale": 3.0}
-_PRIOR = {"prior_num_inference_steps": 5, "prior_guidance_scale": 1.75}
+_PRIOR = {"prior_num_inference_steps": 5, "prior_guidance_scale": 3.5}
 
 
 def assemble(
