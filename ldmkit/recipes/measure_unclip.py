@@ -107,10 +107,11 @@ def measure_prior(pipe: Any, clip: ClipSpace) -> dict[str, Any]:
     }
     # A sample guesses what the caption left open, and mostly wrongly. The first estimate, from
     # noise alone and without guidance, guesses nothing: it is the mean of what the caption allows.
-    alone = {"best_of": 1, "num_inference_steps": 1, "guidance_scale": 1.0}
     ways = {
         "sample": drawn_by_prior(pipe, captions, start),
-        "estimate": sample_prior(pipe, captions, seed=start, **alone),
+        "estimate": sample_prior(
+            pipe, captions, seed=start, best_of=1, num_inference_steps=1, guidance_scale=1.0
+        ),
     }
     for name, embeddings in ways.items():
         drawn = unit(embeddings)
