@@ -56,6 +56,7 @@ def test_demo_without_a_display_asks_no_text_browser(folder, tmp_path, monkeypat
     assert "open the page yourself" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_same_seed_same_picture(folder, tmp_path):
     pictures = []
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):

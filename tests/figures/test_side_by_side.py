@@ -29,6 +29,7 @@ def test_a_cell_shows_all_records_and_stays_small():
     assert bundle["text/plain"].startswith("SideBySide(Trajectory(")
 
 
+@pytest.mark.slow
 def test_eight_records_of_noise_stay_under_4_mb():
     rng = np.random.default_rng(0)  # nothing compresses worse
     noise = {lane: rng.integers(0, 255, (20, 1, 256, 256, 3)) for lane in ("denoised", "latents")}

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import sys
 import ldmkit
@@ -24,6 +26,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_a_network_that_was_left_out_comes_when_asked_for() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr

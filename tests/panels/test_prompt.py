@@ -626,6 +626,7 @@ def live_tensors():
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_running_the_panels_cell_again_leaves_nothing_behind(pipe, monkeypatch):
     execution = iter(range(1000))
     monkeypatch.setattr(cells, "_running_cell", lambda: ("cell 3", str(next(execution))))

@@ -253,6 +253,7 @@ def seeing(monkeypatch):
     monkeypatch.setattr("ldmkit.space.clip_way.clip_space", lambda pipe: Seeing())
 
 
+@pytest.mark.slow
 def test_inverted_ends_are_the_pictures_themselves(unclip, seeing):
     a, b = picture(0), picture(1, (48, 40))
     walk = interpolate(unclip, a, b, num_frames=3, num_inference_steps=32, invert=True)

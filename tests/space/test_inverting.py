@@ -53,6 +53,7 @@ def test_decoding_brings_the_picture_back(unclip, options):
         assert np.abs(decode(unclip, point(1), noise, seed=4, **options) - start).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_several_pictures(unclip):
     pictures, points = [picture(1), picture(2)], [point(1), point(2)]
     both = invert(unclip, pictures, embedding=points)
