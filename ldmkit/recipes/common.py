@@ -40,6 +40,13 @@ def _draw_chunk(start: int) -> NDArray[np.uint8]:
     return np.stack([np.asarray(scene(i).draw(64, i)) for i in range(start, start + _CHUNK)])
 
 
+def _keep_apart(count: int, start: int) -> None:
+    if start < EVALUATION_SEED < start + count:
+        raise ValueError(
+            f"indices {start}…{start + count} cross {EVALUATION_SEED}: evaluation is kept apart"
+        )
+
+
 def drawn(count: int, start: int) -> Iterator[NDArray[np.uint8]]:
     """Draw scenes ``start … start + count``, 500 at a time, on all cores; nothing is kept.
 
@@ -49,7 +56,11 @@ def drawn(count: int, start: int) -> Iterator[NDArray[np.uint8]]:
 
     Yields:
         (500, 64, 64, 3) uint8.
+
+    Raises:
+        ValueError: as `drawings`.
     """
+    _keep_apart(count, start)
     starts = range(start, start + count, _CHUNK)
     few = 4 * (os.cpu_count() or 1)  # a pool runs ahead of who asks: no further than this
     with ProcessPoolExecutor() as pool, tqdm(total=len(starts), desc="drawing") as bar:
@@ -73,10 +84,7 @@ def drawings(count: int, start: int, cache: Path) -> NDArray[np.uint8]:
     Raises:
         ValueError: when the range touches both training and evaluation indices.
     """
-    if start < EVALUATION_SEED < start + count:
-        raise ValueError(
-            f"indices {start}…{start + count} cross {EVALUATION_SEED}: evaluation is kept apart"
-        )
+    _keep_apart(count, start)
     path = cache / f"drawings-v{VERSION}-{start}-{count}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,15 @@ class Pictures:
         """The embeddings of the training drawings, encoded once per CLIP.
 
         The drawings themselves are not kept: many more can be read than a U-Net is shown.
+
+        Raises:
+            ValueError: so many that those from `TUNING_SEED` on would be among them.
         """
+        if count > TUNING_SEED:
+            raise ValueError(
+                f"training drawings end before {TUNING_SEED}, got {count}: ask for fewer, the "
+                "others are for tuning and evaluation"
+            )
         weights = b"".join(
             w.numpy().tobytes() for w in self.model.vision_model.state_dict().values()
         )

@@ -8,7 +8,7 @@ to tell the drawings' attributes apart, and the U-Net then only has to listen to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ TIME_WIDTH = 512  # of the timestep's and class embedding; the text-to-image U-N
 _BATCH = 512
 _RATE = 3e-3
 _UNSEEN = -1  # a label that the drawing hides
-
 AGAIN = 1e-3  # of a reader that has learned before, so that what listens to it still does
 
 Inputs = Callable[[NDArray[np.int64]], torch.Tensor]
@@ -108,15 +107,11 @@ def widen(unet: UNet2DConditionModel, reader: Reader) -> UNet2DConditionModel:
             grown[tuple(slice(0, n) for n in tensor.shape)] = tensor
             tensor = grown
         state[name] = tensor
-    for layer in ("linear_1", "linear_2"):
-        ours = getattr(reader, layer)
-        weight = state[f"class_embedding.{layer}.weight"]
-        weight[old:, -ours.in_features :] = ours.weight
-        state[f"class_embedding.{layer}.bias"][old:] = ours.bias
     # Hidden units of the timestep's that are zero could never learn: only their way out is.
     fresh = nn.Linear(wide.time_embedding.linear_1.in_features, width)
     state["time_embedding.linear_1.weight"][old:] = fresh.weight[old:]
     wide.load_state_dict(state)
+    put_back(wide, reader)
     return wide
 
 
@@ -127,24 +122,29 @@ def taken(unet: UNet2DConditionModel) -> Reader:
     Args:
         unet: from `widen`, as it came or trained on.
     """
-    layers = unet.class_embedding
-    old = time_width(unet)
-    reader = Reader(layers.linear_1.in_features, layers.linear_1.out_features - old)
-    for layer in ("linear_1", "linear_2"):
-        ours, theirs = getattr(reader, layer), getattr(layers, layer)
-        ours.weight.copy_(theirs.weight[old:, -ours.in_features :])
-        ours.bias.copy_(theirs.bias[old:])
+    first = unet.class_embedding.linear_1
+    reader = Reader(first.in_features, first.out_features - time_width(unet))
+    for ours, theirs in _places(unet, reader):
+        ours.copy_(theirs)
     return reader
 
 
 @torch.no_grad()
 def put_back(unet: UNet2DConditionModel, reader: Reader) -> None:
-    """Write a reader that has learned more where `taken` found it."""
+    """Write a reader into the new part of a wide class embedding."""
+    for ours, theirs in _places(unet, reader):
+        theirs.copy_(ours)
+
+
+def _places(
+    unet: UNet2DConditionModel, reader: Reader
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """A reader's tensors, and views of where they stand in a class embedding."""
     old = time_width(unet)
     for layer in ("linear_1", "linear_2"):
         ours, theirs = getattr(reader, layer), getattr(unet.class_embedding, layer)
-        theirs.weight[old:, -ours.in_features :] = ours.weight
-        theirs.bias[old:] = ours.bias
+        yield ours.weight, theirs.weight[old:, -ours.in_features :]
+        yield ours.bias, theirs.bias[old:]
 
 
 def time_width(unet: UNet2DConditionModel) -> int:

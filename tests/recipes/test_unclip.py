@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from ldmkit.critters.judging import HEADS
-from ldmkit.recipes import decoder, embeddings, prior, reading, unclip
+from ldmkit.critters.scene import EVALUATION_SEED
+from ldmkit.recipes import common, decoder, embeddings, prior, reading, unclip
 from ldmkit.recipes.clip import pixels
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -78,6 +79,17 @@ def test_a_wider_decoder_starts_as_the_same_function() -> None:
     silu = torch.nn.functional.silu
     assert _gap(told, reader.linear_2(silu(reader.linear_1(vectors)))) <= 1e-5
     assert wide.time_embedding.linear_1.weight[-40:].abs().min() > 0  # hidden units that can learn
+
+
+def test_nothing_is_learned_from_tuning_and_evaluation_drawings(tmp_path: Path) -> None:
+    pictures = embeddings.Pictures()
+    with pytest.raises(ValueError, match="end before 400000, got 400500"):
+        pictures.training(embeddings.TUNING_SEED + 500, tmp_path)
+    with pytest.raises(ValueError, match="evaluation is kept apart"):
+        next(common.drawn(1000, EVALUATION_SEED - 500))
+    with pytest.raises(ValueError, match="evaluation is kept apart"):
+        common.drawings(1000, EVALUATION_SEED - 500, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @torch.no_grad()
