@@ -149,7 +149,7 @@ def caption(scene: Scene, seed: int = 0) -> str:
     return _with_style(rng, parts, scene.style)
 
 
-def silence(scene: Scene) -> float:
+def silence(scene: Scene, omitted: float = 0.0) -> float:
     """How probable it is that `caption` says nothing of a scene but its animals.
 
     What goes without saying is what stays when nothing is said: a critter without a hat is more
@@ -157,6 +157,8 @@ def silence(scene: Scene) -> float:
 
     Args:
         scene: ``None`` is silent for certain.
+        omitted: how probably what a critter wears, or its mood, is dropped from a caption that
+            would say it, 0 … 1.
 
     Returns:
         0 … 1, over the seeds of `caption`.
@@ -170,7 +172,9 @@ def silence(scene: Scene) -> float:
         sayable += ["colour"] * (critter.colour is not None)
         sayable += ["wears"] * (critter.wears not in (None, "nothing"))
     style = 0.0 if scene.style is None else _style_said(scene.style)
-    return prod(1 - _SAID[name] for name in sayable if name not in hide) * (1 - style)
+    kept = {"mood": 1 - omitted, "wears": 1 - omitted}
+    said = [_SAID[name] * kept.get(name, 1.0) for name in sayable if name not in hide]
+    return prod(1 - p for p in said) * (1 - style)
 
 
 def _style_said(style: str) -> float:

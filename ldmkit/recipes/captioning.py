@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldmkit.critters.language import silence
+from ldmkit.critters.scene import Scene
 from ldmkit.recipes.common import scene
 
 
-def captions_of(indices: NDArray[np.int64], seed: int) -> list[str]:
-    """One phrasing of each scene; another seed phrases anew."""
-    return [scene(int(i)).caption(seed * 1_000_003 + int(i)) for i in indices]
+def captions_of(indices: NDArray[np.int64], seed: int, omitted: float = 0.0) -> list[str]:
+    """One phrasing of each scene; another seed phrases anew.
+
+    Args:
+        indices: of the scenes.
+        seed: of the phrasings.
+        omitted: how probably what a critter wears, or its mood, goes unsaid although the grammar
+            would have said it.
+    """
+    seeds = [seed * 1_000_003 + int(i) for i in indices]
+    scenes = [scene(int(i)) for i in indices]
+    return [_reticent(s, k, omitted).caption(k) for s, k in zip(scenes, seeds, strict=True)]
+
+
+def _reticent(scene: Scene, seed: int, omitted: float) -> Scene:
+    """The scene with some of its hats and moods unsaid."""
+    rng = Random(f"omit {seed}")
+    critters = tuple(
+        replace(
+            critter,
+            wears=None if rng.random() < omitted else critter.wears,
+            mood=None if rng.random() < omitted else critter.mood,
+        )
+        for critter in scene.critters
+    )
+    return replace(scene, critters=critters)
 
 
 class Captioned:
@@ -30,12 +56,17 @@ class Captioned:
         power: of a drawing's probability of silence: 0 shows the empty caption with all drawings
             alike; above 1, what goes without saying is shown even more often, and guidance, which
             narrows what is left open, is held against.
+        omitted: how probably what a critter wears, or its mood, is left out of a caption. A small
+            model makes less of the rarer values than there is of them; this gives them back.
     """
 
-    def __init__(self, count: int, empty: float = 0.1, power: float = 0.0) -> None:
-        weights = np.array([silence(scene(i)) for i in range(count)]) ** power
+    def __init__(
+        self, count: int, empty: float = 0.1, power: float = 0.0, omitted: float = 0.0
+    ) -> None:
+        weights = np.array([silence(scene(i), omitted) for i in range(count)]) ** power
         self._share = weights.cumsum() / weights.sum()
         self._empty = empty
+        self._omitted = omitted
 
     def batch(
         self, size: int, step: int, rng: np.random.Generator
@@ -43,7 +74,7 @@ class Captioned:
         """Indices of drawings (size,), and their captions; the empty ones come last."""
         silent = int(rng.binomial(size, self._empty))
         spoken = np.sort(rng.integers(0, len(self._share), size - silent))
-        captions = captions_of(spoken, step + 1) + [""] * silent
+        captions = captions_of(spoken, step + 1, self._omitted) + [""] * silent
         return np.concatenate((spoken, self._unspoken(silent, rng))), captions
 
     def _unspoken(self, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -59,4 +90,10 @@ def empty_captions(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="how strongly empty captions keep to drawings of which nothing would be said:\n"
         "0 not at all, 1 as probability has it",
+    )
+    parser.add_argument(
+        "--omit",
+        type=float,
+        default=0.0,
+        help="how probably what a critter wears, or its mood, is left out of a caption",
     )

@@ -37,6 +37,7 @@ from ldmkit.recipes.embeddings import (
     Pictures,
     build_noising,
     fit,
+    training_seeds,
 )
 from ldmkit.recipes.judge import labels
 from ldmkit.recipes.muon import Muon
@@ -46,6 +47,7 @@ BATCH = 64
 _CAPTIONS_DROPPED = 0.92  # the prompt stays empty when an embedding is decoded
 _VECTORS_DROPPED = 0.1  # the pipeline's unconditional: zeros, the noise level's half included
 _CLEAN = 0.7  # share of embeddings at noise level 0, the pipeline's default
+_READ_CLEAN = 0.9  # … of those that a reader learns from
 
 
 def warm_start(folder: str) -> UNet2DConditionModel:
@@ -94,13 +96,19 @@ class Vectors:
         told = get_timestep_embedding(levels, WIDTH, flip_sin_to_cos=True, downscale_freq_shift=0)
         return torch.cat((self.normalizer.unscale(x), told), 1)
 
-    def training(self, embeddings: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Class vectors with noise levels drawn and one in ten zeroed."""
+    def noised(
+        self, embeddings: torch.Tensor, rng: np.random.Generator, clean: float = _CLEAN
+    ) -> torch.Tensor:
+        """Class vectors with noise levels drawn, a share of them 0."""
         count = len(embeddings)
         levels = (rng.random(count) ** 2 * 1000).astype(np.int64)  # low ones dominate
-        levels[rng.random(count) < _CLEAN] = 0
-        vectors = self(embeddings, torch.from_numpy(levels))
-        return vectors * torch.from_numpy(rng.random((count, 1)) >= _VECTORS_DROPPED)
+        levels[rng.random(count) < clean] = 0
+        return self(embeddings, torch.from_numpy(levels))
+
+    def training(self, embeddings: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Class vectors with noise levels drawn and one in ten zeroed."""
+        vectors = self.noised(embeddings, rng)
+        return vectors * torch.from_numpy(rng.random((len(vectors), 1)) >= _VECTORS_DROPPED)
 
 
 class Lesson(NamedTuple):
@@ -148,17 +156,17 @@ class Lessons:
         rng = np.random.default_rng((self.seed, 0))
 
         def vectors(picked: NDArray[np.int64]) -> torch.Tensor:
-            return self.vectors.training(self._read[picked], rng)
+            return self.vectors.noised(self._read[picked], rng, _READ_CLEAN)
 
-        table = torch.from_numpy(labels([scene(i) for i in range(len(self._read))]))
+        scenes = [scene(int(seed)) for seed in training_seeds(len(self._read))]
+        table = torch.from_numpy(labels(scenes))
         if again:
             # Heads that know nothing yet would pull at what the decoder listens to.
             for layer in (reader.linear_1, reader.linear_2):
                 layer.requires_grad_(False)
             reading.learn(vectors, table, reader, self._reading_steps // 10, rng)
             reader.requires_grad_(True)
-        rate = {"rate": reading.AGAIN} if again else {}
-        return reading.learn(vectors, table, reader, self._reading_steps, rng, **rate)
+        return reading.learn(vectors, table, reader, self._reading_steps, rng)
 
     def batch(self, step: int) -> Lesson:
         """The batch of a step."""
@@ -209,6 +217,7 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCL
         unet = reading.widen(unet, fresh if begun else lessons.taught(fresh))
     elif not begun:
         reading.put_back(unet, lessons.taught(reading.taken(unet), again=True))
+    reading.hold(unet)
     unet.to(options.device).train()
     run = Run(
         options.name or "decoder",

@@ -18,6 +18,7 @@ from diffusers import DDPMScheduler
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
     StableUnCLIPImageNormalizer,
 )
+from numpy.typing import NDArray
 from transformers import CLIPModel
 
 import ldmkit.critters
@@ -30,6 +31,25 @@ CLIP, VAE, UNET = (
 )
 WIDTH = 128  # of an embedding
 TUNING_SEED = 400_000  # neither trained on nor kept for evaluation: what a run watches itself by
+_MOST = 10_000_000  # training drawings
+
+
+def training_seeds(count: int) -> NDArray[np.int64]:
+    """The seeds of the first training drawings.
+
+    They are 0 … 399,999 and, as those from there on are for tuning and evaluation, then
+    -9,600,000 … -1.
+
+    Args:
+        count: how many, up to ten million.
+
+    Raises:
+        ValueError: more than that.
+    """
+    if count > _MOST:
+        raise ValueError(f"there are {_MOST} training drawings, got {count}: ask for fewer")
+    numbers = np.arange(count)
+    return np.where(numbers < TUNING_SEED, numbers, numbers - _MOST)
 
 
 class Pictures:
@@ -52,21 +72,22 @@ class Pictures:
 
         The drawings themselves are not kept: many more can be read than a U-Net is shown.
 
+        Args:
+            count: of drawings, a multiple of 500; their seeds are `training_seeds`.
+            cache: folder for the ``.npy``.
+
         Raises:
-            ValueError: so many that those from `TUNING_SEED` on would be among them.
+            ValueError: more than there are.
         """
-        if count > TUNING_SEED:
-            raise ValueError(
-                f"training drawings end before {TUNING_SEED}, got {count}: ask for fewer, the "
-                "others are for tuning and evaluation"
-            )
+        seeds = training_seeds(count)
         weights = b"".join(
             w.numpy().tobytes() for w in self.model.vision_model.state_dict().values()
         )
         path = cache / f"embeddings-{hashlib.sha256(weights).hexdigest()[:12]}-{count}.npy"
         if not path.exists():
             cache.mkdir(parents=True, exist_ok=True)
-            chunks = [self.embed(chunk) for chunk in drawn(count, 0)]
+            parts = [part for part in (seeds[:TUNING_SEED], seeds[TUNING_SEED:]) if len(part)]
+            chunks = [self.embed(c) for part in parts for c in drawn(len(part), int(part[0]))]
             np.save(path, torch.cat(chunks).numpy())
         return torch.from_numpy(np.load(path))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldmkit.critters.language import silence
-from ldmkit.recipes.captioning import Captioned
+from ldmkit.critters.language import parse, silence
+from ldmkit.recipes.captioning import Captioned, captions_of
 from ldmkit.recipes.common import scene
 
 _COUNT, _ALL = 2000, 40_000
@@ -47,3 +47,36 @@ def test_captions_are_of_their_drawings() -> None:
             words = caption.replace("bunny", "rabbit").replace(",", "").split()
             assert not caption or animals <= set(words)
     assert empty / (20 * 64) == pytest.approx(0.25, abs=0.06)
+
+
+def test_hats_and_moods_are_left_out_as_often_as_asked() -> None:
+    indices = np.arange(_COUNT)
+    whole, fewer, none = (captions_of(indices, 7, omitted) for omitted in (0.0, 0.4, 1.0))
+    assert whole == [scene(i).caption(7 * 1_000_003 + i) for i in range(_COUNT)]
+    for name in ("wears", "mood"):
+        said = [
+            sum(
+                getattr(critter, name) is not None
+                for c in captions
+                for critter in parse(c).critters
+            )
+            for captions in (whole, fewer, none)
+        ]
+        assert said[1] / said[0] == pytest.approx(0.6, abs=0.05)
+        assert said[2] == 0
+    colours = [sum(c.critters[0].colour is not None for c in map(parse, t)) for t in (whole, none)]
+    assert colours[1] / colours[0] == pytest.approx(1, abs=0.05)
+
+
+def test_what_is_left_out_counts_as_silence() -> None:
+    scenes = [scene(i) for i in range(_COUNT)]
+    hats = [s for s in scenes if len(s.critters) == 1 and s.critters[0].wears != "nothing"]
+    assert all(silence(s, 0.5) > silence(s) for s in hats if s.place is not None)
+    bare = next(
+        s
+        for s in scenes
+        if len(s.critters) == 1
+        and s.critters[0].wears == "nothing"
+        and s.critters[0].mood == "neutral"
+    )
+    assert silence(bare, 0.5) == silence(bare)

@@ -25,6 +25,7 @@ from ldmkit.critters.judging import HEADS
 from ldmkit.critters.scene import EVALUATION_SEED
 from ldmkit.recipes import common, decoder, embeddings, prior, reading, unclip
 from ldmkit.recipes.clip import pixels
+from ldmkit.recipes.muon import Muon
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -82,9 +83,13 @@ def test_a_wider_decoder_starts_as_the_same_function() -> None:
 
 
 def test_nothing_is_learned_from_tuning_and_evaluation_drawings(tmp_path: Path) -> None:
-    pictures = embeddings.Pictures()
-    with pytest.raises(ValueError, match="end before 400000, got 400500"):
-        pictures.training(embeddings.TUNING_SEED + 500, tmp_path)
+    seeds = embeddings.training_seeds(401_000)
+    assert len(set(seeds)) == 401_000
+    assert seeds.max() < embeddings.TUNING_SEED
+    assert (np.diff(seeds[embeddings.TUNING_SEED :]) == 1).all()  # so that they are drawn in rows
+    assert embeddings.training_seeds(10_000_000)[-1] == -1
+    with pytest.raises(ValueError, match="10000000 training drawings, got 10000500"):
+        embeddings.Pictures().training(10_000_500, tmp_path)
     with pytest.raises(ValueError, match="evaluation is kept apart"):
         next(common.drawn(1000, EVALUATION_SEED - 500))
     with pytest.raises(ValueError, match="evaluation is kept apart"):
@@ -112,6 +117,22 @@ def test_a_reader_is_taken_out_and_put_back() -> None:
     assert _gap(new[:, -40:], old[:, -40:]) > 0.01
 
 
+def test_a_held_reader_says_the_same_after_training() -> None:
+    unet = reading.widen(decoder.warm_start(embeddings.UNET), reading.Reader(256, 40))
+    reading.hold(unet)
+    vectors, old = torch.randn(4, 256), reading.time_width(unet)
+    before = unet.class_embedding(vectors).detach()
+    optimizer = Muon(decoder.for_muon(unet), lr=0.01)
+    for step in range(3):
+        optimizer.zero_grad()
+        x, words = torch.randn(4, 4, 16, 16), torch.randn(4, 32, 128)
+        unet(x, torch.tensor(step), words, class_labels=vectors).sample.square().mean().backward()
+        optimizer.step()
+    after = unet.class_embedding(vectors).detach()
+    assert _gap(after[:, old:], before[:, old:]) == 0
+    assert _gap(after[:, :old], before[:, :old]) > 0.01
+
+
 def test_a_reader_learns_what_vectors_hold() -> None:
     """Two attributes in the signs of two numbers; the third head has no answers and learns none."""
     torch.manual_seed(0)
@@ -120,7 +141,7 @@ def test_a_reader_learns_what_vectors_hold() -> None:
     table = torch.full((4000, len(HEADS)), -1)
     table[:, 1], table[:, 3] = (x[:, 0] > 0).long(), (x[:, 1] * x[:, 2] > 0).long()
     fresh = reading.Reader(16, 32)
-    reader = reading.learn(lambda i: x[torch.from_numpy(i)], table[:3000], fresh, 400, rng)
+    reader = reading.learn(lambda i: x[torch.from_numpy(i)], table[:3000], fresh, 800, rng)
     shares = reading.score(reader, x[3000:], table[3000:])
     names = list(HEADS)
     assert shares[names[1]] > 0.95
