@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ _SETS = {
     "seen": "one critter, seen",
     "held_out": "one critter, held out",
     "two": "two critters",
+    "two_held_out": "two critters, held out",
 }
+_SHEETS = ("seen", "held_out", "two")
 
 
 def measure_autoencoder(folder: Path, cache: Path) -> dict[str, float]:
@@ -75,13 +78,15 @@ def measure_pipeline(folder: Path, count: int, sheets: Path, cache: Path) -> dic
     pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     settings = json.loads((folder / "ldmkit.json").read_text())["variants"][""]
     results: dict[str, Any] = dict(settings)
-    for name, held_out, critters in (("seen", False, 1), ("held_out", True, 1), ("two", False, 2)):
+    for name in _SETS:
+        held_out, critters = name.endswith("held_out"), 2 if name.startswith("two") else 1
         texts = evaluate.captions(count // critters, held_out, critters)
         pictures = evaluate.paint(
             pipe, texts, settings["num_inference_steps"], settings["guidance_scale"]
         )
         results[name] = evaluate.report(judge_many(pictures, texts))
-        evaluate.sheet(pictures[:60]).save(sheets / f"sheet-{name.replace('_', '-')}.png")
+        if name in _SHEETS:
+            evaluate.sheet(pictures[:60]).save(sheets / f"sheet-{name.replace('_', '-')}.png")
         results.setdefault("effects", {})[name] = _effects(pipe, texts, pictures, settings)
         if name == "seen":
             results["novelty"] = variety.novelty(pictures, _training(cache), pipe.vae, cache)
@@ -212,20 +217,25 @@ def main() -> None:
     )
     parser.add_argument("--captions", type=int, default=500)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    options = parser.parse_args()
-    cache, started = options.runs / "cache", time.time()
-    metrics = {
-        "autoencoder": measure_autoencoder(WEIGHTS / "critters" / "vae", cache),
-        "clip": measure_clip(WEIGHTS / "critters-clip"),
-        "judge": measure_judge(cache),
-        "pipeline": measure_pipeline(WEIGHTS / "critters", options.captions, WEIGHTS, cache),
+    started = time.time()
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "autoencoder": lambda: measure_autoencoder(WEIGHTS / "critters" / "vae", cache),
+        "clip": lambda: measure_clip(WEIGHTS / "critters-clip"),
+        "judge": lambda: measure_judge(cache),
+        "pipeline": lambda: measure_pipeline(
+            WEIGHTS / "critters", options.captions, WEIGHTS, cache
+        ),
     }
+    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
+    options = parser.parse_args()
+    cache = options.runs / "cache"
+    found = {name: measure() for name, measure in parts.items() if name in options.only}
     path = WEIGHTS / "metrics.json"
-    others = json.loads(path.read_text())  # the prior's and decoder's, by `measure_unclip`
-    path.write_text(json.dumps(others | metrics, indent=1) + "\n")
+    metrics = json.loads(path.read_text()) | found  # with those of `measure_unclip`
+    path.write_text(json.dumps(metrics, indent=1) + "\n")
     fill_card(WEIGHTS / "MODEL_CARD.md", "measured", card_rows(metrics))
     write_hashes()
-    print(json.dumps(metrics, indent=1))
+    print(json.dumps(found, indent=1))
     print(f"measured in {(time.time() - started) / 60:.1f} minutes")
 
 

@@ -30,7 +30,7 @@ from ldmkit.recipes.common import Run, arguments, drawings, half, to_tensor
 from ldmkit.recipes.muon import Muon
 
 BATCH = 64
-_STEPS, _GUIDANCE = 32, 4.0
+_STEPS, _GUIDANCE = 32, 3.5
 
 
 def build() -> UNet2DConditionModel:
