@@ -117,6 +117,7 @@ _SAID = {
     "place": 0.8,
     "style": 0.92,
 }
+OMISSIBLE = ("wears", "mood")  # what a recipe may leave out of captions (`recipes.captioning`)
 _ALSO = {
     "happy": "smiling",
     "sad": "crying",
@@ -172,7 +173,7 @@ def silence(scene: Scene, omitted: float = 0.0) -> float:
         sayable += ["colour"] * (critter.colour is not None)
         sayable += ["wears"] * (critter.wears not in (None, "nothing"))
     style = 0.0 if scene.style is None else _style_said(scene.style)
-    kept = {"mood": 1 - omitted, "wears": 1 - omitted}
+    kept = dict.fromkeys(OMISSIBLE, 1 - omitted)
     said = [_SAID[name] * kept.get(name, 1.0) for name in sayable if name not in hide]
     return prod(1 - p for p in said) * (1 - style)
 

@@ -18,9 +18,8 @@ from torch.nn import functional
 
 from ldmkit.critters.judging import HEADS, recogniser
 from ldmkit.critters.scene import EVALUATION_SEED, Scene
-from ldmkit.recipes.common import to_tensor
+from ldmkit.recipes.common import TUNING_SEED, to_tensor
 
-_TUNING_SEED = 400_000
 _COUNT = 600
 _SURE = 0.8  # a middle is an animal when the judge would be right four times in five
 
@@ -51,7 +50,7 @@ class Calibration:
 
 def calibration() -> Calibration:
     """Fit on tuning seeds, measure on evaluation seeds."""
-    logits, right = answers(_TUNING_SEED)
+    logits, right = answers(TUNING_SEED)
     temperatures = np.exp(np.linspace(np.log(0.5), np.log(8), 200))
     losses = [float(functional.cross_entropy(logits / t, right)) for t in temperatures]
     best = float(temperatures[int(np.argmin(losses))])

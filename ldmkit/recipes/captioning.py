@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmkit.critters.language import silence
+from ldmkit.critters.language import OMISSIBLE, silence
 from ldmkit.critters.scene import Scene
 from ldmkit.recipes.common import scene
 
@@ -30,13 +30,11 @@ def captions_of(indices: NDArray[np.int64], seed: int, omitted: float = 0.0) -> 
 
 def _reticent(scene: Scene, seed: int, omitted: float) -> Scene:
     """The scene with some of its hats and moods unsaid."""
+    if not omitted:
+        return scene
     rng = Random(f"omit {seed}")
     critters = tuple(
-        replace(
-            critter,
-            wears=None if rng.random() < omitted else critter.wears,
-            mood=None if rng.random() < omitted else critter.mood,
-        )
+        replace(critter, **{name: None for name in OMISSIBLE if rng.random() < omitted})
         for critter in scene.critters
     )
     return replace(scene, critters=critters)

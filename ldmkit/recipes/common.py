@@ -25,6 +25,9 @@ from tqdm import tqdm
 
 from ldmkit.critters.scene import EVALUATION_SEED, VERSION, Scene
 
+TUNING_SEED = (
+    400_000  # from here to `EVALUATION_SEED`: what a run watches itself by, and is tuned on
+)
 _CHUNK = 500  # drawings per task of the pool
 
 
@@ -41,10 +44,12 @@ def _draw_chunk(start: int) -> NDArray[np.uint8]:
 
 
 def _keep_apart(count: int, start: int) -> None:
-    if start < EVALUATION_SEED < start + count:
-        raise ValueError(
-            f"indices {start}…{start + count} cross {EVALUATION_SEED}: evaluation is kept apart"
-        )
+    for border, what in ((TUNING_SEED, "tuning"), (EVALUATION_SEED, "evaluation")):
+        if start < border < start + count:
+            raise ValueError(
+                f"drawings {start}…{start + count} cross {border}: {what} is kept apart, ask for "
+                "fewer"
+            )
 
 
 def drawn(count: int, start: int) -> Iterator[NDArray[np.uint8]]:
@@ -75,14 +80,14 @@ def drawings(count: int, start: int, cache: Path) -> NDArray[np.uint8]:
 
     Args:
         count: how many, a multiple of 500.
-        start: first index; training indices end before `EVALUATION_SEED`.
+        start: first index; training indices end before `TUNING_SEED`.
         cache: folder for the uncompressed ``.npy``.
 
     Returns:
         (count, 64, 64, 3) uint8, memory-mapped.
 
     Raises:
-        ValueError: when the range touches both training and evaluation indices.
+        ValueError: when the range touches two of training, tuning and evaluation indices.
     """
     _keep_apart(count, start)
     path = cache / f"drawings-v{VERSION}-{start}-{count}.npy"

@@ -27,10 +27,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ldmkit.recipes import reading
 from ldmkit.recipes.captioning import captions_of
-from ldmkit.recipes.common import Run, arguments, drawings, half, scene
+from ldmkit.recipes.common import TUNING_SEED, Run, arguments, drawings, half, scene
 from ldmkit.recipes.embeddings import (
     CLIP,
-    TUNING_SEED,
     UNET,
     VAE,
     WIDTH,
@@ -217,7 +216,8 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCL
         unet = reading.widen(unet, fresh if begun else lessons.taught(fresh))
     elif not begun:
         reading.put_back(unet, lessons.taught(reading.taken(unet), again=True))
-    reading.hold(unet)
+    if options.reading_steps:  # else nothing worth holding may stand there
+        reading.hold(unet)
     unet.to(options.device).train()
     run = Run(
         options.name or "decoder",

@@ -23,14 +23,13 @@ from transformers import CLIPModel
 
 import ldmkit.critters
 from ldmkit.recipes.clip import pixels
-from ldmkit.recipes.common import drawn
+from ldmkit.recipes.common import TUNING_SEED, drawn
 
 WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
 CLIP, VAE, UNET = (
     str(WEIGHTS / name) for name in ("critters-clip", "critters/vae", "critters/unet")
 )
 WIDTH = 128  # of an embedding
-TUNING_SEED = 400_000  # neither trained on nor kept for evaluation: what a run watches itself by
 _MOST = 10_000_000  # training drawings
 
 

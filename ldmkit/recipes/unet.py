@@ -200,8 +200,9 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, Conditions
 def blend(unet: UNet2DConditionModel, folder: str, share: float) -> None:
     """Average a U-Net's weights with those of one that it descends from.
 
-    What both have learned stays, and combinations that were never shown come out right more often
-    than with either (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903, section 3).
+    Robust fine-tuning (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903, section 3): the average may
+    do better than either where neither was trained. What it did to held-out combinations here, and
+    where it did nothing, stands in the model card.
 
     Args:
         unet: gets the average.

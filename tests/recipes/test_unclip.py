@@ -85,13 +85,15 @@ def test_a_wider_decoder_starts_as_the_same_function() -> None:
 def test_nothing_is_learned_from_tuning_and_evaluation_drawings(tmp_path: Path) -> None:
     seeds = embeddings.training_seeds(401_000)
     assert len(set(seeds)) == 401_000
-    assert seeds.max() < embeddings.TUNING_SEED
-    assert (np.diff(seeds[embeddings.TUNING_SEED :]) == 1).all()  # so that they are drawn in rows
+    assert seeds.max() < common.TUNING_SEED
+    assert (np.diff(seeds[common.TUNING_SEED :]) == 1).all()  # so that they are drawn in rows
     assert embeddings.training_seeds(10_000_000)[-1] == -1
     with pytest.raises(ValueError, match="10000000 training drawings, got 10000500"):
         embeddings.Pictures().training(10_000_500, tmp_path)
     with pytest.raises(ValueError, match="evaluation is kept apart"):
         next(common.drawn(1000, EVALUATION_SEED - 500))
+    with pytest.raises(ValueError, match="tuning is kept apart"):
+        common.drawings(1000, common.TUNING_SEED - 500, tmp_path)
     with pytest.raises(ValueError, match="evaluation is kept apart"):
         common.drawings(1000, EVALUATION_SEED - 500, tmp_path)
     assert not list(tmp_path.iterdir())
