@@ -46,7 +46,7 @@ BATCH = 64
 _CAPTIONS_DROPPED = 0.92  # the prompt stays empty when an embedding is decoded
 _VECTORS_DROPPED = 0.1  # the pipeline's unconditional: zeros, the noise level's half included
 _CLEAN = 0.7  # share of embeddings at noise level 0, the pipeline's default
-_READ_CLEAN = 0.9  # … of those that a reader learns from
+_READ_CLEAN = 0.97  # … of those that a reader learns from
 
 
 def warm_start(folder: str) -> UNet2DConditionModel:
@@ -167,6 +167,11 @@ class Lessons:
             reader.requires_grad_(True)
         return reading.learn(vectors, table, reader, self._reading_steps, rng)
 
+    def examples(self) -> torch.Tensor:
+        """(n, 256) class vectors of up to 20,000 drawings, as in training."""
+        rng = np.random.default_rng((self.seed, 1))
+        return self.vectors.training(self.embeddings[:20_000], rng)
+
     def batch(self, step: int) -> Lesson:
         """The batch of a step."""
         rng = np.random.default_rng((self.seed, step))
@@ -210,12 +215,13 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCL
     lessons = Lessons(options)
     unet = warm_start(options.start or UNET)
     begun = (options.runs / (options.name or "decoder") / "checkpoint.safetensors").exists()
-    missing = reading.TIME_WIDTH - unet.time_embedding.linear_1.out_features
-    if missing > 0:
-        fresh = reading.Reader(2 * WIDTH, missing)
-        unet = reading.widen(unet, fresh if begun else lessons.taught(fresh))
+    if unet.time_embedding.linear_1.out_features < reading.TIME_WIDTH:
+        fresh = reading.fresh(unet)
+        taught = fresh if begun else lessons.taught(fresh)
+        unet = reading.widen(unet, taught, lessons.examples())
     elif not begun:
-        reading.put_back(unet, lessons.taught(reading.taken(unet), again=True))
+        taught = lessons.taught(reading.taken(unet), again=True)
+        reading.put_back(unet, taught, lessons.examples())
     if options.reading_steps:  # else nothing worth holding may stand there
         reading.hold(unet)
     unet.to(options.device).train()
@@ -259,7 +265,7 @@ def main() -> None:
     parser.add_argument("--autoencoder", default=VAE, help="folder of the autoencoder")
     parser.add_argument("--clip", default=CLIP, help="folder of the embedded CLIP")
     parser.add_argument(
-        "--reading-steps", type=int, default=20_000, help="of telling attributes apart, beforehand"
+        "--reading-steps", type=int, default=12_000, help="of telling attributes apart, beforehand"
     )
     parser.add_argument(
         "--reading-drawings", type=int, default=None, help="to tell them apart in, if more"

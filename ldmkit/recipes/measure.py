@@ -32,7 +32,6 @@ from ldmkit.records.intervals import paired_difference
 
 WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
 TRAINING = 96_000  # drawings that the shipped U-Net was trained on
-EFFECTS = 200  # captions that effects are measured on
 _SETS = {
     "seen": "one critter, seen",
     "held_out": "one critter, held out",
@@ -118,14 +117,13 @@ def _effects(
 ) -> dict[str, Any]:
     """What obedience gains by guidance and by steps, each caption against itself."""
     steps, guidance = settings["num_inference_steps"], settings["guidance_scale"]
-    some = texts[:EFFECTS]
-    best = [v.obeyed for v in judge_many(pictures[: len(some)], some)]
+    best = [v.obeyed for v in judge_many(pictures, texts)]
     runs = {"guidance_1": (steps, 1.0), "steps_4": (4, guidance)}
-    found: dict[str, Any] = {"captions": len(some)}
+    found: dict[str, Any] = {"captions": len(texts)}
     for name, (n, scale) in runs.items():
-        less = [v.obeyed for v in judge_many(evaluate.paint(pipe, some, n, scale), some)]
+        less = [v.obeyed for v in judge_many(evaluate.paint(pipe, texts, n, scale), texts)]
         gain = paired_difference(best, less)
-        found[name] = {"obedience": sum(less) / len(some), "gain": [round(g, 3) for g in gain]}
+        found[name] = {"obedience": sum(less) / len(texts), "gain": [round(g, 3) for g in gain]}
     return found
 
 

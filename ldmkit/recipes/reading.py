@@ -8,7 +8,7 @@ to tell the drawings' attributes apart, and the U-Net then only has to listen to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,10 +19,13 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ldmkit.critters.judging import HEADS
+from ldmkit.recipes.muon import Muon
 
 TIME_WIDTH = 512  # of the timestep's and class embedding; the text-to-image U-Net has 192
-_BATCH = 1024
-_RATE = 2e-3
+_BATCH = 2048
+_RATE = 0.1  # Muon's, of the two layers
+_HEADS_RATE = 0.04  # AdamW's, of it
+_WARM = 200  # steps
 _UNSEEN = -1  # a label that the drawing hides
 
 Inputs = Callable[[NDArray[np.int64]], torch.Tensor]
@@ -33,13 +36,14 @@ class Reader(nn.Module):
 
     Args:
         inputs: length of a class vector.
-        width: of both hidden layers.
+        hidden: width of the first layer.
+        width: of the second, whose answers the U-Net hears.
     """
 
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, inputs: int, hidden: int, width: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(inputs, width)
-        self.linear_2 = nn.Linear(width, width)
+        self.linear_1 = nn.Linear(inputs, hidden)
+        self.linear_2 = nn.Linear(hidden, width)
         self.heads = nn.ModuleDict({n: nn.Linear(width, len(v)) for n, v in HEADS.items()})
 
     def forward(self, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -62,12 +66,19 @@ def learn(
         vectors: numbers of drawings to their class vectors, noised as in training.
         table: (n, heads) right answers, -1 where the drawing hides one.
         reader: fresh, or one that has learned before.
-        steps: of 1,024 drawings each.
+        steps: of 2,048 drawings each.
         rng: picks the drawings.
     """
     reader.train()
-    optimizer = torch.optim.AdamW(reader.parameters(), _RATE, weight_decay=0.02)
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, max(1, steps))
+    # What tells animals apart is faint beside what tells places and colours apart: AdamW has 0.80
+    # of unseen animals right after 4,000 steps and 0.87 after 20,000, Muon 0.90 after 4,000; but
+    # only if AdamW keeps the heads.
+    named = ((n.replace("heads", "embedding"), p) for n, p in reader.named_parameters())
+    optimizer = Muon(named, _RATE, vector_lr=_HEADS_RATE)
+    warm = min(_WARM, steps // 10 + 1)
+    rates = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda k: min(1.0, (k + 1) / warm) * (1 - k / max(1, steps))
+    )
     for _ in tqdm(range(steps), desc="reading", disable=steps < 1000):
         picked = np.sort(rng.integers(0, len(table), _BATCH))
         logits, target = reader(vectors(picked)), table[torch.from_numpy(picked)]
@@ -84,18 +95,27 @@ def learn(
     return reader.eval()
 
 
+def fresh(unet: UNet2DConditionModel, width: int = TIME_WIDTH) -> Reader:
+    """A reader that would widen a decoder's time embedding to a width."""
+    first = unet.class_embedding.linear_1
+    return Reader(first.in_features, width, width - time_width(unet))
+
+
 @torch.no_grad()
-def widen(unet: UNet2DConditionModel, reader: Reader) -> UNet2DConditionModel:
-    """The same function with a wider time embedding, whose new part holds the reader's answers.
+def widen(
+    unet: UNet2DConditionModel, reader: Reader, vectors: torch.Tensor
+) -> UNet2DConditionModel:
+    """Nearly the same function with a wider time embedding; its new part is a reader's answers.
 
     Nothing listens to the new part yet: what leads out of it is zero.
 
     Args:
         unet: a decoder with class embedding "projection".
-        reader: as wide as what is added.
+        reader: from `fresh`.
+        vectors: see `put_back`.
     """
     old = unet.time_embedding.linear_1.out_features
-    width = old + reader.linear_1.out_features
+    width = reader.linear_1.out_features
     wide = UNet2DConditionModel.from_config(dict(unet.config) | {"time_embedding_dim": width})
     state = wide.state_dict()
     for name, tensor in unet.state_dict().items():
@@ -105,10 +125,10 @@ def widen(unet: UNet2DConditionModel, reader: Reader) -> UNet2DConditionModel:
             tensor = grown
         state[name] = tensor
     # Hidden units of the timestep's that are zero could never learn: only their way out is.
-    fresh = nn.Linear(wide.time_embedding.linear_1.in_features, width)
-    state["time_embedding.linear_1.weight"][old:] = fresh.weight[old:]
+    new = nn.Linear(wide.time_embedding.linear_1.in_features, width)
+    state["time_embedding.linear_1.weight"][old:] = new.weight[old:]
     wide.load_state_dict(state)
-    put_back(wide, reader)
+    put_back(wide, reader, vectors)
     return wide
 
 
@@ -119,42 +139,47 @@ def taken(unet: UNet2DConditionModel) -> Reader:
     Args:
         unet: from `widen`, as it came or trained on.
     """
-    first = unet.class_embedding.linear_1
-    reader = Reader(first.in_features, first.out_features - time_width(unet))
-    for ours, theirs in _places(unet, reader):
-        ours.copy_(theirs)
+    old, layers = time_width(unet), unet.class_embedding
+    reader = fresh(unet, layers.linear_1.out_features)
+    reader.linear_1.load_state_dict(layers.linear_1.state_dict())
+    reader.linear_2.weight.copy_(layers.linear_2.weight[old:])
+    reader.linear_2.bias.copy_(layers.linear_2.bias[old:])
     return reader
 
 
 @torch.no_grad()
-def put_back(unet: UNet2DConditionModel, reader: Reader) -> None:
-    """Write a reader into the new part of a wide class embedding, which then says that alone."""
-    for ours, theirs in _places(unet, reader):
-        theirs.copy_(ours)
-    old = time_width(unet)
-    unet.class_embedding.linear_2.weight[old:, :old] = 0
+def put_back(unet: UNet2DConditionModel, reader: Reader, vectors: torch.Tensor) -> None:
+    """Write a reader into a wide class embedding.
+
+    The part that denoising taught now has to do with the reader's first layer: its second is
+    fitted, by least squares, to say what it said.
+
+    Args:
+        unet: wide.
+        reader: as wide.
+        vectors: (n, inputs) of training drawings, many more than the first layer is wide.
+    """
+    old, layers = time_width(unet), unet.class_embedding
+    said = layers(vectors)[:, :old]
+    layers.linear_1.load_state_dict(reader.linear_1.state_dict())
+    heard = functional.silu(layers.linear_1(vectors))
+    heard = torch.cat((heard, torch.ones(len(heard), 1)), 1).double()
+    # "gelsd" bears first layers with units that never differ.
+    fitted = torch.linalg.lstsq(heard, said.double(), driver="gelsd").solution.T.float()
+    layers.linear_2.weight.copy_(torch.cat((fitted[:, :-1], reader.linear_2.weight)))
+    layers.linear_2.bias.copy_(torch.cat((fitted[:, -1], reader.linear_2.bias)))
 
 
 def hold(unet: UNet2DConditionModel) -> None:
     """Keep a wide class embedding's reader as it was taught: denoising blurs what it tells.
 
-    Its rows get no gradient. Muon's iteration leaves rows of zeros at zero.
+    Its first layer and its rows of the second get no gradient. Muon's iteration leaves rows of
+    zeros at zero.
     """
-    old = time_width(unet)
-    for layer in (unet.class_embedding.linear_1, unet.class_embedding.linear_2):
-        for parameter in (layer.weight, layer.bias):
-            parameter.register_hook(lambda g: torch.cat((g[:old], torch.zeros_like(g[old:]))))
-
-
-def _places(
-    unet: UNet2DConditionModel, reader: Reader
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """A reader's tensors, and views of where they stand in a class embedding."""
-    old = time_width(unet)
-    for layer in ("linear_1", "linear_2"):
-        ours, theirs = getattr(reader, layer), getattr(unet.class_embedding, layer)
-        yield ours.weight, theirs.weight[old:, -ours.in_features :]
-        yield ours.bias, theirs.bias[old:]
+    old, layers = time_width(unet), unet.class_embedding
+    layers.linear_1.requires_grad_(False)
+    for parameter in (layers.linear_2.weight, layers.linear_2.bias):
+        parameter.register_hook(lambda g: torch.cat((g[:old], torch.zeros_like(g[old:]))))
 
 
 def time_width(unet: UNet2DConditionModel) -> int:

@@ -66,20 +66,25 @@ def test_the_decoder_starts_as_the_unet_that_it_came_from(tmp_path: Path) -> Non
 
 
 @torch.no_grad()
-def test_a_wider_decoder_starts_as_the_same_function() -> None:
+def test_a_wider_decoder_starts_as_nearly_the_same_function() -> None:
     """Also where the old class embedding speaks; and the reader's answers stand in the new part."""
+    torch.manual_seed(0)
     unet = decoder.warm_start(embeddings.UNET)
     torch.nn.init.normal_(unet.class_embedding.linear_2.weight, std=0.1)
-    reader = reading.Reader(256, 40)
-    wide = reading.widen(unet, reader)
-    x, t, words = torch.randn(2, 4, 16, 16), torch.tensor([3, 900]), torch.randn(2, 32, 128)
-    vectors = torch.randn(2, 256)
-    ours, theirs = (u(x, t, words, class_labels=vectors).sample for u in (wide, unet))
-    assert _gap(ours, theirs) <= 1e-5
-    told = wide.class_embedding(vectors)[:, -40:]
+    reader = reading.fresh(unet, 400)
+    vectors = torch.randn(3000, 256)
+    wide = reading.widen(unet, reader, vectors)
+    x, t, words = torch.randn(8, 4, 16, 16), torch.arange(8) * 120, torch.randn(8, 32, 128)
+    ours, theirs, deaf = (
+        u(x, t, words, class_labels=v).sample
+        for u, v in ((wide, vectors[:8]), (unet, vectors[:8]), (unet, vectors[8:16]))
+    )
+    assert (ours - theirs).square().mean() < 0.5 * (deaf - theirs).square().mean()
+    told = wide.class_embedding(vectors)[:, reading.time_width(unet) :]
     silu = torch.nn.functional.silu
     assert _gap(told, reader.linear_2(silu(reader.linear_1(vectors)))) <= 1e-5
-    assert wide.time_embedding.linear_1.weight[-40:].abs().min() > 0  # hidden units that can learn
+    new = wide.time_embedding.linear_1.weight[reading.time_width(unet) :]
+    assert new.abs().amax(1).min() > 0  # hidden units that can learn
 
 
 def test_nothing_is_learned_from_tuning_and_evaluation_drawings(tmp_path: Path) -> None:
@@ -101,26 +106,31 @@ def test_nothing_is_learned_from_tuning_and_evaluation_drawings(tmp_path: Path) 
 
 @torch.no_grad()
 def test_a_reader_is_taken_out_and_put_back() -> None:
+    torch.manual_seed(0)
     unet = decoder.warm_start(embeddings.UNET)
-    reader = reading.Reader(256, 40)
-    wide = reading.widen(unet, reader)
+    torch.nn.init.normal_(unet.class_embedding.linear_2.weight, std=0.1)
+    reader, vectors = reading.fresh(unet, 400), torch.randn(3000, 256)
+    wide = reading.widen(unet, reader, vectors)
     found = reading.taken(wide)
-    assert _gap(found.linear_1.weight, reader.linear_1.weight) == 0
-    assert _gap(found.linear_2.bias, reader.linear_2.bias) == 0
-    old = wide.class_embedding(torch.ones(1, 256))
+    for name, parameter in reader.named_parameters():
+        if name.startswith("linear"):
+            assert _gap(found.get_parameter(name), parameter) == 0
+    before, width = wide.class_embedding(vectors), reading.time_width(wide)
     for parameter in found.parameters():
         parameter.mul_(0.5)
-    reading.put_back(wide, found)
-    new = wide.class_embedding(torch.ones(1, 256))
-    assert _gap(new[:, :-40], old[:, :-40]) <= 1e-6  # the old part says what it said
+    reading.put_back(wide, found, vectors)
+    after = wide.class_embedding(vectors)
+    old, new = before[:, :width], after[:, :width]
+    assert (new - old).square().mean() < 0.1 * old.var(0).mean()  # it says nearly what it said
     silu = torch.nn.functional.silu
-    told = found.linear_2(silu(found.linear_1(torch.ones(1, 256))))
-    assert _gap(new[:, -40:], told) <= 1e-5
-    assert _gap(new[:, -40:], old[:, -40:]) > 0.01
+    told = found.linear_2(silu(found.linear_1(vectors)))
+    assert _gap(after[:, width:], told) <= 1e-5
+    assert _gap(after[:, width:], before[:, width:]) > 0.01
 
 
 def test_a_held_reader_says_the_same_after_training() -> None:
-    unet = reading.widen(decoder.warm_start(embeddings.UNET), reading.Reader(256, 40))
+    start = decoder.warm_start(embeddings.UNET)
+    unet = reading.widen(start, reading.fresh(start, 232), torch.randn(500, 256))
     reading.hold(unet)
     vectors, old = torch.randn(4, 256), reading.time_width(unet)
     before = unet.class_embedding(vectors).detach()
@@ -142,7 +152,7 @@ def test_a_reader_learns_what_vectors_hold() -> None:
     x = torch.randn(4000, 16)
     table = torch.full((4000, len(HEADS)), -1)
     table[:, 1], table[:, 3] = (x[:, 0] > 0).long(), (x[:, 1] * x[:, 2] > 0).long()
-    fresh = reading.Reader(16, 32)
+    fresh = reading.Reader(16, 32, 32)
     reader = reading.learn(lambda i: x[torch.from_numpy(i)], table[:3000], fresh, 800, rng)
     shares = reading.score(reader, x[3000:], table[3000:])
     names = list(HEADS)
