@@ -41,7 +41,8 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     share, zz = hits / count, Z * Z / count
     middle = (share + zz / 2) / (1 + zz)
     half = Z * math.sqrt(share * (1 - share) / count + zz / count / 4) / (1 + zz)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Rounding must not leave the share itself outside (none or all of them: an end is the share).
+    return min(max(0.0, middle - half), share), max(min(1.0, middle + half), share)
 
 
 def mean_of(values: ArrayLike) -> Estimate:

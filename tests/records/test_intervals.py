@@ -16,6 +16,14 @@ def test_wilson_is_scipys(hits, count):
     assert wilson(hits, count) == pytest.approx((want.low, want.high), abs=1e-6)
 
 
+def test_an_interval_holds_its_share():
+    """To the last bit: matplotlib refuses error bars of negative length."""
+    for count in range(1, 400):
+        for hits in (0, 1, count - 1, count):
+            low, high = wilson(hits, count)
+            assert 0 <= low <= hits / count <= high <= 1
+
+
 def test_nothing_counted_says_nothing():
     assert wilson(0, 0) == (0.0, 1.0)
     assert all(map(math.isnan, mean_of([np.nan])))
