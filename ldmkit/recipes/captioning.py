@@ -56,15 +56,24 @@ class Captioned:
             narrows what is left open, is held against.
         omitted: how probably what a critter wears, or its mood, is left out of a caption. A small
             model makes less of the rarer values than there is of them; this gives them back.
+        mistaken: share of the captions that have nothing to do with their drawing, as on the web.
+            The drawing is then one of those that empty captions go with: what wrong captions teach
+            is what guidance pushes away from.
     """
 
     def __init__(
-        self, count: int, empty: float = 0.1, power: float = 0.0, omitted: float = 0.0
+        self,
+        count: int,
+        empty: float = 0.1,
+        power: float = 0.0,
+        omitted: float = 0.0,
+        mistaken: float = 0.0,
     ) -> None:
         weights = np.array([silence(scene(i), omitted) for i in range(count)]) ** power
         self._share = weights.cumsum() / weights.sum()
         self._empty = empty
         self._omitted = omitted
+        self._mistaken = mistaken
 
     def batch(
         self, size: int, step: int, rng: np.random.Generator
@@ -73,7 +82,10 @@ class Captioned:
         silent = int(rng.binomial(size, self._empty))
         spoken = np.sort(rng.integers(0, len(self._share), size - silent))
         captions = captions_of(spoken, step + 1, self._omitted) + [""] * silent
-        return np.concatenate((spoken, self._unspoken(silent, rng))), captions
+        drawings = np.concatenate((spoken, self._unspoken(silent, rng)))
+        wrong = np.flatnonzero(rng.random(len(spoken)) < self._mistaken)
+        drawings[wrong] = self._unspoken(len(wrong), rng)
+        return drawings, captions
 
     def _unspoken(self, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
         return np.minimum(np.searchsorted(self._share, rng.random(size)), len(self._share) - 1)
@@ -94,4 +106,10 @@ def empty_captions(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         help="how probably what a critter wears, or its mood, is left out of a caption",
+    )
+    parser.add_argument(
+        "--mistaken",
+        type=float,
+        default=0.0,
+        help="share of captions that have nothing to do with their drawing",
     )

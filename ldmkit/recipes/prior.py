@@ -141,7 +141,9 @@ def train(options: argparse.Namespace) -> PriorTransformer:
     for statistics in (prior.clip_mean, prior.clip_std):
         statistics.requires_grad_(False)
     prior.to(device).train()
-    captioned = Captioned(len(scaled), options.empty, options.silence, options.omit)
+    captioned = Captioned(
+        len(scaled), options.empty, options.silence, options.omit, options.mistaken
+    )
     scheduler = build_scheduler()
     run = Run(
         options.name or "prior",

@@ -155,7 +155,9 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, Conditions
         else UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32)
     )
     unet.to(device).train()
-    captioned = Captioned(len(latents), options.empty, options.silence, options.omit)
+    captioned = Captioned(
+        len(latents), options.empty, options.silence, options.omit, options.mistaken
+    )
     alphas = build_scheduler().alphas_cumprod
     posterior = 0.08 * float(conditions.vae.config.scaling_factor)  # the encoder's fixed deviation
     run = Run(

@@ -49,6 +49,23 @@ def test_captions_are_of_their_drawings() -> None:
     assert empty / (20 * 64) == pytest.approx(0.25, abs=0.06)
 
 
+def test_captions_are_mistaken_as_often_as_asked() -> None:
+    """And the drawing that stands there instead is one that empty captions go with."""
+    captioned, rng = Captioned(_COUNT, 0.0, 1.0, mistaken=0.3), np.random.default_rng(1)
+    wrong, bare = [], []
+    for step in range(60):
+        picked, captions = captioned.batch(64, step, rng)
+        for index, caption in zip(picked, captions, strict=True):
+            shown, said = scene(int(index)), parse(caption)
+            fits = [c.animal for c in shown.critters] == [c.animal for c in said.critters]
+            wrong.append(not fits)
+            if not fits:
+                bare.append(shown.critters[0].wears == "nothing")
+    # A drawing taken by chance has the caption's animals now and then.
+    assert np.mean(wrong) == pytest.approx(0.3 * 0.88, abs=0.04)
+    assert np.mean(bare) > 0.65
+
+
 def test_hats_and_moods_are_left_out_as_often_as_asked() -> None:
     indices = np.arange(_COUNT)
     whole, fewer, none = (captions_of(indices, 7, omitted) for omitted in (0.0, 0.4, 1.0))
