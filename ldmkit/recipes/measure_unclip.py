@@ -42,7 +42,7 @@ from ldmkit.space.unclip import decode_embedding, variations
 _BATCH = 25
 _PAIRS = 512  # captions and pictures that a caption's own picture is looked for among
 _SHEETS = ("prior", "picture")  # ways to an embedding whose first pictures are shown
-THETA = 0.35  # how far a text diff turns
+THETA = 0.4  # how far a text diff turns: as `text_diff` does where nothing is said
 
 Decode = Callable[[Sequence[Embedding]], list[Image.Image]]
 
