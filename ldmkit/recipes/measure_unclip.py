@@ -230,7 +230,7 @@ def measure_text_diffs(
     }
 
 
-def measure_walks(pipe: Any, count: int = 100) -> dict[str, Any]:
+def measure_walks(pipe: Any, count: int = 400) -> dict[str, Any]:
     """The middle of walks between two drawings: is it one animal? Against blended pixels."""
     ends = scenes(2 * count, EVALUATION_SEED + 60_000)
     sure = calibration()
@@ -249,7 +249,7 @@ def measure_walks(pipe: Any, count: int = 100) -> dict[str, Any]:
     }
 
 
-def measure_inversion(pipe: Any, count: int = 100) -> dict[str, Any]:
+def measure_inversion(pipe: Any, count: int = 400) -> dict[str, Any]:
     """PSNR of drawings inverted in 64 steps and sampled again, and of the autoencoder alone."""
     alone, back = [], []
     for scene, seed in tqdm(scenes(count, EVALUATION_SEED + 70_000), desc="inversion"):
