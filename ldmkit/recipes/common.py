@@ -25,9 +25,7 @@ from tqdm import tqdm
 
 from ldmkit.critters.scene import EVALUATION_SEED, VERSION, Scene
 
-TUNING_SEED = (
-    400_000  # from here to `EVALUATION_SEED`: what a run watches itself by, and is tuned on
-)
+TUNING_SEED = 400_000  # up to `EVALUATION_SEED`: what runs watch themselves by, and are tuned on
 _CHUNK = 500  # drawings per task of the pool
 
 

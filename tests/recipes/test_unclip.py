@@ -79,7 +79,7 @@ def test_a_wider_decoder_starts_as_nearly_the_same_function() -> None:
         u(x, t, words, class_labels=v).sample
         for u, v in ((wide, vectors[:8]), (unet, vectors[:8]), (unet, vectors[8:16]))
     )
-    assert (ours - theirs).square().mean() < 0.5 * (deaf - theirs).square().mean()
+    assert (ours - theirs).square().mean() < 0.35 * (deaf - theirs).square().mean()
     told = wide.class_embedding(vectors)[:, reading.time_width(unet) :]
     silu = torch.nn.functional.silu
     assert _gap(told, reader.linear_2(silu(reader.linear_1(vectors)))) <= 1e-5
