@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +27,7 @@ from PIL import Image
 from ldmkit.latents.codec import encode_image
 from ldmkit.recording import checks
 from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
+from ldmkit.recording.saying import say
 
 __all__ = ["invert"]
 
@@ -249,10 +249,9 @@ def _checked(steps: _Steps) -> torch.Tensor:
             "float32, or take fewer rounds (fixed_point=1)."
         )
     if steps.change > _UNSETTLED:
-        warnings.warn(
+        say(
             f"The fixed point did not settle: the last round still changed {steps.change:.0%} of "
             "the latents; take more steps or other rounds (fixed_point=0 is plain inversion).",
-            UserWarning,
             stacklevel=4,
         )
     return steps.latents
