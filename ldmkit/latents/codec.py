@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ldmkit.loading.device import at_work
 from ldmkit.recording.preview import autoencoder_of, decode, scale
 from ldmkit.records.rgb import to_rgb
 
@@ -41,8 +42,8 @@ def encode_image(pipe: Any, picture: Image.Image | Sequence[Image.Image]) -> tor
     pictures = [to_rgb(one) for one in pictures]
     _check_pictures(pictures, least=getattr(pipe, "vae_scale_factor", 1))
     pixels = pipe.image_processor.preprocess(pictures)
-    with torch.no_grad():  # (b, 3, H, W) in -1..1
-        encoded = vae.encode(pixels.to(vae.device, vae.dtype))
+    with torch.no_grad(), at_work(vae) as device:
+        encoded = vae.encode(pixels.to(device, vae.dtype))  # (b, 3, H, W) in -1..1
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
     return scale(vae, latents)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Released",
+    "at_work",
     "choose_device",
     "choose_dtype",
     "empty_cache",
@@ -18,6 +21,7 @@ __all__ = [
     "own",
     "place",
     "release",
+    "works_on",
 ]
 
 _owned: weakref.WeakSet[Any] = weakref.WeakSet()  # what load made, for release()
@@ -90,6 +94,34 @@ def place(pipe: Any, device: torch.device) -> Any:
             pipe.enable_model_cpu_offload(device=device)
             return pipe
     return pipe.to(device) if device.type != "cpu" else pipe
+
+
+def works_on(part: Any) -> torch.device:
+    """Where a network computes: where it is, or where accelerate brings it for each call."""
+    import torch
+
+    device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+    return part.device if device is None else torch.device(device)
+
+
+@contextmanager
+def at_work(part: Any) -> Iterator[torch.device]:
+    """Calls a network's own methods inside; one that comes and goes is gone again afterwards.
+
+    Methods other than ``forward`` bring it to its device but not what it is given.
+
+    Args:
+        part: a network of a pipeline, such as its autoencoder.
+
+    Yields:
+        The device that what it is given must be on.
+    """
+    before, device = part.device, works_on(part)
+    try:
+        yield device
+    finally:
+        if before != device:
+            part.to(before)
 
 
 def own(pipe: Any) -> Any:

@@ -20,6 +20,7 @@ from ldmkit.critters.scene import EVALUATION_SEED
 from ldmkit.recipes.common import Run, arguments, drawings, half, to_tensor
 from ldmkit.recipes.muon import Muon
 
+BATCH = 16  # crops
 LATENT_NOISE = 0.08
 CROPS_UNTIL = 0.7  # share of the run that sees 32-pixel crops
 _CELL = 4  # pixels per latent: crops start on this grid, as the styles' textures do
@@ -50,9 +51,11 @@ def fix_variance(model: AutoencoderKL) -> None:
         model.quant_conv.bias[4:] = 2 * float(np.log(LATENT_NOISE))
 
 
-def batch(pictures: NDArray[np.uint8], rng: np.random.Generator, crop: bool) -> torch.Tensor:
-    """16 random crops of 32 pixels, or 8 whole pictures: (b, 3, h, w) in -1…1."""
-    picked = pictures[np.sort(rng.integers(0, len(pictures), 16 if crop else 8))]
+def batch(
+    pictures: NDArray[np.uint8], rng: np.random.Generator, crop: bool, size: int = BATCH
+) -> torch.Tensor:
+    """Random crops of 32 pixels, or half as many whole pictures: (b, 3, h, w) in -1…1."""
+    picked = pictures[np.sort(rng.integers(0, len(pictures), size if crop else size // 2))]
     if crop:
         at = rng.integers(0, 32 // _CELL + 1, (len(picked), 2)) * _CELL
         picked = np.stack([p[y : y + 32, x : x + 32] for p, (y, x) in zip(picked, at, strict=True)])
@@ -85,7 +88,7 @@ def psnr(model: AutoencoderKL, pictures: NDArray[np.uint8], device: str = "cpu")
 def latent_scale(model: AutoencoderKL, pictures: NDArray[np.uint8]) -> float:
     """The scaling factor that gives latents a standard deviation of one."""
     z = [
-        model.encode(to_tensor(pictures[i : i + 50])).latent_dist.mean
+        model.encode(to_tensor(pictures[i : i + 50]).to(model.device)).latent_dist.mean
         for i in range(0, len(pictures), 50)
     ]
     return float(1 / torch.cat(z).std())
@@ -108,19 +111,17 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
 
     def evaluate() -> dict[str, float]:
         with run.averaged():
-            return {"psnr": psnr(model, unseen[:100], options.device), "loss": last}
+            return {"psnr": psnr(model, unseen[:100], options.device)}
 
-    last = 0.0
     for step in run.steps(evaluate):
         rng = np.random.default_rng((options.seed, step))
         loss = loss_of(
             model,
-            batch(pictures, rng, run.progress < options.crops).to(options.device),
+            batch(pictures, rng, run.progress < options.crops, options.batch).to(options.device),
             options.device,
         )
         run.update(loss)
         fix_variance(model)
-        last = float(loss.detach())
     model.load_state_dict(run.average)
     model.eval()
     if not options.decoder_only:
@@ -131,7 +132,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__, minutes=60)
+    parser = arguments(__doc__, minutes=60, batch=BATCH)
     parser.add_argument(
         "--crops", type=float, default=CROPS_UNTIL, help="share of the run on crops"
     )

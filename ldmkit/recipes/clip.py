@@ -101,11 +101,14 @@ def top1(
     indices = np.arange(start, start + pool)
     if pictures is None:
         pictures = np.stack([np.asarray(scene(int(i)).draw(64, int(i))) for i in indices])
-    out = model(input_ids=tokens(tokenizer, captions_of(indices, 0)), pixel_values=pixels(pictures))
+    out = model(
+        input_ids=tokens(tokenizer, captions_of(indices, 0)).to(model.device),
+        pixel_values=pixels(pictures).to(model.device),
+    )
     target = torch.arange(pool)
     return {
-        "text_to_picture": float((out.logits_per_text.argmax(1) == target).float().mean()),
-        "picture_to_text": float((out.logits_per_image.argmax(1) == target).float().mean()),
+        "text_to_picture": float((out.logits_per_text.argmax(1).cpu() == target).float().mean()),
+        "picture_to_text": float((out.logits_per_image.argmax(1).cpu() == target).float().mean()),
     }
 
 
@@ -131,19 +134,16 @@ def train(options: argparse.Namespace) -> tuple[CLIPModel, CLIPTokenizer]:
 
     def evaluate() -> dict[str, float]:
         with run.averaged():
-            found = top1(model, tokenizer, len(unseen), pictures=unseen)
-            return {**found, "loss": last}
+            return top1(model, tokenizer, len(unseen), pictures=unseen)
 
-    last = 0.0
     for step in run.steps(evaluate):
         rng = np.random.default_rng((options.seed, step))
-        indices = np.sort(rng.choice(len(pictures), BATCH, replace=False))
+        indices = np.sort(rng.choice(len(pictures), options.batch, replace=False))
         ids = tokens(tokenizer, captions_of(indices, step + 1)).to(options.device)
         loss = contrast(model, ids, pixels(pictures[indices]).to(options.device), options.device)
         run.update(loss)
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(100)))  # as CLIP does
-        last = float(loss.detach())
     model.load_state_dict(run.average)
     return model.eval(), tokenizer
 
@@ -179,7 +179,7 @@ def full_precision_config(path: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    options = arguments(__doc__, minutes=12).parse_args()
+    options = arguments(__doc__, minutes=12, batch=BATCH).parse_args()
     model, tokenizer = train(options)
     print(top1(model, tokenizer))
     export(model, tokenizer, options.export or options.runs / (options.name or "clip") / "model")

@@ -129,6 +129,7 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     average: dict[str, torch.Tensor] = field(default_factory=dict)
+    loss: torch.Tensor | None = None  # of the last fifty steps or so
     _saved: float = 0.0
     _logged: float = 0.0
 
@@ -171,6 +172,9 @@ class Run:
 
     def update(self, loss: torch.Tensor, clip: float = 1.0) -> None:
         """Backward, clip, step, average."""
+        # Left where it is: to read it would have the CPU wait for the GPU at every step.
+        latest = loss.detach()
+        self.loss = latest if self.loss is None else self.loss.lerp(latest, 0.02)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
@@ -215,7 +219,7 @@ class Run:
 
         self.model.load_state_dict(pick("model."))
         average = pick("average.")  # a safetensors file sorts its names; `update` pairs by position
-        self.average = {name: average[name] for name in self.model.state_dict()}
+        self.average = {n: average[n].to(w.device) for n, w in self.model.state_dict().items()}
         states: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in pick("optimizer.").items():
             index, name = key.split(".", 1)
@@ -232,6 +236,8 @@ class Run:
             group["lr"] = rate * group.get("scale", 1.0)
 
     def _log(self, metrics: dict[str, float], bar: Any) -> None:
+        if self.loss is not None:
+            metrics = {**metrics, "loss": float(self.loss)}
         line = {"step": self.step, "minutes": round(self.seconds / 60, 2), **metrics}
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -260,11 +266,20 @@ class AveragedWeights:
 # --- the command line --------------------------------------------------------------------------
 
 
-def arguments(doc: str | None, minutes: float) -> argparse.ArgumentParser:
-    """The options that every recipe takes."""
+def arguments(doc: str | None, minutes: float, batch: int) -> argparse.ArgumentParser:
+    """The options that every recipe takes.
+
+    Args:
+        doc: the recipe's own.
+        minutes: of a run, by default.
+        batch: by default: what two cores are quickest with.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=minutes, help="length of the run")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--batch", type=int, default=batch, help="drawings per step; a GPU wants a thousand"
+    )
     parser.add_argument(
         "--rate", type=float, default=0.01, help="peak learning rate; less to go on"
     )
@@ -280,6 +295,11 @@ def arguments(doc: str | None, minutes: float) -> argparse.ArgumentParser:
         "--export", type=Path, default=None, help="write the folder here at the end"
     )
     return parser
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where a model's weights are."""
+    return next(model.parameters()).device
 
 
 def half(device: str) -> torch.autocast:

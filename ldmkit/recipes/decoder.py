@@ -129,13 +129,13 @@ class Lessons:
 
     def __init__(self, options: argparse.Namespace) -> None:
         cache = options.runs / "cache"
-        self.seed = options.seed
+        self.seed, self.size = options.seed, options.batch
         self.conditions = Conditions(options.clip, options.autoencoder, options.device)
-        self.latents = self.conditions.training_latents(options.drawings, cache)
+        self.latents = self.conditions.training_latents(options.drawings, cache).to(options.device)
         self.empty = self.conditions.embed([""])
-        self.alphas = build_scheduler().alphas_cumprod
+        self.alphas = build_scheduler().alphas_cumprod.to(options.device)
         self._deviation = 0.08 * float(self.conditions.vae.config.scaling_factor)  # the encoder's
-        pictures = Pictures(options.clip)
+        pictures = Pictures(options.clip, options.device)
         self.embeddings = pictures.training(options.drawings, cache)
         self.vectors = Vectors(fit(self.embeddings))
         self._reading_steps = options.reading_steps
@@ -175,14 +175,14 @@ class Lessons:
     def batch(self, step: int) -> Lesson:
         """The batch of a step."""
         rng = np.random.default_rng((self.seed, step))
-        picked = np.sort(rng.integers(0, len(self.latents), BATCH))
-        words = self.empty.repeat(BATCH, 1, 1)
-        said = np.flatnonzero(rng.random(BATCH) >= _CAPTIONS_DROPPED)
+        picked = np.sort(rng.integers(0, len(self.latents), self.size))
+        words = self.empty.repeat(self.size, 1, 1)
+        said = np.flatnonzero(rng.random(self.size) >= _CAPTIONS_DROPPED)
         if len(said):
             words[said] = self.conditions.embed(captions_of(picked[said], step + 1))
-        x0 = self.latents[picked].float()
+        x0 = self.latents[torch.from_numpy(picked).to(self.latents.device)].float()
         x0 = x0 + self._deviation * torch.randn_like(x0)
-        t = stratified(BATCH, rng, len(self.alphas))[torch.from_numpy(rng.permutation(BATCH))]
+        t = stratified(self.size, rng, len(self.alphas)).to(x0.device)
         x, v = noisy(x0, t, torch.randn_like(x0), self.alphas)
         vectors = self.vectors.training(self.embeddings[picked], rng)
         return Lesson(x, t, words, vectors, v)
@@ -191,7 +191,7 @@ class Lessons:
         """128 pictures that are not trained on, without words, with the same noise each time."""
         noise = torch.randn(self._held.shape, generator=torch.Generator().manual_seed(0))
         t = torch.linspace(0, len(self.alphas) - 1, len(noise)).long()
-        x, v = noisy(self._held, t, noise, self.alphas)
+        x, v = noisy(self._held, t, noise, self.alphas.cpu())
         return Lesson(x, t, self.empty.expand(len(x), -1, -1), self._held_vectors, v)
 
 
@@ -219,10 +219,10 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCL
         fresh = reading.fresh(unet)
         taught = fresh if begun else lessons.taught(fresh)
         unet = reading.widen(unet, taught, lessons.examples())
-    elif not begun:
+    elif not begun and options.reading_steps:
         taught = lessons.taught(reading.taken(unet), again=True)
         reading.put_back(unet, taught, lessons.examples())
-    if options.reading_steps:  # else nothing worth holding may stand there
+    if options.reading_steps or options.hold:  # else nothing worth holding may stand there
         reading.hold(unet)
     unet.to(options.device).train()
     run = Run(
@@ -239,15 +239,13 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCL
         alone = led._replace(vectors=led.vectors * 0)
         with run.averaged(), torch.no_grad():
             errors = {"v_mse": error(unet, led), "v_mse_alone": error(unet, alone)}
-        return {"loss": last} | {name: float(value) for name, value in errors.items()}
+        return {name: float(value) for name, value in errors.items()}
 
-    last = 0.0
     cpu = options.device == "cpu"
     with sdpa_kernel(SDPBackend.MATH if cpu else list(SDPBackend.__members__.values())):
         for step in run.steps(evaluate):
             loss = error(unet, lessons.batch(step))
             run.update(loss)
-            last = 0.98 * last + 0.02 * float(loss.detach()) if last else float(loss.detach())
     unet.load_state_dict(run.average)
     return unet.eval(), lessons.vectors.normalizer
 
@@ -261,7 +259,7 @@ def save(unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer, fo
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__, minutes=45)
+    parser = arguments(__doc__, minutes=45, batch=BATCH)
     parser.add_argument("--autoencoder", default=VAE, help="folder of the autoencoder")
     parser.add_argument("--clip", default=CLIP, help="folder of the embedded CLIP")
     parser.add_argument(
@@ -269,6 +267,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--reading-drawings", type=int, default=None, help="to tell them apart in, if more"
+    )
+    parser.add_argument(
+        "--hold", action="store_true", help="hold a reader that learns no more (--reading-steps 0)"
     )
     options = parser.parse_args()
     unet, normalizer = train(options)

@@ -52,18 +52,23 @@ def training_seeds(count: int) -> NDArray[np.int64]:
 
 
 class Pictures:
-    """The frozen picture half of CLIP: drawings to embeddings."""
+    """The frozen picture half of CLIP: drawings to embeddings.
 
-    def __init__(self, clip: str = CLIP) -> None:
-        self.model = CLIPModel.from_pretrained(clip, dtype=torch.float32).eval()
+    Args:
+        clip: its folder.
+        device: to work on; embeddings come back to the CPU.
+    """
+
+    def __init__(self, clip: str = CLIP, device: str = "cpu") -> None:
+        self.model = CLIPModel.from_pretrained(clip, dtype=torch.float32).to(device).eval()
 
     @torch.no_grad()
     def embed(self, pictures: np.ndarray) -> torch.Tensor:
         """(n, 64, 64, 3) uint8 -> (n, 128) float32, projected and not normalised."""
         out = []
         for i in range(0, len(pictures), 100):
-            x = pixels(pictures[i : i + 100])
-            out.append(self.model.get_image_features(pixel_values=x).pooler_output)
+            x = pixels(pictures[i : i + 100]).to(self.model.device)
+            out.append(self.model.get_image_features(pixel_values=x).pooler_output.cpu())
         return torch.cat(out)
 
     def training(self, count: int, cache: Path) -> torch.Tensor:
@@ -80,7 +85,7 @@ class Pictures:
         """
         seeds = training_seeds(count)
         weights = b"".join(
-            w.numpy().tobytes() for w in self.model.vision_model.state_dict().values()
+            w.cpu().numpy().tobytes() for w in self.model.vision_model.state_dict().values()
         )
         path = cache / f"embeddings-{hashlib.sha256(weights).hexdigest()[:12]}-{count}.npy"
         if not path.exists():

@@ -20,7 +20,15 @@ from torch.nn import functional
 
 from ldmkit.critters.judging import HEADS, Recogniser, truth
 from ldmkit.critters.scene import EVALUATION_SEED, VERSION, Scene
-from ldmkit.recipes.common import Run, arguments, drawings, half, scene, to_tensor
+from ldmkit.recipes.common import (
+    Run,
+    arguments,
+    device_of,
+    drawings,
+    half,
+    scene,
+    to_tensor,
+)
 from ldmkit.recipes.muon import Muon
 
 BATCH = 128
@@ -106,8 +114,8 @@ def accuracy(
     right = []
     table = labels(scenes)
     for i in range(0, len(pictures), 100):
-        logits = model(to_tensor(pictures[i : i + 100]))
-        right.append(np.stack([v.argmax(-1).numpy() for v in logits.values()], 1))
+        logits = model(to_tensor(pictures[i : i + 100]).to(device_of(model)))
+        right.append(np.stack([v.argmax(-1).cpu().numpy() for v in logits.values()], 1))
     hit = np.concatenate(right) == table
     styles = np.array([s.style for s in scenes])
     report: dict[str, dict[str, float]] = {}
@@ -150,15 +158,13 @@ def train(options: argparse.Namespace) -> Recogniser:
 
     def evaluate() -> dict[str, float]:
         with run.averaged():
-            return {
-                k: v["all"] for k, v in accuracy(model.cpu(), unseen, unseen_scenes).items()
-            } | {"loss": last}
+            found = accuracy(model, unseen, unseen_scenes)
+        return {name: shares["all"] for name, shares in found.items()}
 
-    last = 0.0
     for step in run.steps(evaluate):
         rng = np.random.default_rng((options.seed, step))
-        picked = np.sort(rng.integers(0, len(pictures), BATCH))
-        again = rng.integers(0, len(painted), BATCH // 4)
+        picked = np.sort(rng.integers(0, len(pictures), options.batch))
+        again = rng.integers(0, len(painted), options.batch // 4)
         x = to_tensor(np.concatenate([pictures[picked], painted[again]]))
         target = torch.cat([table[picked], table[again]])
         x = augment(torch.cat([x, junk(_JUNK, rng, x)]), rng)
@@ -175,7 +181,6 @@ def train(options: argparse.Namespace) -> Recogniser:
             torch.zeros((), device=options.device),
         )
         run.update(loss, clip=5.0)
-        last = float(loss.detach())
     model.load_state_dict(run.average)
     return model.cpu().eval()
 
@@ -194,7 +199,7 @@ def export(model: Recogniser, folder: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__, minutes=12)
+    parser = arguments(__doc__, minutes=12, batch=BATCH)
     parser.add_argument("--autoencoder", default=None, help="folder of the embedded autoencoder")
     parser.add_argument("--recoded", type=int, default=4000, help="drawings that go through it")
     options = parser.parse_args()

@@ -126,7 +126,7 @@ def train(options: argparse.Namespace) -> PriorTransformer:
     """Run the recipe; returns the prior with its averaged weights."""
     torch.manual_seed(options.seed)
     cache, device = options.runs / "cache", options.device
-    pictures = Pictures(options.clip)
+    pictures = Pictures(options.clip, options.device)
     embeddings = pictures.training(options.drawings, cache)
     normalizer = fit(embeddings)
     scaled = normalizer.scale(embeddings)
@@ -160,34 +160,32 @@ def train(options: argparse.Namespace) -> PriorTransformer:
         x = scheduler.add_noise(held, noise, t)
         with run.averaged(), torch.no_grad(), half(device):
             y = predict(prior, x.to(device), t.to(device), held_words).cpu()
-            guess = predict(prior, noise.to(device), torch.full_like(t, 999), held_words).cpu()
+            last = torch.full((len(held),), 999, device=device)
+            guess = predict(prior, noise.to(device), last, held_words).cpu()
         cosine = torch.cosine_similarity(normalizer.unscale(guess), normalizer.unscale(held))
         return {
             "mse": float((y - held).square().mean()),
             "guess_cosine": float(cosine.mean()),  # of the mean embedding, from noise alone
-            "loss": last,
         }
 
-    last = 0.0
     with sdpa_kernel(SDPBackend.MATH if device == "cpu" else list(SDPBackend.__members__.values())):
         for step in run.steps(evaluate):
             rng = np.random.default_rng((options.seed, step))
-            picked, captions = captioned.batch(BATCH, step, rng)
-            t = stratified(BATCH, rng, 1000)[torch.from_numpy(rng.permutation(BATCH))]
+            picked, captions = captioned.batch(options.batch, step, rng)
+            t = stratified(options.batch, rng, 1000)
             x0 = scaled[picked]
             x = scheduler.add_noise(x0, torch.randn_like(x0), t)
             with half(device):
                 y = predict(prior, x.to(device), t.to(device), words(captions))
             loss = (y - x0.to(device)).square().mean()
             run.update(loss)
-            last = 0.98 * last + 0.02 * float(loss.detach()) if last else float(loss.detach())
     prior.load_state_dict(run.average)
     return prior.eval()
 
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__, minutes=30)
+    parser = arguments(__doc__, minutes=30, batch=BATCH)
     parser.add_argument("--clip", default=CLIP, help="folder of the embedded CLIP")
     empty_captions(parser)
     options = parser.parse_args()

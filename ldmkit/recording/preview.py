@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ldmkit.loading.device import at_work, works_on
+
 __all__ = ["autoencoder_of", "decode", "decode_is_cheap", "linear_rgb", "scale", "unscale"]
 
 # Decoder parameters × latent positions: about how much work a decode is. The limits are a few
@@ -67,7 +69,7 @@ def decode_is_cheap(vae: Any, positions: int) -> bool:
     """Whether decoding so many latent positions (n · b · h · w) takes a few seconds at most."""
     decoder = getattr(vae, "decoder", vae)
     parameters = sum(weight.numel() for weight in decoder.parameters())
-    return bool(parameters * positions <= _CHEAP.get(vae.device.type, _CHEAP["cpu"]))
+    return bool(parameters * positions <= _CHEAP.get(works_on(vae).type, _CHEAP["cpu"]))
 
 
 @torch.no_grad()
@@ -88,20 +90,20 @@ def decode(vae: Any, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
     if upcast:
         vae.to(torch.float32)
     try:
-        parts = [
-            _decode_part(vae, latents[start : start + size])
-            for start in range(0, len(latents), size)
-        ]
+        with at_work(vae) as device:
+            parts = [
+                _decode_part(vae, latents[start : start + size], device)
+                for start in range(0, len(latents), size)
+            ]
     finally:
         if upcast:
             vae.to(torch.float16)
     return np.concatenate(parts)
 
 
-def _decode_part(vae: Any, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-    tensor = torch.tensor(
-        latents, device=vae.device, dtype=vae.dtype
-    )  # a copy: records are read-only
+def _decode_part(vae: Any, latents: NDArray[np.float32], device: torch.device) -> NDArray[np.uint8]:
+    # a copy: records are read-only
+    tensor = torch.tensor(latents, device=device, dtype=vae.dtype)
     unrounded = {"force_not_quantize": True} if _is_movq(vae) else {}
     pixels = vae.decode(unscale(vae, tensor), return_dict=False, **unrounded)[0]
     # (k, 3, H, W) in -1..1
