@@ -251,14 +251,17 @@ def measure_walks(pipe: Any, count: int = 400) -> dict[str, Any]:
 
 def measure_inversion(pipe: Any, count: int = 400) -> dict[str, Any]:
     """PSNR of drawings inverted in 64 steps and sampled again, and of the autoencoder alone."""
-    alone, back = [], []
-    for scene, seed in tqdm(scenes(count, EVALUATION_SEED + 70_000), desc="inversion"):
-        picture = scene.draw(64, seed)
-        again = decode_latents(pipe, encode_image(pipe, picture))
-        noise = invert(pipe, picture, num_inference_steps=64)
-        made = pipe("", latents=noise, num_inference_steps=64, guidance_scale=1.0).images[0]
-        alone.append(psnr(picture, again))
-        back.append(psnr(picture, made))
+    alone: list[float] = []
+    back: list[float] = []
+    chosen = scenes(count, EVALUATION_SEED + 70_000)
+    for i in tqdm(range(0, count, _BATCH), desc="inversion"):
+        pictures = [scene.draw(64, seed) for scene, seed in chosen[i : i + _BATCH]]
+        again = [decode_latents(pipe, latents) for latents in encode_image(pipe, pictures)]
+        noise = invert(pipe, pictures, num_inference_steps=64)
+        call = {"latents": noise, "num_inference_steps": 64, "guidance_scale": 1.0}
+        made = pipe([""] * len(pictures), **call).images
+        alone += map(psnr, pictures, again)
+        back += map(psnr, pictures, made)
     return {
         "count": count,
         "autoencoder_db": mean_of(alone),

@@ -47,7 +47,7 @@ def text_diff(
     num_frames: int = 5,
     seed: int = 0,
     invert: bool = True,
-    fixed_point: int = 2,
+    fixed_point: int = 3,
     clip: ClipSpace | None = None,
     on_frame: Callable[[int, Image.Image], bool | None] | None = None,
     on_step: Callable[[Step], bool | None] | None = None,
