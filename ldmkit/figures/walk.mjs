@@ -24,9 +24,11 @@ function mountWalk(root) {
     slider.value = i;
     image.src = frames[i].src;
     image.alt = frames[i].alt;
-    words.textContent = frames[i].title;
-    place.textContent = `${root.dataset.axis} = ${frames[i].dataset.t ?? i}`;
-    slider.setAttribute("aria-valuetext", `${place.textContent}, ${frames[i].title}`);
+    const at = `${root.dataset.axis} = ${frames[i].dataset.t ?? i}`;
+    const says = frames[i].title === at ? "" : frames[i].title; // else the place would stand twice
+    words.textContent = says || at;
+    place.textContent = says && at;
+    slider.setAttribute("aria-valuetext", says ? `${at}, ${says}` : at);
     frames.forEach((frame, k) => (frame.style.outline = k === i ? "3px solid var(--ldm-focus)" : ""));
     root.dataset.place = i;
   }

@@ -124,9 +124,10 @@ def _sheet(walk: Walk) -> str:
 def _cell(walk: Walk, i: int, data: bytes) -> str:
     place = f"{walk.axis} = {_number(walk.t[i])}"
     words = shorten(walk.labels[i], 160)
+    words = "" if words == place else words  # a text diff's labels say where they are
     seen = shorten(walk.verdicts[i], 80) if walk.verdicts else ""
-    title = text(f"{words} · {seen}" if seen else words)
-    alt = text(f"{shorten(place, 40)}: {words}")
+    title = text(" · ".join(filter(None, (words, seen))) or place)
+    alt = text(": ".join(filter(None, (shorten(place, 40), words))))
     return (
         f'<div style="display:inline-block;vertical-align:top;width:{THUMB + 8}px;margin:0 0 8px">'
         f'<img src="data:image/webp;base64,{base64.b64encode(data).decode()}" alt="{alt}" '

@@ -99,7 +99,7 @@ def text_diff(
     )
     return dataclasses.replace(
         walk,
-        labels=tuple(f"θ = {angle:.2g}" for angle in walk.t),
+        labels=tuple(f"θ = {angle:.3g}" for angle in walk.t),
         title=f"{source or 'no words'} → {target or 'no words'}",
         axis="θ",
         call={**walk.call, "source": source, "target": target, "inverted": "latents" in call},

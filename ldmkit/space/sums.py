@@ -91,7 +91,7 @@ def walk_sum(
     if towards is not None:
         places = [float(t) for t in np.linspace(0, theta, num_frames)]
         walk = interpolate(unclip, here, towards * here.norm, t=places, **going)
-        labels: Sequence[str] = [f"θ = {angle:.2g}" for angle in walk.t]
+        labels: Sequence[str] = [f"θ = {angle:.3g}" for angle in walk.t]
     else:
         shares = np.linspace(0, 1, num_frames)
         scaled = [[(share * weight, one) for weight, one in added] for share in shares]

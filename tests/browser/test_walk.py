@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,6 +49,20 @@ def test_the_slider_walks(new_page, walk, tmp_path, shots, scheme, width):
     assert (seen.errors, seen.dialogs) == ([], [])
     assert seen.page.evaluate("window.ran") is None
     assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("verdicts", [["a cat"] * 6, ()])
+def test_the_place_stands_once_beside_the_picture(new_page, walk, tmp_path, verdicts):
+    labels = [f"θ = {t:.3g}" for t in walk.t]  # as a text diff's
+    file = dataclasses.replace(walk, labels=labels, verdicts=verdicts).to_html(tmp_path / "w.html")
+    page = new_page().page
+    page.goto(file.as_uri())
+    page.locator(".ldm-slider").fill("3")
+    expect(page.locator(".ldm-walk-words")).to_have_text("a cat" if verdicts else "θ = 0.6")
+    expect(page.locator(".ldm-walk-side .ldm-details")).to_have_text("θ = 0.6" if verdicts else "")
+    expect(page.locator(".ldm-slider")).to_have_attribute(
+        "aria-valuetext", "θ = 0.6, a cat" if verdicts else "θ = 0.6"
+    )
 
 
 def test_without_scripts_the_row_stays(new_page, walk, tmp_path):

@@ -185,6 +185,16 @@ def test_page_holds_no_foreign_markup(tmp_path):
     assert json.dumps(html)
 
 
+def test_a_label_that_says_the_place_is_said_once():
+    places = [f"θ = {t:.3g}" for t in np.linspace(0, 1, 4)]
+    html = make(labels=places, axis="θ")._repr_mimebundle_()["text/html"]
+    assert html.count("θ = 0.333") == 2  # under the picture, and for who can't see it
+    assert html.count(">θ = 1</") == 1  # of an end, too
+    assert 'title="a cat"' in html
+    bare = make(labels=places, axis="θ", verdicts=())._repr_mimebundle_()["text/html"]
+    assert 'title="θ = 0.333"' in bare
+
+
 def test_large_walks_are_shrunk_aloud(tmp_path):
     shades = [picture(i, (256, 256)) for i in range(60)]
     page = make(60, images=shades, points=None, embeddings=()).to_html(tmp_path / "w.html")
