@@ -66,7 +66,7 @@ class ArithmeticPanel(WalkingPanel):
         unclip: a pipeline that decodes embeddings of pictures.
         terms: pairs of a weight, −10 to 10, and words, a PIL picture, a ``Scene`` or its seed, an
             ``Embedding``, a ``Trajectory``, a ``Walk`` (its last picture); a thing alone counts
-            once. By default a drawn critter + "a cat wearing a top hat" − "a cat".
+            once. By default a drawn critter + "a cat wearing a scarf" − "a cat".
         form: ``"turn"`` or ``"sum"``.
         theta: where a turn ends, as a share of the whole angle, 0…1.
         num_frames: pictures, 2 to 64.
@@ -193,7 +193,7 @@ class ArithmeticPanel(WalkingPanel):
 
 
 def _terms() -> list[Any]:
-    return [(1, CRITTER), (1, "a cat wearing a top hat"), (-1, "a cat")]
+    return [(1, CRITTER), (1, "a cat wearing a scarf"), (-1, "a cat")]
 
 
 def _given(settings: dict[str, Any]) -> list[tuple[float, Any]]:

@@ -33,7 +33,7 @@ def test_chips_theta_and_what_changed(lab, open_notebook, shots):
     panel = page.locator(".ldm-walk-panel")
     view = panel.locator(".ldm-walking")
     expect(panel.locator(".ldm-sum")).to_have_text(
-        "a big blue fox in the snow + a cat wearing a top hat − a cat", timeout=SLOW
+        "a big blue fox in the snow + a cat wearing a scarf − a cat", timeout=SLOW
     )
     expect(panel.locator(".ldm-nearest-row")).to_have_count(3, timeout=SLOW)
     expect(view).to_have_attribute("data-count", "5")
@@ -46,9 +46,9 @@ def test_chips_theta_and_what_changed(lab, open_notebook, shots):
         slider.press(key)
         expect(view).to_have_attribute("data-place", str(place))
     expect(view.locator(".ldm-walk-label")).to_have_text("θ = 0.4")
-    expect(view.locator(".ldm-seen")).to_contain_text("Changed: wears nothing → top hat")
+    expect(view.locator(".ldm-seen")).to_contain_text("Changed: wears nothing → scarf")
     expect(view.locator(".ldm-seen")).to_contain_text("Stayed: number, place")
-    expect(view.locator(".ldm-nearest-row").first).to_contain_text("fox with a top hat")
+    expect(view.locator(".ldm-nearest-row").first).to_contain_text("a blue fox with a")
     assert view.locator(".ldm-own").count() == 2 + 1  # words in the plane, and in its legend
     assert sent.messages - before <= 4  # where it rested, never a picture
     (lab.root / "dragged").touch()
@@ -76,7 +76,7 @@ def test_chips_theta_and_what_changed(lab, open_notebook, shots):
     expect(panel.locator(".ldm-status-line")).to_contain_text("5 pictures in")
     panel.get_by_role("button", name="GIF").click()
     expect(panel.locator(".ldm-link a")).to_have_attribute(
-        "download", "a-big-blue-fox-in-the-snow-a-cat-wearing-a-top-hat.gif"
+        "download", "a-big-blue-fox-in-the-snow-a-cat-wearing-a-scarf-a.gif"
     )
     client = lab.kernel()
     assert asked(client, "(panel.place, panel.result.t[-1].item())") == "(4, 0.3)"

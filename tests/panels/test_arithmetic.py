@@ -82,7 +82,7 @@ def test_a_plain_cell_has_a_sum_to_run(unclip):
     terms = panel.value["terms"]
     assert [weight for weight, _ in terms] == [1, 1, -1]
     assert isinstance(terms[0][1], Scene)
-    assert [words for _, words in terms[1:]] == ["a cat wearing a top hat", "a cat"]
+    assert [words for _, words in terms[1:]] == ["a cat wearing a scarf", "a cat"]
     rest = {name: value for name, value in panel.value.items() if name != "terms"}
     assert rest == {
         "form": "turn",
@@ -94,7 +94,7 @@ def test_a_plain_cell_has_a_sum_to_run(unclip):
     }
     assert (panel.result, panel.job) == (None, None)
     assert ldmkit.ArithmeticPanel is ArithmeticPanel
-    assert "+ a cat wearing a top hat − a cat', None)" in repr(panel)
+    assert "+ a cat wearing a scarf − a cat', None)" in repr(panel)
     panel.close()
     assert repr(panel) == "ArithmeticPanel(closed)"
 
@@ -368,11 +368,11 @@ def test_what_changed_and_what_stayed():
 
 
 @pytest.mark.slow
-def test_the_embedded_fox_gets_its_hat():
+def test_the_embedded_fox_gets_its_scarf():
     panel = ArithmeticPanel(ldmkit.load("critters-unclip"))
     walk = panel.run().wait(120)
     changed, kept = walk.verdicts[-1].split("kept ")
-    assert "wears: nothing → top hat" in changed
+    assert "wears: nothing → scarf" in changed
     assert {"number", "place", "animal", "colour"} <= set(kept.split(", "))
     assert walk.verdicts[0].count("animal fox") == 1
     panel.close()
