@@ -120,7 +120,8 @@ def at_work(part: Any) -> Iterator[torch.device]:
     try:
         yield device
     finally:
-        if before != device:
+        # Of what comes and goes layer by layer nothing is anywhere ("meta") in between.
+        if before != device and before.type != "meta":
             part.to(before)
 
 

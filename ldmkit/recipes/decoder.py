@@ -216,6 +216,11 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCL
     unet = warm_start(options.start or UNET)
     begun = (options.runs / (options.name or "decoder") / "checkpoint.safetensors").exists()
     if unet.time_embedding.linear_1.out_features < reading.TIME_WIDTH:
+        if options.hold and not options.reading_steps:
+            raise ValueError(
+                f"--hold keeps a reader as it is, and {options.start or UNET} has none: "
+                "leave it out, or give --from a decoder that reads"
+            )
         fresh = reading.fresh(unet)
         taught = fresh if begun else lessons.taught(fresh)
         unet = reading.widen(unet, taught, lessons.examples())

@@ -32,7 +32,9 @@ def _run(monkeypatch: pytest.MonkeyPatch, name: str, runs: Path, *options: str) 
     monkeypatch.setattr("sys.argv", [str(a) for a in arguments])
     importlib.import_module(f"ldmkit.recipes.{name}").main()
     lines = (runs / name / "metrics.jsonl").read_text().splitlines()
-    assert all(np.isfinite(v) for v in json.loads(lines[-1]).values())
+    logged = json.loads(lines[-1])
+    assert logged["loss"] > 0
+    assert all(np.isfinite(v) for v in logged.values())
     return runs / name / "model"
 
 

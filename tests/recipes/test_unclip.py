@@ -258,6 +258,24 @@ def test_from_drawings_to_an_unclip_pipeline(
     assert _gap(pipe.prior.clip_mean, pipe.image_normalizer.mean) == 0
 
 
+def test_a_decoder_goes_on_with_its_reader_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = str(embeddings.WEIGHTS / "critters-unclip" / "unet")
+    held = ("--reading-steps", "0", "--hold", "--batch", "8")
+    folder = _run(monkeypatch, "decoder", tmp_path, *held, "--from", shipped)
+    before, after = (
+        UNet2DConditionModel.from_pretrained(f, dtype=torch.float32).class_embedding
+        for f in (shipped, folder / "unet")
+    )
+    told = slice(192, None)  # the reader's rows; those before are denoising's
+    assert _gap(before.linear_1.weight, after.linear_1.weight) == 0
+    assert _gap(before.linear_2.weight[told], after.linear_2.weight[told]) == 0
+    assert _gap(before.linear_2.weight, after.linear_2.weight) > 0
+    with pytest.raises(ValueError, match=r"--hold keeps a reader as it is, and .* has none"):
+        _run(monkeypatch, "decoder", tmp_path / "none", *held)
+
+
 @torch.no_grad()
 def test_embeddings_are_what_the_image_encoder_of_a_plain_pipeline_gives(
     pipe: StableUnCLIPPipeline,
