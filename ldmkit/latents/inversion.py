@@ -61,8 +61,9 @@ def invert(
         prompt: the words that describe it, one for all or one for each; ``""`` for none.
         num_inference_steps: DDIM steps, each undone in turn.
         fixed_point: rounds of the fixed-point iteration at each step, each a call of the network;
-            0 for plain DDIM inversion, which costs as much as 1. With 2 most pictures come back,
-            with 3 those with a difficult way, too.
+            0 for plain DDIM inversion, which costs as much as 1. Of 250 drawings,
+            inverted in 64 steps by the embedded model, 13 came back more than 2 dB worse with 2
+            rounds, 1 with 3.
         seed: of what else the pipeline draws, such as the noise on an image embedding.
         **call: the pipeline's own keywords that say what the network is told, such as
             ``image_embeds`` of an unCLIP decoder.
