@@ -278,7 +278,10 @@ def arguments(doc: str | None, minutes: float, batch: int) -> argparse.ArgumentP
     parser.add_argument("--minutes", type=float, default=minutes, help="length of the run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--batch", type=int, default=batch, help="drawings per step; a GPU wants a thousand"
+        "--batch",
+        type=int,
+        default=batch,
+        help="drawings per step; the shipped decoder had 1,024 on a GPU",
     )
     parser.add_argument(
         "--rate", type=float, default=0.01, help="peak learning rate; less to go on"

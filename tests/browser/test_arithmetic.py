@@ -48,7 +48,7 @@ def test_chips_theta_and_what_changed(lab, open_notebook, shots):
     expect(view.locator(".ldm-walk-label")).to_have_text("θ = 0.4")
     expect(view.locator(".ldm-seen")).to_contain_text("Changed: wears nothing → scarf")
     expect(view.locator(".ldm-seen")).to_contain_text("Stayed: number, place")
-    expect(view.locator(".ldm-nearest-row").first).to_contain_text("a blue fox with a")
+    expect(view.locator(".ldm-nearest-row").first).to_contain_text("a blue fox with a scarf")
     assert view.locator(".ldm-own").count() == 2 + 1  # words in the plane, and in its legend
     assert sent.messages - before <= 4  # where it rested, never a picture
     (lab.root / "dragged").touch()

@@ -1,5 +1,7 @@
 """Where a network works: its own device, or the one that accelerate brings it to for each call."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate.hooks import CpuOffload, add_hook_to_module, remove_hook_from_module
@@ -48,3 +50,10 @@ def test_a_guest_is_sent_home_whatever_happens(guest):
     with pytest.raises(ZeroDivisionError):
         fail()
     assert gone == [torch.device("cpu")]
+
+
+def test_what_is_nowhere_between_calls_is_not_sent_there():
+    hook = SimpleNamespace(execution_device="cpu")  # layer by layer: weights come with each call
+    part = SimpleNamespace(device=torch.device("meta"), _hf_hook=hook, to=pytest.fail)
+    with at_work(part) as device:
+        assert device == torch.device("cpu")
