@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ __all__ = [
     "heard_by",
     "nearest",
     "number",
+    "plain",
     "say",
     "short",
     "whole",
@@ -152,6 +154,29 @@ def _range(least: float | None, most: float | None) -> str:
     if least is not None:
         return f" of {least} or more"
     return "" if most is None else f" of {most} at most"
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202d\u202e]")
+_EMBEDDINGS, _ISOLATES = "\u202a\u202b", "\u2066\u2067\u2068"
+_ENDS = "\u202c\u2069"  # of the one and of the other
+
+
+def plain(words: str) -> str:
+    """Words as they may be shown: all letters of all scripts, nothing that steers a terminal.
+
+    Control characters (but tab and newline), half a surrogate pair, which UTF-8 can't hold, and the
+    two marks that turn letters against their own direction (U+202D, U+202E) become U+FFFD. Joiners
+    inside words and emoji stay, as do letters newer than this Python's tables. A change of
+    direction that is left open is closed at the end, so that it doesn't reach what follows.
+    """
+    whole = words.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # pairs are joined
+    whole = _CONTROLS.sub("\ufffd", whole)
+    opened = [sum(map(whole.count, marks)) for marks in (_EMBEDDINGS, _ISOLATES)]
+    if not any(opened):
+        return whole
+    return whole.rstrip(_ENDS) + _ENDS[0] * opened[0] + _ENDS[1] * opened[1]
 
 
 # --- what is told ------------------------------------------------------------------------------

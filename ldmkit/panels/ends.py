@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import random
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -62,8 +63,8 @@ def checked_end(name: str, entry: Any) -> Any:
 
     Args:
         name: of the setting, for the sentence.
-        entry: words, a PIL picture, a ``Scene`` or its seed, an ``Embedding``, a ``Trajectory``,
-            a ``Walk`` (its last picture).
+        entry: words, a PIL picture or a ``Path``, a ``Scene`` or its seed, an ``Embedding``, a
+            ``Trajectory``, a ``Walk`` (its last picture).
 
     Raises:
         TypeError: something else.
@@ -72,8 +73,8 @@ def checked_end(name: str, entry: Any) -> Any:
     if isinstance(entry, str):
         check_prompt(name, entry)
         return entry
-    if isinstance(entry, Image.Image):
-        return _kept(entry)
+    if isinstance(entry, (Image.Image, os.PathLike)):
+        return _kept(entry, name)
     if isinstance(entry, Walk):
         return WalkFrame(entry, len(entry) - 1)
     if isinstance(entry, (Scene, Embedding, Trajectory, WalkFrame)):
@@ -117,12 +118,11 @@ def _checked_seed(name: str, seed: int) -> int:
     return seed
 
 
-def _kept(picture: Image.Image) -> Image.Image:
-    whole = to_rgb(picture)
-    whole.thumbnail((SIDE, SIDE))
-    whole.info.clear()
+def _kept(picture: Any, name: str) -> Image.Image:
+    whole = to_rgb(picture, name, side=SIDE)
     # What label_of calls it: the name of its file.
-    whole.filename = getattr(picture, "filename", "")  # type: ignore[attr-defined]
+    path = picture if isinstance(picture, os.PathLike) else getattr(picture, "filename", "")
+    whole.filename = os.fspath(path)  # type: ignore[attr-defined]
     return whole
 
 

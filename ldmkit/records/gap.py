@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from ldmkit.records import display as _display
 from ldmkit.records.embedding import Embedding
-from ldmkit.records.errors import RecordError
 from ldmkit.records.intervals import Estimate, Z, mean_of, wilson
 from ldmkit.records.plane import Plane, units
+from ldmkit.records.record import RecordError
 from ldmkit.records.table import Table
 
 if TYPE_CHECKING:

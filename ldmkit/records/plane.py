@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmkit.records.embedding import Embedding
-from ldmkit.records.errors import RecordError
+from ldmkit.records.record import RecordError
 
 __all__ = ["Plane", "units"]
 

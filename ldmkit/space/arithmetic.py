@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,7 @@ def start_of(
     call.setdefault("num_inference_steps", steps_of(unclip, decoder))
     if isinstance(picture, Embedding):
         return picture
+    picture = Path(picture) if isinstance(picture, str) else picture
     shown = _picture(picture, size_of(decoder, call))
     here = clip.encode_image(shown, label=label_of(picture, 0))
     if invert:
