@@ -90,6 +90,7 @@ def frozen(name: str, value: Any, dtype: type, shape: tuple[int | None, ...] | N
         raise RecordError(f"{name} must be an array of numbers, got {short(value)}.") from None
     if shape is not None and not _fits(array.shape, shape):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        wanted += "," if len(shape) == 1 else ""
         raise RecordError(
             f"{name} must have the shape ({wanted}), got {array.shape}; "
             "every array of a record counts the same things."
@@ -183,20 +184,19 @@ def whole_of(name: str, value: Any, least: int, most: int | None = None) -> int:
         raise RecordError(str(error)) from None
 
 
-def place_of(what: str, value: Any, count: int) -> int:
+def place_of(name: str, value: Any, count: int) -> int:
     """As a list's index, negative from the end, in words of its own.
 
     Raises:
         TypeError: no whole number.
         IndexError: there are fewer.
     """
-    place = whole(f"The number of a {what}", value)
-    if not -count <= place < count:
-        raise IndexError(
-            f"There are {count:,} {what}s, counted from 0, got number {short(place)}; "
-            "take one of those."
-        )
-    return place % count
+    if not count:
+        raise IndexError(f"There is no {name}, got number {short(value)}.")
+    try:
+        return whole(name, value, -count, count - 1) % count
+    except ValueError as error:
+        raise IndexError(str(error)) from None
 
 
 # --- files -------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ def to_rgb(
             ``FORMATS``, cut off or damaged.
         OSError: the file is missing or not readable.
     """
-    whole = flat(upright(picture, what, max_pixels=max_pixels, side=side, name=name), what, True)
+    whole = upright(picture, what, max_pixels=max_pixels, side=side, name=name)
+    whole = flat(whole, what, tell=True, side=side)
     whole.info.clear()
     return whole
 
@@ -77,55 +78,50 @@ def upright(
     name: str = "",
 ) -> Image.Image:
     """A copy in the picture's own mode, read whole and turned; see ``to_rgb``."""
-    limits = {"max_pixels": max_pixels, "side": side, "name": name}
-    if isinstance(picture, Image.Image):
-        return _turned(picture, what, **limits)
     if isinstance(picture, bytes):
-        return _decoded(io.BytesIO(picture), what, **limits)
+        return _decoded(io.BytesIO(picture), what, max_pixels, side, name)
     if isinstance(picture, (str, os.PathLike)):
-        limits["name"] = Path(picture).name
         with _file(picture, what) as file:
-            return _decoded(file, what, **limits)
-    return _turned(_of_array(picture, what, max_pixels), what, **limits)
+            return _decoded(file, what, max_pixels, side, Path(os.fsdecode(picture)).name)
+    if not isinstance(picture, Image.Image):
+        picture = _of_array(picture, what, max_pixels)
+    return _turned(picture, what, max_pixels, name)
 
 
 def _file(path: Any, what: str) -> BinaryIO:
+    path = Path(os.fsdecode(path))
+    if path.is_dir():
+        raise ValueError(f"{what} must be a file, got the folder {short(str(path))}.")
     try:
-        if Path(path).is_dir():
-            raise ValueError(f"{what} must be a file, got the folder {short(str(path))}.")
-        return Path(path).open("rb")
-    except FileNotFoundError:
+        return path.open("rb")
+    except (FileNotFoundError, ValueError):  # also of a path with a null byte
         raise FileNotFoundError(
             f"{what} must be a picture or the path of one, and there is no file {short(str(path))}."
         ) from None
 
 
-def _decoded(file: BinaryIO, what: str, *, name: str, side: int | None, **limits: Any) -> Any:
+def _decoded(
+    file: BinaryIO, what: str, most: int | None, side: int | None, name: str
+) -> Image.Image:
     Image.init()
     known = [one for one in FORMATS if one in Image.OPEN]  # an older pillow has no AVIF
     try:
         picture = Image.open(file, formats=known)
     except Exception as error:  # whatever a parser trips over
         raise _unreadable(what, name, error) from None
-    _check_size(picture.size, what, name, limits["max_pixels"])
+    _check_size(picture.size, what, name, most)
     if side is not None:
         picture.draft("RGB", (side, side))  # JPEG decodes to a smaller size at once
-    return _turned(picture, what, name=name, side=side, **limits)
+    return _turned(picture, what, most, name)
 
 
-def _turned(
-    picture: Image.Image, what: str, *, max_pixels: int | None, side: int | None, name: str
-) -> Image.Image:
-    _check_size(picture.size, what, name, max_pixels)
+def _turned(picture: Image.Image, what: str, most: int | None, name: str) -> Image.Image:
+    _check_size(picture.size, what, name, most)
     try:
         picture.load()
-        whole = ImageOps.exif_transpose(picture)  # a copy, turned or not
-        if side is not None and max(whole.size) > side:
-            whole = _unindexed(whole)
-            whole.thumbnail((side, side))
+        return ImageOps.exif_transpose(picture)  # a copy, turned or not
     except Exception as error:  # whatever a decoder trips over, AVIF's plain RuntimeError too
         raise _unreadable(what, name, error) from None
-    return whole
 
 
 def _check_size(size: tuple[int, ...], what: str, name: str, most: int | None) -> None:
@@ -152,28 +148,35 @@ def _unreadable(what: str, name: str, error: Exception) -> ValueError:
 # --- to eight bits on white ----------------------------------------------------------------------
 
 
-def flat(picture: Image.Image, what: str = "A picture", tell: bool = False) -> Image.Image:
+def flat(
+    picture: Image.Image,
+    what: str = "A picture",
+    *,
+    tell: bool = False,
+    side: int | None = None,
+) -> Image.Image:
     """A picture of any mode as a new one in RGB, on white where it is transparent.
 
     Args:
         picture: upright and readable, as ``upright`` gives it and records keep it.
         what: what it is called in sentences.
         tell: whether is said what eight bits can't hold.
+        side: what is longer is made smaller, in proportion.
     """
-    if picture.mode in _DEEP:
-        return _eight_bits(picture, what, tell).convert("RGB")
-    picture = _unindexed(picture)
-    if picture.mode in ("LA", "RGBA"):
-        above = picture.convert("RGBA")
+    deep = picture.mode in _DEEP
+    whole = _eight_bits(picture, what, tell) if deep else _unindexed(picture)
+    if side is not None and max(whole.size) > side:
+        whole = whole.copy() if whole is picture else whole
+        whole.thumbnail((side, side))
+    if whole.mode in ("LA", "RGBA"):
+        above = whole.convert("RGBA")
         ground = Image.new("RGBA", above.size, "white")
-        return Image.alpha_composite(ground, above).convert("RGB")
-    return picture.convert("RGB")  # a copy of what is RGB already
+        whole = Image.alpha_composite(ground, above)
+    return whole.convert("RGB")  # a copy of what is RGB already
 
 
 def _unindexed(picture: Image.Image) -> Image.Image:
     """In a mode whose values can be mixed: no palette, no key colour, nothing premultiplied."""
-    if picture.mode in _DEEP:
-        return picture
     if picture.mode not in ("LA", "RGBA") and picture.has_transparency_data:
         return picture.convert("LA" if picture.mode == "La" else "RGBA")
     return picture.convert("RGB") if picture.mode in ("P", "1") else picture
