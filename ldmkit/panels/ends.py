@@ -74,7 +74,7 @@ def checked_end(name: str, entry: Any) -> Any:
         check_prompt(name, entry)
         return entry
     if isinstance(entry, (Image.Image, os.PathLike)):
-        return _kept(entry, name)
+        return _kept(entry)
     if isinstance(entry, Walk):
         return WalkFrame(entry, len(entry) - 1)
     if isinstance(entry, (Scene, Embedding, Trajectory, WalkFrame)):
@@ -118,8 +118,11 @@ def _checked_seed(name: str, seed: int) -> int:
     return seed
 
 
-def _kept(picture: Any, name: str) -> Image.Image:
-    whole = to_rgb(picture, name, side=SIDE)
+def _kept(picture: Any) -> Image.Image:
+    try:
+        whole = to_rgb(picture, side=SIDE)
+    except OSError as error:  # of a path; a panel says what is wrong with a value
+        raise ValueError(str(error)) from None
     # What label_of calls it: the name of its file.
     path = picture if isinstance(picture, os.PathLike) else getattr(picture, "filename", "")
     whole.filename = os.fspath(path)  # type: ignore[attr-defined]

@@ -269,7 +269,10 @@ def _checked_strength(entry: Any) -> float:
 def _checked_picture(entry: Any) -> Image.Image | None:
     if entry is None:
         return None
-    return to_rgb(entry, "A start picture (image)", side=KEPT_SIDE)
+    try:
+        return to_rgb(entry, "image, a start picture,", side=KEPT_SIDE)
+    except OSError as error:  # of a path; a panel says what is wrong with a value
+        raise ValueError(str(error)) from None
 
 
 def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -58,7 +58,7 @@ def text_diff(
 
     Args:
         unclip: a pipeline that decodes image embeddings.
-        picture: a PIL picture, a scene or an earlier run; or an ``Embedding`` of one, which is
+        picture: a PIL picture or a path, a scene or an earlier run; or an ``Embedding`` of one, which is
             decoded from ``seed``'s noise.
         source: a caption of the picture as it is; it may say little, such as "a cat" or "".
         target: the same caption with the change.

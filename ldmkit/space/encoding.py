@@ -114,7 +114,7 @@ class ClipSpace:
         one = is_picture_like(picture) or not isinstance(picture, Iterable)
         pictures: list[Any] = [picture] if one else [*picture]  # type: ignore[misc]
         if not pictures:
-            raise ValueError("encode_image takes one picture or more, got none.")
+            raise ValueError("encode_image takes one picture or more, got []; give some.")
         half = self._image
         if half is None:
             raise RuntimeError(self._lacks("image"))

@@ -52,7 +52,8 @@ def test_odd_sizes_are_resized_down(pipe):
 @pytest.mark.parametrize(
     ("pictures", "kind", "words"),
     [
-        (np.zeros((8, 8, 3)), TypeError, "must be a PIL image, got ndarray"),
+        (np.full((8, 8, 3), 2.0), ValueError, "floats from 0 to 1, got 2 to 2"),
+        (7, TypeError, "must be a PIL image, a path, an array or a tensor, got int"),
         (picture((3, 9)), ValueError, "at least 4 pixels a side"),
         ([], ValueError, "Pictures of one size"),
         ([picture(), picture((16, 16))], ValueError, r"got \[\(16, 16\), \(32, 32\)\]"),

@@ -47,7 +47,7 @@ def png_header(width, height):
         (encoded(Image.effect_noise((64, 64), 50))[:500], "'it.png' is cut off"),
         (encoded(Image.new("RGB", (8, 8)), "EPS"), "'it.png' is cut off"),
         (png_header(9_000, 9_000), "'it.png' has 9000 × 9000; make it smaller"),
-        (png_header(13_000, 13_000), "'it.png' has many more; make it smaller"),
+        (png_header(13_000, 13_000), "'it.png' has 13000 × 13000; make it smaller"),
         (png_header(60_000, 60_000), "'it.png' has many more; make it smaller"),
         (bytes(20_000_001), "may have 20 MB, 'it.png' has 20 MB; make it smaller"),
     ],
