@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldmkit.check import did_you_mean, short
+from ldmkit.check import did_you_mean, plain, short
 from ldmkit.records import display as _display
 from ldmkit.records.intervals import Estimate, mean_of, paired_difference
 from ldmkit.records.record import (
@@ -238,7 +238,7 @@ class Grid:
         return paired_difference(self._column(name, a), self._column(name, b))
 
     def _column(self, name: str, grid: Grid) -> Float64:
-        if name not in self.values:
+        if name not in list(self.values):
             raise RecordError(
                 f"This grid knows {', '.join(self.values) or 'no values'}, got {short(name)}."
             )
@@ -257,7 +257,7 @@ class Grid:
         """
         names = self._kept_apart() if by is None else check_count("by", by)
         for name in names:
-            if name not in self.axes:
+            if name not in list(self.axes):  # any object may be asked for
                 raise RecordError(_unknown_axis(name, tuple(self.axes)))
         for labels in itertools.product(*(self.axes[name] for name in names)):
             point = dict(zip(names, labels, strict=True))
@@ -334,7 +334,7 @@ class Grid:
         return _display.grid_mimebundle(self)
 
     def __repr__(self) -> str:
-        axes = " × ".join(f"{len(labels)} {name}" for name, labels in self.axes.items())
+        axes = " × ".join(f"{len(labels)} {plain(name)}" for name, labels in self.axes.items())
         missing = sum(image is None for image in self.images)
         return (
             f"Grid({axes}, {len(self)} pictures"

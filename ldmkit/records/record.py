@@ -115,7 +115,12 @@ def copied(name: str, value: Any) -> dict[str, Any]:
     """
     if not isinstance(value, Mapping):
         raise RecordError(f"{name} must be a dict, got {short(value)}; write {name}={{}} for none.")
-    return {key: _copied(entry) for key, entry in value.items()}
+    try:
+        return {key: _copied(entry) for key, entry in value.items()}
+    except RecursionError:
+        raise RecordError(
+            f"{name} must not hold lists in lists without end; keep it flat."
+        ) from None
 
 
 def _copied(value: Any) -> Any:
@@ -223,24 +228,21 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(
 _JOINERS = "\u200c\u200d"  # inside Persian and Hindi words and emoji of several parts
 
 
-def file_name(words: str, ending: str = "", *, otherwise: str = "ldmkit", limit: int = 80) -> str:
+def file_name(words: str, ending: str = "", *, otherwise: str = "ldmkit") -> str:
     """A file's name out of untrusted words, clean on every system.
 
     Letters, digits and emoji of every script stay, what else stands between them becomes one
     hyphen: no separators, quotes, controls or turned letters, no name of a Windows device, no dot
-    or space at an end.
+    or space at an end. Fifty letters are kept: 200 bytes, where most disks take 255.
 
     Args:
         words: such as a prompt.
         ending: such as ``".png"``.
         otherwise: the name where the words leave nothing.
-        limit: of the name in UTF-8, ending included; most disks take 255 bytes.
     """
     line = plain(words).replace("\ufffd", " ").replace("→", " to ").lower()
     kept = "".join(c if c in _JOINERS or _in_a_name(c) else " " for c in line)
-    room = kept.encode()[: limit - len(ending.encode())].decode(errors="ignore")
-    cut = room if len(room) == len(kept) else room.rstrip(_JOINERS)
-    name = "-".join(cut.split()).strip("-" + _JOINERS) or otherwise
+    name = "-".join(kept.split())[:50].strip("-" + _JOINERS) or otherwise
     return (f"{name}-" if _DEVICES.match(name) else name) + ending
 
 

@@ -96,8 +96,8 @@ def _file(path: Any, what: str) -> BinaryIO:
         return path.open("rb")
     except (FileNotFoundError, ValueError):  # also of a path with a null byte
         raise FileNotFoundError(
-            f"{what} must be a PIL image or the path of a file, and there is no {short(str(path))}; "
-            "look for it with pathlib.Path().resolve()."
+            f"{what} must be a PIL image or the path of a file, and there is no "
+            f"{short(str(path))}; look for it with pathlib.Path().resolve()."
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -143,6 +144,31 @@ def test_bad_files_get_one_sentence(tmp_path, content, told):
         Trajectory.from_png(path)
     assert "\n" not in str(caught.value)
     assert "'bad.png'" in str(caught.value)
+
+
+def test_a_header_behind_other_chunks_is_no_way_past_the_limit(tmp_path):
+    """Where the header's size would stand in an honest file, a text says 1 × 1."""
+    path = tmp_path / "bad.png"
+    text = chunk(b"tEXt", struct.pack(">II", 1, 1) + b"x")
+    for side in (6_400, 13_000):
+        path.write_bytes(png(itxt(words()), claims=(side, side), before=[text]))
+        assert path.stat().st_size < 1_000
+        tracemalloc.start()
+        try:
+            with pytest.raises(RecordError, match=r"pixels, the limit is 40,000,000"):
+                Trajectory.from_png(path)
+            assert tracemalloc.get_traced_memory()[1] < 2**20
+        finally:
+            tracemalloc.stop()
+    path.write_bytes(png(itxt(words()), before=[text]))
+    assert Trajectory.from_png(path).image.size == (8, 8)
+
+
+def test_a_picture_that_could_not_be_read_again_is_not_written(tmp_path):
+    huge = make(1, previews=(), images=[Image.new("1", (8_000, 5_001))])
+    with pytest.raises(RecordError, match=r"8,000 × 5,001 pixels, the limit is 40,000,000; keep"):
+        huge.to_png(tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_files_and_folders(tmp_path):
