@@ -11,6 +11,7 @@ import difflib
 import math
 import operator
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Any
 
 __all__ = [
     "choice",
+    "cut",
     "did_you_mean",
     "function",
     "heard_by",
@@ -177,6 +179,29 @@ def plain(words: str) -> str:
     if not any(opened):
         return whole
     return whole.rstrip(_ENDS) + _ENDS[0] * opened[0] + _ENDS[1] * opened[1]
+
+
+def cut(words: str, limit: int) -> str:
+    """At most so many characters, the last an ellipsis where some are gone.
+
+    No letter loses its marks, no emoji of several parts is taken apart (unless it is endless).
+    """
+    if len(words) <= limit:
+        return words
+    end = limit - 1
+    for place in range(end, max(end - 20, 0), -1):
+        if words[place - 1] != "\u200d" and not _leans(words[place]):
+            end = place
+            break
+    return words[:end].rstrip() + "…"
+
+
+def _leans(letter: str) -> bool:
+    """Whether it belongs to the letter before: marks, joiners, skin colours, tags of a flag."""
+    extends = letter == "\u200d" or "\U0001f3fb" <= letter <= "\U0001f3ff"
+    return (
+        extends or unicodedata.category(letter)[0] == "M" or "\U000e0020" <= letter <= "\U000e007f"
+    )
 
 
 # --- what is told ------------------------------------------------------------------------------

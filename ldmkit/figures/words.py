@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ldmkit.check import plain
+from ldmkit.check import cut, plain
 from ldmkit.records import Trajectory
 from ldmkit.records.table import text
 
@@ -45,8 +45,7 @@ def json_script(value: Any) -> str:
 
 def shorten(words: str, limit: int) -> str:
     """At most ``limit`` characters in one line, cut with an ellipsis."""
-    line = " ".join(plain(words).split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+    return cut(" ".join(plain(words).split()), limit)
 
 
 def prompt_of(traj: Trajectory, batch: int = 0) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import ipywidgets
 from PIL import Image
 
+from ldmkit.check import heard_by
 from ldmkit.critters import Scene
 from ldmkit.figures.checks import short_repr
 from ldmkit.figures.frames import webp
@@ -369,12 +370,16 @@ class EndField(ipywidgets.VBox):
         found = uploaded(self._upload.value)
         if found is None:
             return
+        told: list[str] = []
         try:
-            picture = read_picture(*found, A_PICTURE)
+            with heard_by(told.append):  # such as what became white in a picture of 16 bits
+                picture = read_picture(*found, A_PICTURE)
             picture.filename = found[0]  # type: ignore[attr-defined]
             self._edited(picture)
         except ValueError as error:
-            self._on_wrong(str(error))
+            told = [str(error)]
+        for words in told:
+            self._on_wrong(words)
         empty_upload(self._upload)
 
     def _look_for_records(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmkit.check import number, short
+from ldmkit.check import cut, number, short
 from ldmkit.records.record import Arrays, RecordError, frozen, open_record, save_record, string
 
 __all__ = ["KINDS", "Embedding"]
@@ -57,9 +57,7 @@ class Embedding:
             string(f"An embedding's {name}", getattr(self, name))
         if self.kind not in KINDS:
             raise RecordError(f"kind must be one of {', '.join(KINDS)}, got {short(self.kind)}.")
-        label = self.label
-        if len(label) > LONGEST_LABEL:
-            object.__setattr__(self, "label", label[: LONGEST_LABEL - 1].rstrip() + "…")
+        object.__setattr__(self, "label", cut(self.label, LONGEST_LABEL))
         object.__setattr__(self, "vector", _frozen(self.vector))
 
     # numpy's scalars would otherwise multiply the entries one by one into an array of objects
@@ -185,7 +183,7 @@ class Embedding:
         return open_record(path, "embedding", _unpack, max_bytes=max_bytes)
 
     def __repr__(self) -> str:
-        words = self.label if len(self.label) <= 60 else self.label[:59] + "…"
+        words = cut(self.label, 60)
         return f"Embedding({words!r}, {self.kind}, {_origin(self)}, length {self.norm:.3g})"
 
 

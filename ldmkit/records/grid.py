@@ -26,8 +26,8 @@ from ldmkit.records.record import (
     Arrays,
     RecordError,
     array_name,
-    check_count,
     copied,
+    entries_of,
     frozen,
     images_of,
     open_record,
@@ -92,9 +92,9 @@ class Grid:
             object.__setattr__(self, name, value)
 
         axes = copied("axes", self.axes)
-        put("axes", {name: check_count(f"axes[{name!r}]", axes[name]) for name in axes})
+        put("axes", {name: entries_of(f"axes[{name!r}]", axes[name]) for name in axes})
         for name in ("prompts", "seeds"):
-            put(name, check_count(name, getattr(self, name)))
+            put(name, entries_of(name, getattr(self, name)))
         for name in ("call", "versions"):
             put(name, copied(name, getattr(self, name)))
         put("images", images_of(self.images, missing=True))
@@ -255,7 +255,7 @@ class Grid:
             The labels, ``pictures`` (how many were made), the score under its measure's name with
             ``low`` and ``high`` (95 %), and the median of the other values, such as ``seconds``.
         """
-        names = self._kept_apart() if by is None else check_count("by", by)
+        names = self._kept_apart() if by is None else entries_of("by", by)
         for name in names:
             if name not in list(self.axes):  # any object may be asked for
                 raise RecordError(_unknown_axis(name, tuple(self.axes)))

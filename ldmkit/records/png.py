@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from PIL import Image, PngImagePlugin
 
 from ldmkit.check import short
-from ldmkit.records.record import RecordError, json_text, write_atomically
+from ldmkit.records.record import RecordError, json_text, path_of, write_atomically
 from ldmkit.records.rgb import MAX_PIXELS, flat
 
 __all__ = ["read", "write"]
@@ -61,7 +61,7 @@ def read(path: str | PathLike[str], make: Callable[[Mapping[str, Any], Image.Ima
         RecordError: no PNG, one without words, damaged, or beyond the limits.
         OSError: the file is missing or not readable.
     """
-    path = Path(path)
+    path = path_of(path)
     if path.is_dir():
         raise RecordError(f"{path.name!r} is a folder; give the PNG that to_png wrote.")
     with path.open("rb") as file:

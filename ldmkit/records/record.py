@@ -33,8 +33,8 @@ __all__ = [
     "Arrays",
     "RecordError",
     "array_name",
-    "check_count",
     "copied",
+    "entries_of",
     "file_name",
     "frozen",
     "images_of",
@@ -42,6 +42,7 @@ __all__ = [
     "json_text",
     "open_record",
     "pack_pictures",
+    "path_of",
     "place_of",
     "read_record",
     "save_record",
@@ -137,7 +138,7 @@ def string(name: str, value: Any) -> None:
         )
 
 
-def check_count(name: str, value: Any) -> tuple[Any, ...]:
+def entries_of(name: str, value: Any) -> tuple[Any, ...]:
     """Entries as a tuple, not more than a file holds."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise RecordError(f"{name} must be a list, got {short(value)}.")
@@ -159,7 +160,7 @@ def images_of(value: Any, *, missing: bool = False) -> tuple[Any, ...]:
     Raises:
         RecordError: something else among them, an empty picture, or a damaged file.
     """
-    images = check_count("images", value)
+    images = entries_of("images", value)
     for image in images:
         if not isinstance(image, Image.Image) and not (missing and image is None):
             raise RecordError(
@@ -207,13 +208,37 @@ def place_of(name: str, value: Any, count: int) -> int:
 # --- files -------------------------------------------------------------------------------------
 
 
+def path_of(path: Any) -> Path:
+    """A path that the disk can name, or one sentence.
+
+    Raises:
+        TypeError: no path.
+        ValueError: letters that no path has.
+    """
+    try:
+        name = os.fsencode(path)
+    except TypeError:
+        raise TypeError(f"path must be a string or a Path, got {short(path)}.") from None
+    except UnicodeError:  # half a surrogate pair
+        name = b"\0"
+    if b"\0" in name:
+        raise ValueError(f"path holds letters that no file's name has, got {short(path)}.")
+    return Path(os.fsdecode(name))
+
+
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> Path:
     """Calls ``write`` with a path beside ``path`` and moves the finished file into place.
 
     Nothing half-written stays: an error or an interrupt removes the part, and a file that was
     there before is untouched.
+
+    Raises:
+        TypeError: no path.
+        OSError: the folder is missing or not writable, or the path is a folder.
     """
-    target = Path(path)
+    target = path_of(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"{short(str(path))} is a folder; add the name of a file.")
     part = target.with_name(f".{secrets.token_hex(4)}.part")  # short: the target's may be 255 bytes
     try:
         write(part)
@@ -281,7 +306,7 @@ def save_record(
         )
     if len(data) > MAX_BYTES:
         say(
-            f"{Path(path).name!r} holds {len(data):,} bytes, more than open() takes unasked; "
+            f"{path_of(path).name!r} holds {len(data):,} bytes, more than open() takes unasked; "
             f"open it with max_bytes={len(data)}.",
             stacklevel=3,
         )
@@ -333,7 +358,7 @@ def open_record(
         RecordError: the file is truncated, foreign, over ``max_bytes`` or contradicts itself.
         OSError: the file is missing or not readable.
     """
-    name = Path(path).name
+    name = path_of(path).name
     arrays, words = read_record(path, max_bytes=max_bytes)
     if words.get("format") != kind:
         raise RecordError(f"{name!r} holds {short(words.get('format'))}, not {_a(kind)}.")
@@ -357,7 +382,7 @@ def _a(kind: str) -> str:
 
 def read_record(path: str | os.PathLike[str], *, max_bytes: int) -> tuple[Arrays, dict[str, Any]]:
     """The arrays and the words of a file, as they are; see ``open_record``."""
-    path = Path(path)
+    path = path_of(path)
     max_bytes = whole("max_bytes", max_bytes, 0)
     if path.is_dir():
         raise RecordError(f"{path.name!r} is a folder; a record is one .safetensors file.")

@@ -57,7 +57,12 @@ def to_rgb(
         OSError: the file is missing or not readable.
     """
     whole = upright(picture, what, max_pixels=max_pixels, side=side, name=name)
-    whole = flat(whole, what, tell=True, side=side)
+    try:
+        whole = flat(whole, what, tell=True, side=side)
+    except Warning:  # where the reader has made errors of them
+        raise
+    except Exception as error:  # a palette that is none
+        raise _unreadable(what, name, error) from None
     whole.info.clear()
     return whole
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldmkit.check import short
+from ldmkit.check import cut, short
 from ldmkit.records import display as _display
 from ldmkit.records import pictures as _pictures
 from ldmkit.records import png as _png
@@ -29,8 +29,8 @@ from ldmkit.records.record import (
     MAX_BYTES,
     Arrays,
     RecordError,
-    check_count,
     copied,
+    entries_of,
     frozen,
     images_of,
     index_of,
@@ -196,7 +196,7 @@ class Trajectory:
         for name in ("call", "versions"):
             put(name, copied(name, getattr(self, name)))
         put("images", images_of(self.images))
-        put("stages", check_count("stages", self.stages))
+        put("stages", entries_of("stages", self.stages))
         self._check_words()
         self._check_arrays()
 
@@ -447,10 +447,9 @@ class Trajectory:
 
     def __repr__(self) -> str:
         words = self.prompt if isinstance(self.prompt, str) else " | ".join(self.prompt)
-        words = words if len(words) <= 60 else words[:59] + "…"
         kept = [name for name in ("latents", *ESTIMATES) if getattr(self, name) is not None]
         return (
-            f"Trajectory({words!r}, seed={self.seed}, {len(self.timesteps)} steps, "
+            f"Trajectory({cut(words, 60)!r}, seed={self.seed}, {len(self.timesteps)} steps, "
             f"batch of {self.batch_size}, keeps {', '.join(kept) or 'pictures only'}"
             f"{', stopped early' if self.stopped else ''})"
         )

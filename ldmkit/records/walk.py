@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldmkit.check import short
+from ldmkit.check import cut, short
 from ldmkit.records import display as _display
 from ldmkit.records import png as _png
 from ldmkit.records.animation import write_animation
@@ -26,8 +26,8 @@ from ldmkit.records.record import (
     MAX_BYTES,
     Arrays,
     RecordError,
-    check_count,
     copied,
+    entries_of,
     frozen,
     images_of,
     index_of,
@@ -97,7 +97,7 @@ class Walk:
             object.__setattr__(self, name, value)
 
         for name in ("labels", "embeddings", "verdicts"):
-            put(name, check_count(name, getattr(self, name)))
+            put(name, entries_of(name, getattr(self, name)))
         for name in ("call", "versions"):
             put(name, copied(name, getattr(self, name)))
         put("images", tuple(flat(image, tell=True) for image in images_of(self.images)))
@@ -105,7 +105,7 @@ class Walk:
         put("t", self._places())
         if self.points is not None:
             put("points", frozen("points", self.points, np.float32))
-        self._check_counts()
+        self._entries_ofs()
         if not self.title and self.labels:
             put("title", f"{self.labels[0]} → {self.labels[-1]}")
 
@@ -134,7 +134,7 @@ class Walk:
             )
         return t
 
-    def _check_counts(self) -> None:
+    def _entries_ofs(self) -> None:
         k = len(self.t)
         for name in ("images", "labels", "embeddings", "verdicts"):
             count = len(getattr(self, name))
@@ -266,8 +266,7 @@ class Walk:
         return _display.walk_mimebundle(self)
 
     def __repr__(self) -> str:
-        title = " ".join(self.title.split())
-        title = title if len(title) <= 60 else title[:59] + "…"
+        title = cut(" ".join(self.title.split()), 60)
         how = " ".join(filter(None, (self.method, f"in {self.space}" if self.space else "")))
         return f"Walk({title!r}, {len(self)} pictures, {how or 'by hand'}, seed={self.seed})"
 

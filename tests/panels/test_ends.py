@@ -289,6 +289,13 @@ def test_a_picture_is_uploaded(field, heard):
     assert field.standing() is kept
 
 
+def test_what_eight_bits_cannot_hold_is_told_where_it_is_uploaded(field, heard):
+    field._kind.value = "picture"
+    upload(field, "deep.png", encoded(Image.fromarray(np.full((4, 4), 65535, np.uint16))))
+    assert "mode I;16 has more than the eight bits" in heard["wrong"][0]
+    assert heard["edit"][0].getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_records_of_the_notebook(field, heard, notebook):
     panel = ipywidgets.Box()
     panel.result = walk(9, HOSTILE)

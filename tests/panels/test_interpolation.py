@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import ipywidgets
@@ -697,6 +698,19 @@ def test_a_file_to_take_home(pixels):
         assert re.search(rf'href="data:{kind};base64,[\w+/=]{{100}}', link)
     pixels.run().wait(60)
     assert pixels._export._link.value == ""  # it held another record
+
+
+def test_a_file_to_take_home_keeps_its_own_letters(pixels):
+    """Persian stays Persian; names of Windows' devices and turned letters go."""
+    pixels.run().wait(60)
+    for title, name in (
+        ("می‌خواهم / گربه", "می‌خواهم-گربه.png"),
+        ("CON", "con-.png"),
+        ("\u202e", "walk.png"),
+    ):
+        pixels._export._walk = lambda title=title: replace(pixels.result, title=title)
+        pixels._export.buttons[".png"].click()
+        assert f'download="{name}"' in pixels._export._link.value
 
 
 def test_export(panel, tmp_path):

@@ -408,6 +408,30 @@ def test_a_gap_and_its_table_show_any_words():
     assert "\x1b" not in repr(Table((BROKEN,), ({BROKEN: BROKEN},), BROKEN))
 
 
+# --- paths -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [None, [], 3, "a\0b", "half \ud800", b"\0"])
+def test_what_is_no_path_gets_one_sentence(path):
+    traj = make(1)
+    for kind in (Trajectory, Walk, Grid, Embedding):
+        with pytest.raises((TypeError, ValueError), match=r"path (must be|holds letters)"):
+            kind.open(path)
+    for ask in (traj.save, traj.to_html, traj.to_png, traj.to_gif, walk(2).to_html, grid(1).to_html,
+                Trajectory.from_png, walk(2).to_png, walk(2).to_webp, grid(1).save):  # fmt: skip
+        with pytest.raises((TypeError, ValueError), match=r"path (must be|holds letters)"):
+            ask(path)
+
+
+def test_a_folder_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path, "", ".", str(tmp_path).encode()):
+        for ask in (make(1).save, make(1).to_html, make(1).to_png, walk(2).to_gif):
+            with pytest.raises(IsADirectoryError, match="is a folder; add the name of a file"):
+                ask(path)
+    assert not list(tmp_path.iterdir())
+
+
 # --- names of files --------------------------------------------------------------------------
 
 
