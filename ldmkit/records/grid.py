@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.check import did_you_mean, plain, short
-from ldmkit.records import display as _display
+from ldmkit.records.display import drawn
 from ldmkit.records.intervals import Estimate, mean_of, paired_difference
 from ldmkit.records.record import (
     MAX_BYTES,
@@ -294,7 +294,7 @@ class Grid:
         Args:
             rows: how many rows of pictures are shown at most.
         """
-        return _display.grid_figure(self, rows)
+        return drawn("grid", self, rows=rows)
 
     def to_html(self, path: str | PathLike[str]) -> Path:
         """Writes one self-contained page with all pictures and the table; returns its path.
@@ -302,7 +302,7 @@ class Grid:
         Raises:
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        return _display.grid_html(self, path)
+        return drawn("grid's page", self, path)
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Writes the record as one safetensors file; returns its path.
@@ -331,7 +331,7 @@ class Grid:
         return open_record(path, "grid", _unpack, max_bytes=max_bytes)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return _display.grid_mimebundle(self)
+        return drawn("grid's cell", self)
 
     def __repr__(self) -> str:
         axes = " × ".join(f"{len(labels)} {plain(name)}" for name, labels in self.axes.items())

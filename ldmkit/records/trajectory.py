@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.check import cut, short
-from ldmkit.records import display as _display
 from ldmkit.records import pictures as _pictures
 from ldmkit.records import png as _png
+from ldmkit.records.display import drawn
 from ldmkit.records.record import (
     MAX_BYTES,
     Arrays,
@@ -289,7 +289,7 @@ class Trajectory:
 
     def figure(self, every: int = 4) -> Figure:
         """Returns a matplotlib figure: every ``every``-th step of each lane, alpha and sigma."""
-        return _display.figure(self, every)
+        return drawn("trajectory", self, every=every)
 
     def guidance_figure(self, step: int, *, batch: int = 0) -> Figure:
         """Draws one step's guidance: its estimates without words, with them and guided.
@@ -306,7 +306,7 @@ class Trajectory:
             RecordError: the record lacks a side of guidance (record with ``keep="all"`` and
                 guidance on), or has no such step or picture.
         """
-        return _display.guidance_figure(self, step, batch)
+        return drawn("trajectory's guidance", self, step, batch=batch)
 
     def to_html(self, path: str | PathLike[str], *, batch: int = 0) -> Path:
         """Writes one self-contained page with the player (no network, no kernel); returns its path.
@@ -319,7 +319,8 @@ class Trajectory:
             RecordError: the batch has no such picture.
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        return _display.to_html(self, path, index_of("batch", batch, self.batch_size))
+        batch = index_of("batch", batch, self.batch_size)
+        return drawn("trajectory's page", self, path, batch=batch)
 
     def save(self, path: str | PathLike[str], *, dtype: str = "float32") -> Path:
         """Writes the record as one safetensors file; returns its path.
@@ -443,7 +444,7 @@ class Trajectory:
         return _pictures.animation(self, path, "WEBP", lane, batch, duration=duration, size=size)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return _display.mimebundle(self)
+        return drawn("trajectory's cell", self)
 
     def __repr__(self) -> str:
         words = self.prompt if isinstance(self.prompt, str) else " | ".join(self.prompt)

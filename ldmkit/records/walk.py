@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.check import cut, short
-from ldmkit.records import display as _display
 from ldmkit.records import png as _png
 from ldmkit.records.animation import write_animation
+from ldmkit.records.display import drawn
 from ldmkit.records.embedding import Embedding
 from ldmkit.records.record import (
     MAX_BYTES,
@@ -159,7 +159,7 @@ class Walk:
 
         Where the walk has embeddings, their cosine to both ends is plotted below.
         """
-        return _display.walk_figure(self)
+        return drawn("walk", self)
 
     def to_html(self, path: str | PathLike[str]) -> Path:
         """Writes one self-contained page with a slider (no network, no kernel); returns its path.
@@ -170,7 +170,7 @@ class Walk:
         Raises:
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        return _display.walk_html(self, path)
+        return drawn("walk's page", self, path)
 
     def to_gif(
         self,
@@ -228,7 +228,7 @@ class Walk:
             index = index_of("index", index, len(self))
             at = slice(index, index + 1)
         told |= {"labels": self.labels[at], "t": self.t[at].tolist()}
-        picture = _display.walk_image(self) if index is None else self.images[index]
+        picture = drawn("walk's sheet", self) if index is None else self.images[index]
         return _png.write(path, picture, {"format": "walk", **told})
 
     def save(self, path: str | PathLike[str]) -> Path:
@@ -263,7 +263,7 @@ class Walk:
         return open_record(path, "walk", _unpack, max_bytes=max_bytes)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return _display.walk_mimebundle(self)
+        return drawn("walk's cell", self)
 
     def __repr__(self) -> str:
         title = cut(" ".join(self.title.split()), 60)
