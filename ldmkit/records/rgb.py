@@ -7,6 +7,7 @@ are named here are opened, so that no file starts another program (EPS would sta
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
@@ -24,6 +25,8 @@ __all__ = ["FORMATS", "MAX_PIXELS", "flat", "is_picture_like", "to_rgb", "uprigh
 MAX_PIXELS = 40_000_000  # a phone's largest; decoded, 160 MB
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # one channel of more than eight bits
+_KINDS = "a PIL image, a path, an array or a tensor"
+_ADVICE = "open a file with PIL.Image.open(path)."
 _HALF_A_STEP = 0.5 / 255  # what eight bits can't tell from 0 or 1: a network's overshoot
 
 
@@ -51,7 +54,7 @@ def to_rgb(
         A new RGB picture, its ``info`` empty.
 
     Raises:
-        TypeError: no picture.
+        TypeError: no picture, such as a string that names no file.
         ValueError: no pixel, too many, numbers out of their range, or a file that is none of
             ``FORMATS``, cut off or damaged.
         OSError: the file is missing or not readable.
@@ -94,16 +97,20 @@ def upright(
 
 
 def _file(path: Any, what: str) -> BinaryIO:
-    path = Path(os.fsdecode(path))
-    if path.is_dir():
-        raise ValueError(f"{what} must be a file, got the folder {short(str(path))}.")
+    """A path opened. A string that names no file is taken for words in a picture's place."""
+    found = Path(os.fsdecode(path))
     try:
-        return path.open("rb")
+        return found.open("rb")
     except (FileNotFoundError, ValueError):  # also of a path with a null byte
-        raise FileNotFoundError(
-            f"{what} must be a PIL image or the path of a file, and there is no "
-            f"{short(str(path))}; look for it with pathlib.Path().resolve()."
-        ) from None
+        words = f"{what} must be {_KINDS}, and there is no file {short(str(path))}; {_ADVICE}"
+    except OSError as error:
+        if isinstance(path, str) and error.errno == errno.ENAMETOOLONG:
+            words = f"{what} must be {_KINDS}, got {short(path)}; {_ADVICE}"
+        elif found.is_dir():
+            raise ValueError(f"{what} must be a file, got the folder {short(str(path))}.") from None
+        else:
+            raise
+    raise (TypeError if isinstance(path, str) else FileNotFoundError)(words)
 
 
 def _decoded(
@@ -228,10 +235,7 @@ def _say_scaled(what: str, kind: str, black: float, white: float, unknown: int =
 def _of_array(thing: Any, what: str, most: int | None) -> Image.Image:
     shape, kind = getattr(thing, "shape", None), getattr(thing, "dtype", None)
     if shape is None or kind is None:
-        raise TypeError(
-            f"{what} must be a PIL image, a path, an array or a tensor, got "
-            f"{type(thing).__name__}; open a file with PIL.Image.open(path)."
-        )
+        raise TypeError(f"{what} must be {_KINDS}, got {type(thing).__name__}; {_ADVICE}")
     tensor = hasattr(thing, "detach")  # torch's, by its looks: records know no torch
     sides = tuple(shape)[1:] if len(shape) == 4 and shape[0] == 1 else tuple(shape)
     first = tensor and len(sides) == 3 and sides[0] in (1, 2, 3, 4)  # channels first

@@ -15,7 +15,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,7 @@ def text_diff(
 
     Args:
         unclip: a pipeline that decodes image embeddings.
-        picture: a PIL picture or a path, a scene or an earlier run; or an ``Embedding`` of one,
+        picture: a PIL picture or a ``Path``, a scene or an earlier run; or an ``Embedding`` of one,
             which is decoded from ``seed``'s noise.
         source: a caption of the picture as it is; it may say little, such as "a cat" or "".
         target: the same caption with the change.
@@ -152,7 +151,6 @@ def start_of(
     call.setdefault("num_inference_steps", steps_of(unclip, decoder))
     if isinstance(picture, Embedding):
         return picture
-    picture = Path(picture) if isinstance(picture, str) else picture
     shown = _picture(picture, size_of(decoder, call))
     here = clip.encode_image(shown, label=label_of(picture, 0))
     if invert:

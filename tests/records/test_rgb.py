@@ -4,6 +4,7 @@ import io
 import os
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,14 +226,13 @@ def test_no_other_format_is_opened(tmp_path, monkeypatch):
 
 
 def test_missing_files_and_folders(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"the path of one, and there is no file 'a red cat'"
-    ):
-        to_rgb("a red cat")
+    for words in ("a red cat", "a red cat " * 999, "a\0b"):
+        with pytest.raises(TypeError, match="must be a PIL image, a path, an array or a tensor, "):
+            to_rgb(words)
+    with pytest.raises(FileNotFoundError, match=r"and there is no file 'a red cat'; open a file"):
+        to_rgb(Path("a red cat"))
     with pytest.raises(ValueError, match="got the folder"):
         to_rgb(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no file"):
-        to_rgb("a\0b")
 
 
 def opened(content):
