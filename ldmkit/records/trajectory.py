@@ -214,7 +214,7 @@ class Trajectory:
             )
 
     def _check_arrays(self) -> None:
-        n = np.size(self.timesteps)
+        n = frozen("timesteps", self.timesteps, np.float64).size
         for name in SCHEDULE:
             self._freeze(name, np.float64, (n,))
         shape: tuple[int | None, ...] = (None,) * 4  # the first array seen sets (b, c, h, w)

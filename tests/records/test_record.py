@@ -233,6 +233,8 @@ def test_a_view_that_only_its_owner_can_write_to_is_copied():
 def test_what_is_no_array_gets_a_sentence(value):
     for made in (
         lambda: make(1, alphas=value),
+        lambda: make(1, timesteps=value),
+        lambda: make(1, latents=value if value is not None else "x"),
         lambda: make(1, rgb=value if value is not None else "x"),
         lambda: replace(make(1, previews=()), previews={"denoised": value}),
         lambda: walk(3, t=value),

@@ -227,6 +227,20 @@ def test_every_picture_becomes_a_point(clip, picture):
         )
 
 
+def test_whatever_holds_the_picture_gives_the_same_point(clip, tmp_path):
+    one = DRAWINGS[0]
+    want = clip.encode_image(one)
+    one.save(tmp_path / "cat.png")
+    pixels = np.asarray(one)
+    for same in (tmp_path / "cat.png", str(tmp_path / "cat.png"), pixels, pixels / 255):
+        found = clip.encode_image(same)
+        assert np.array_equal(found.vector, want.vector)
+        assert found.label == ("a picture" if isinstance(same, np.ndarray) else "cat.png")
+    assert len(clip.encode([tmp_path / "cat.png", "a red cat", pixels, want])) == 4
+    assert clip.similarity(tmp_path / "cat.png", one) == pytest.approx(1)
+    assert len(clip.encode_image(np.stack([pixels] * 3))) == 3
+
+
 @pytest.mark.parametrize(
     ("pictures", "kind", "words"),
     [
