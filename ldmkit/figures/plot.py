@@ -10,7 +10,7 @@ from ldmkit.figures.frames import shown_lanes
 from ldmkit.figures.words import details, lane_words, prompt_of, shorten
 from ldmkit.records import Trajectory
 from ldmkit.records.pictures import is_crisp, is_picture, lane_array
-from ldmkit.records.record import whole_of
+from ldmkit.records.record import index_of, whole_of
 from ldmkit.records.rgb import flat
 
 if TYPE_CHECKING:
@@ -46,9 +46,11 @@ def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Fi
     The last step is always shown, the final picture stands at the right.
 
     Raises:
-        RecordError: ``every`` is not a whole number of at least 1.
+        RecordError: ``every`` is not a whole number of at least 1, or the batch has no such
+            picture.
     """
     every = whole_of("every", every, 1)
+    batch = index_of("batch", batch, traj.batch_size)
     lanes = shown_lanes(traj)
     n = len(traj.timesteps)
     steps = sorted({*range(0, n, every), n - 1}) if n else []

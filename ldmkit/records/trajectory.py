@@ -319,7 +319,6 @@ class Trajectory:
             RecordError: the batch has no such picture.
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        batch = index_of("batch", batch, self.batch_size)
         return drawn("trajectory's page", self, path, batch=batch)
 
     def save(self, path: str | PathLike[str], *, dtype: str = "float32") -> Path:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ldmkit.figures import trajectory_figure
 from ldmkit.records import Embedding, Gap, Grid, Plane, RecordError, Table, Trajectory, Walk, record
 from ldmkit.records.record import MAX_HEADER, MAX_PICTURES, file_name, write_atomically
 
@@ -298,7 +299,11 @@ ODD = [None, [], "1", 0.0, True, 7, -1, 10**400, np.arange(2)]
 @pytest.mark.parametrize("odd", ODD)
 def test_places_that_are_none_get_one_sentence(tmp_path, odd):
     traj, way = make(3, batch=2), walk(3)
+    bare = Trajectory.from_png(traj.to_png(tmp_path / "bare"))
+    (tmp_path / "bare").unlink()
     for ask in (
+        lambda: bare.to_html(tmp_path / "x", batch=odd),
+        lambda: trajectory_figure(bare, batch=odd),
         lambda: traj.to_html(tmp_path / "x", batch=odd),
         lambda: traj.to_png(tmp_path / "x", batch=odd),
         lambda: traj.to_gif(tmp_path / "x", batch=odd),
