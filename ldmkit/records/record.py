@@ -82,13 +82,21 @@ def frozen(name: str, value: Any, dtype: type, shape: tuple[int | None, ...] | N
         shape: the expected lengths, ``None`` for any above zero; by default any shape.
 
     Raises:
-        RecordError: no numbers, or another shape.
+        RecordError: no numbers, what would clip or wrap in uint8, or another shape.
     """
     try:
+        given = np.asarray(value)
+        if given.dtype.kind not in "buifO":  # numpy would read "7" and drop imaginary parts
+            raise TypeError
         with np.errstate(over="ignore"):
-            array: NDArray[Any] = np.asarray(value, dtype=dtype)
+            array: NDArray[Any] = given.astype(dtype, copy=False)
     except (TypeError, ValueError, OverflowError):  # words, ragged lists, 10**400
         raise RecordError(f"{name} must be an array of numbers, got {short(value)}.") from None
+    if dtype is np.uint8 and given.dtype != np.uint8:
+        raise RecordError(
+            f"{name} must be uint8, got {given.dtype}; floats from 0 to 1 become it by "
+            "(values * 255).round().astype(numpy.uint8)."
+        )
     if shape is not None and not _fits(array.shape, shape):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         wanted += "," if len(shape) == 1 else ""

@@ -247,6 +247,20 @@ def test_what_is_no_array_gets_a_sentence(value):
             made()
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.int64, np.uint16, bool])
+def test_step_pictures_that_eight_bits_would_wrap_are_refused(kind):
+    with pytest.raises(RecordError, match=r"previews\['denoised'\] must be uint8, got"):
+        replace(make(1, previews=()), previews={"denoised": np.ones((1, 1, 4, 4, 3), kind)})
+
+
+@pytest.mark.parametrize("value", [["1", "2"], [1j, 2], np.array(["a", "b"]), [None, "x"]])
+def test_numbers_in_words_are_none(value):
+    with pytest.raises(RecordError, match=r"t must be finite|must be an array of numbers"):
+        walk(2, t=value)
+    with pytest.raises(RecordError, match="must be an array of numbers, got"):
+        grid(2, values={"score": value})
+
+
 @pytest.mark.parametrize("value", [None, 3, "ab", [1]])
 def test_what_is_no_dict_gets_a_sentence(value):
     for made in (
