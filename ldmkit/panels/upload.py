@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 from PIL import Image
@@ -52,4 +53,4 @@ def read_picture(name: str, content: bytes, what: str = "A start picture") -> Im
             f"{what} may have {MOST_BYTES // 1_000_000} MB, {short(name)} has "
             f"{len(content) / 1e6:.0f} MB; make it smaller."
         )
-    return to_rgb(content, what, side=KEPT_SIDE, name=name)
+    return to_rgb(io.BytesIO(content), what, side=KEPT_SIDE, name=name)

@@ -41,14 +41,14 @@ def to_rgb(
     """A picture as people see it: turned as its EXIF says, on white where it is transparent.
 
     Args:
-        picture: a PIL picture of any mode; a path, or the bytes of a file, in one of ``FORMATS``;
+        picture: a PIL picture of any mode; a path or an opened file of one of ``FORMATS``;
             an array (h, w) or (h, w, 1 to 4) of uint8, uint16, bool or floats from 0 to 1; a torch
             tensor of the same, (c, h, w). What has more than eight bits is scaled to them, which
             is said.
         what: what the picture is called in sentences.
         max_pixels: width × height that is accepted, ``None`` for any.
         side: what is longer is made smaller, in proportion.
-        name: of the file whose bytes are given.
+        name: of the opened file, for sentences.
 
     Returns:
         A new RGB picture, its ``info`` empty.
@@ -72,7 +72,7 @@ def to_rgb(
 
 def is_picture_like(thing: Any) -> bool:
     """Whether this is one picture, or its path, where several may stand, too."""
-    if isinstance(thing, (Image.Image, str, bytes, os.PathLike)):
+    if isinstance(thing, (Image.Image, str, bytes, os.PathLike, io.IOBase)):
         return True
     return len(getattr(thing, "shape", (0,) * 4)) < 4  # a batch has four axes
 
@@ -86,8 +86,8 @@ def upright(
     name: str = "",
 ) -> Image.Image:
     """A copy in the picture's own mode, read whole and turned; see ``to_rgb``."""
-    if isinstance(picture, bytes):
-        return _decoded(io.BytesIO(picture), what, max_pixels, side, name)
+    if isinstance(picture, io.IOBase):
+        return _decoded(picture, what, max_pixels, side, name)
     if isinstance(picture, (str, os.PathLike)):
         with _file(picture, what) as file:
             return _decoded(file, what, max_pixels, side, Path(os.fsdecode(picture)).name)
@@ -113,9 +113,7 @@ def _file(path: Any, what: str) -> BinaryIO:
     raise (TypeError if isinstance(path, str) else FileNotFoundError)(words)
 
 
-def _decoded(
-    file: BinaryIO, what: str, most: int | None, side: int | None, name: str
-) -> Image.Image:
+def _decoded(file: Any, what: str, most: int | None, side: int | None, name: str) -> Image.Image:
     Image.init()
     known = [one for one in FORMATS if one in Image.OPEN]  # an older pillow has no AVIF
     try:
