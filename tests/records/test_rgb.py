@@ -187,7 +187,6 @@ def test_a_networks_overshoot_is_no_fault():
     "other",
     [None, 7, b"\x89PNG", [[0, 1]], {}, np.array([["a"]]), np.zeros((2, 2), "O")],
 )
-)
 def test_not_a_picture(other):
     with pytest.raises(TypeError, match="A picture must"):
         to_rgb(other)
