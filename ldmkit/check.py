@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,11 +21,13 @@ from typing import Any
 
 __all__ = [
     "choice",
+    "cut",
     "did_you_mean",
     "function",
     "heard_by",
     "nearest",
     "number",
+    "plain",
     "say",
     "short",
     "whole",
@@ -33,9 +37,9 @@ __all__ = [
 
 
 def short(value: object, limit: int = 60) -> str:
-    """A value as it may stand in a sentence: its ``repr``, cut; its type where it has none."""
+    """A value as it may stand in a sentence: its ``repr`` in one line, cut; else its type."""
     try:
-        words = repr(value)
+        words = " ".join(line.strip() for line in repr(value).splitlines())
     except Exception:  # any object may come; Python itself refuses integers of 4,300 digits
         return f"a value of type {type(value).__name__}"
     return words if len(words) <= limit else words[: limit - 3] + "..."
@@ -152,6 +156,52 @@ def _range(least: float | None, most: float | None) -> str:
     if least is not None:
         return f" of {least} or more"
     return "" if most is None else f" of {most} at most"
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202d\u202e]")
+_EMBEDDINGS, _ISOLATES = "\u202a\u202b", "\u2066\u2067\u2068"
+_ENDS = "\u202c\u2069"  # of the one and of the other
+
+
+def plain(words: str) -> str:
+    """Words as they may be shown: all letters of all scripts, nothing that steers a terminal.
+
+    Control characters (but tab and newline), half a surrogate pair, which UTF-8 can't hold, and the
+    two marks that turn letters against their own direction (U+202D, U+202E) become U+FFFD. Joiners
+    inside words and emoji stay, as do letters newer than this Python's tables. A change of
+    direction that is left open is closed at the end, so that it doesn't reach what follows.
+    """
+    whole = words.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # pairs are joined
+    whole = _CONTROLS.sub("\ufffd", whole)
+    opened = [sum(map(whole.count, marks)) for marks in (_EMBEDDINGS, _ISOLATES)]
+    if not any(opened):
+        return whole
+    return whole.rstrip(_ENDS) + _ENDS[0] * opened[0] + _ENDS[1] * opened[1]
+
+
+def cut(words: str, limit: int) -> str:
+    """At most so many characters, the last an ellipsis where some are gone.
+
+    No letter loses its marks, no emoji of several parts is taken apart (unless it is endless).
+    """
+    if len(words) <= limit:
+        return words
+    end = limit - 1
+    for place in range(end, max(end - 20, 0), -1):
+        if words[place - 1] != "\u200d" and not _leans(words[place]):
+            end = place
+            break
+    return words[:end].rstrip() + "…"
+
+
+def _leans(letter: str) -> bool:
+    """Whether it belongs to the letter before: marks, joiners, skin colours, tags of a flag."""
+    extends = letter == "\u200d" or "\U0001f3fb" <= letter <= "\U0001f3ff"
+    return (
+        extends or unicodedata.category(letter)[0] == "M" or "\U000e0020" <= letter <= "\U000e007f"
+    )
 
 
 # --- what is told ------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import subprocess
 import sys
@@ -113,10 +112,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _write_demo(traj: Trajectory, folder: Path) -> dict[str, Path]:
     """Writes picture, page and contact sheet; returns where, by what they are."""
-    from PIL.PngImagePlugin import PngInfo
-
     from ldmkit.figures import sheet_image
-    from ldmkit.records.files import write_atomically
+    from ldmkit.records.record import write_atomically
 
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
@@ -125,10 +122,7 @@ def _write_demo(traj: Trajectory, folder: Path) -> dict[str, Path]:
         "page": folder / "trajectory.html",
         "contact sheet": folder / "sheet.png",
     }
-    recipe = {"prompt": traj.prompt, "seed": traj.seed, "model": traj.model, **traj.call}
-    inside = PngInfo()  # so that the picture says how to make it again
-    inside.add_itxt("ldmkit", json.dumps(recipe, ensure_ascii=False))
-    write_atomically(paths["picture"], lambda part: traj.image.save(part, "PNG", pnginfo=inside))
+    traj.to_png(paths["picture"])  # it says how to make it again
     traj.to_html(paths["page"])
     write_atomically(paths["contact sheet"], lambda part: sheet_image(traj).save(part, "PNG"))
     return paths

@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from ldmkit.records.files import write_atomically
+from ldmkit.records.record import write_atomically
 
 __all__ = ["copy_notebooks", "notebooks_folder"]
 

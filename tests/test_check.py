@@ -6,9 +6,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ldmkit import check
-from ldmkit.check import heard_by, say
+from ldmkit.check import cut, heard_by, plain, say, short
 
 
 def test_a_warning_where_nobody_listens():
@@ -125,3 +127,46 @@ def test_a_function_or_nothing():
     assert check.function("on_step", print) is print
     with pytest.raises(TypeError, match=r"^on_step must be a function or None, got 3"):
         check.function("on_step", 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "limit", "want"),
+    [
+        ("abcdef", 6, "abcdef"),
+        ("abcdef", 5, "abcd…"),
+        ("abc  def", 6, "abc…"),
+        ("ab👨‍👩‍👧", 5, "ab…"),
+        ("ab👩🏽", 3, "ab…"),
+        ("abकि!", 4, "ab…"),
+        ("e\u0301f\u0301x", 4, "e\u0301…"),
+        ("\u0301" * 99, 30, "\u0301" * 29 + "…"),
+        ("ab", 1, "…"),
+    ],
+)
+def test_cut_takes_no_letter_apart(words, limit, want):
+    assert cut(words, limit) == want
+    assert len(cut(words, limit)) <= limit
+
+
+@given(st.text(max_size=60), st.integers(1, 60))
+def test_cut_keeps_the_limit(words, limit):
+    assert len(cut(words, limit)) <= limit
+
+
+def test_plain_is_plain_at_once():
+    """Twice does no more than once, all of it is UTF-8, and only what steers goes."""
+    for words in ("a\ud800\x1b\x9b\u202e", "\u202b\u2066 x", "می‌خواهم 👨‍👩‍👧 \U0003347a\t\n"):
+        assert plain(plain(words)) == plain(words)
+        plain(words).encode()
+    assert plain("می‌خواهم 👨‍👩‍👧 \U0003347a\t\n") == "می‌خواهم 👨‍👩‍👧 \U0003347a\t\n"
+    assert plain("a\ud800\x1b\x9b\u202e\r\x7f") == "a\ufffd\ufffd\ufffd\ufffd\r\ufffd"
+
+
+def test_short_is_one_line():
+    assert short([[1, 2], "a\nb"]) == "[[1, 2], 'a\\nb']"
+
+    class Tall:
+        def __repr__(self):
+            return "one\n    two"
+
+    assert short(Tall()) == "one two"

@@ -9,6 +9,7 @@ import tiny
 from PIL import Image
 
 from ldmkit import cli, doctor, lab
+from ldmkit.records import Trajectory
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,8 @@ def test_demo_writes_a_picture_a_page_and_a_sheet(folder, tmp_path, capsys, open
     with Image.open(out / "picture.png") as picture:
         assert np.asarray(picture).std() > 0
         recipe = json.loads(picture.text["ldmkit"])
+    again = Trajectory.from_png(out / "picture.png")
+    assert (again.prompt, again.keywords["seed"], again.model) == (cli.PROMPT, 7, str(folder.name))
     assert (recipe["prompt"], recipe["seed"]) == (cli.PROMPT, 7)
     assert cli.PROMPT in (out / "trajectory.html").read_text(encoding="utf-8")
 

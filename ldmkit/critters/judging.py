@@ -11,19 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 from ldmkit.critters import world
 from ldmkit.critters.scene import Scene, parse
 from ldmkit.critters.world import hidden
-
-if TYPE_CHECKING:
-    from PIL import Image
+from ldmkit.records.rgb import to_rgb
 
 HEADS: dict[str, tuple[str, ...]] = {
     "number": ("none", "one", "two"),
@@ -43,7 +42,6 @@ HEADS: dict[str, tuple[str, ...]] = {
 """What the judge answers: the first critter is the left one of two."""
 
 _SIDE = 64  # pixels that the recogniser looks at
-_MAX_PIXELS = 50_000_000
 _WEIGHTS = Path(__file__).parent / "weights" / "judge"
 
 
@@ -118,11 +116,12 @@ class _Block(nn.Module):
         return x + self.conv2(nn.functional.silu(self.norm2(y)))
 
 
-def judge(picture: Image.Image, caption: str) -> Verdict:
+def judge(picture: Any, caption: str) -> Verdict:
     """Compare one picture with one caption.
 
     Args:
-        picture: any PIL picture; it is seen as RGB at 64 × 64.
+        picture: any PIL picture, a path, or an array as in `ldmkit.encode_image`; it is seen
+            upright, on white, at 64 × 64.
         caption: a sentence of `ldmkit.critters.words`.
 
     Returns:
@@ -130,13 +129,13 @@ def judge(picture: Image.Image, caption: str) -> Verdict:
 
     Raises:
         UnknownWords: the caption holds words without a meaning here.
-        TypeError: not a PIL picture.
-        ValueError: more than 50 megapixels.
+        TypeError: not a picture.
+        ValueError: more than 40 megapixels, or a file that can't be read.
     """
     return judge_many([picture], [caption])[0]
 
 
-def judge_many(pictures: Sequence[Image.Image], captions: Sequence[str]) -> list[Verdict]:
+def judge_many(pictures: Sequence[Any], captions: Sequence[str]) -> list[Verdict]:
     """`judge` for many pairs, in batches.
 
     Raises:
@@ -155,7 +154,7 @@ def judge_many(pictures: Sequence[Image.Image], captions: Sequence[str]) -> list
 
 
 @torch.no_grad()
-def look(pictures: Sequence[Image.Image]) -> list[dict[str, tuple[str, float]]]:
+def look(pictures: Sequence[Any]) -> list[dict[str, tuple[str, float]]]:
     """What the judge sees, without a caption: per head the likeliest value and its probability."""
     x = torch.from_numpy(np.stack([_array(p) for p in pictures]))
     logits = recogniser()(x.permute(0, 3, 1, 2).float() / 127.5 - 1)
@@ -182,22 +181,11 @@ def recogniser() -> Recogniser:
     return model.eval()
 
 
-def _array(picture: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    from PIL import Image
-
-    if not isinstance(picture, Image.Image):
-        raise TypeError(
-            f"a picture must be a PIL image, got {type(picture).__name__}: open it with PIL"
-        )
-    if picture.width * picture.height > _MAX_PIXELS:
-        raise ValueError(
-            f"a picture may have {_MAX_PIXELS // 10**6} megapixels, got {picture.width} × "
-            f"{picture.height}: scale it down"
-        )
-    picture = picture.convert("RGB")
-    if picture.size != (_SIDE, _SIDE):
-        picture = picture.resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    return np.asarray(picture)
+def _array(picture: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    shown = to_rgb(picture)
+    if shown.size != (_SIDE, _SIDE):
+        shown = shown.resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    return np.asarray(shown)
 
 
 def truth(scene: Scene) -> dict[str, str]:

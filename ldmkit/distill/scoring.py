@@ -34,11 +34,11 @@ class Scorer:
     of: Callable[[Sequence[Image.Image], Sequence[str]], list[float]]
 
 
-def score(picture: Image.Image, caption: str, *, clip: Any = None) -> float:
+def score(picture: Any, caption: str, *, clip: Any = None) -> float:
     """Scores one picture against its caption.
 
     Args:
-        picture: any PIL picture.
+        picture: any PIL picture, a path, or an array as in ``ldmkit.encode_image``.
         caption: what was asked for.
         clip: what ``ldmkit.clip_space`` takes or gives: a name such as ``"critters"``, a folder,
             a pipeline, or the space itself. Without it the critters' judge answers.
@@ -48,14 +48,10 @@ def score(picture: Image.Image, caption: str, *, clip: Any = None) -> float:
         doesn't hide) is right, else 0.0. With it the cosine of picture and caption, −1…1.
 
     Raises:
-        ValueError: without ``clip``, a caption that the judge doesn't understand.
-        TypeError: not a PIL picture, or not a string.
+        ValueError: without ``clip``, a caption that the judge doesn't understand; a picture that
+            can't be read.
+        TypeError: not a picture, or not a string.
     """
-    if not isinstance(picture, Image.Image):
-        raise TypeError(
-            f"score takes a PIL picture first, got {type(picture).__name__}; "
-            "traj.image is one, Image.fromarray makes one."
-        )
     return scorer_of([caption], clip).of([picture], [caption])[0]
 
 

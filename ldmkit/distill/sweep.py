@@ -15,7 +15,8 @@ from ldmkit.distill.scoring import Scorer, scorer_of
 from ldmkit.loading import load
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.recording import checks
-from ldmkit.records.grid import MAX_PICTURES, Grid, Label
+from ldmkit.records.grid import Grid, Label
+from ldmkit.records.record import MAX_PICTURES
 
 __all__ = ["sweep"]
 

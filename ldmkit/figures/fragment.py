@@ -20,6 +20,7 @@ from ldmkit.figures.frames import Payload, trajectory_payload
 from ldmkit.figures.sheet import sheet_html, sheet_image
 from ldmkit.figures.words import json_script
 from ldmkit.records import Trajectory
+from ldmkit.records.record import index_of
 
 __all__ = ["asset", "bundled", "fragment", "inlined", "mimebundle"]
 
@@ -35,7 +36,11 @@ def fragment(traj: Trajectory, batch: int = 0) -> tuple[str, str]:
 
     Returns:
         The HTML up to the script, and the module's source; a page hashes the source.
+
+    Raises:
+        RecordError: the batch has no such picture.
     """
+    batch = index_of("batch", batch, traj.batch_size)
     return inlined(trajectory_payload(traj, batch), sheet_html(traj, batch))
 
 

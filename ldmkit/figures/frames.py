@@ -19,6 +19,7 @@ from PIL import Image
 from ldmkit.figures.words import alt_text, details, lane_words, prompt_of, shorten
 from ldmkit.records import Trajectory
 from ldmkit.records.pictures import LANES, drawable, is_crisp, is_picture, lane_array
+from ldmkit.records.rgb import flat
 
 __all__ = ["MAX_BYTES", "Payload", "json_numbers", "shown_lanes", "trajectory_payload", "webp"]
 
@@ -166,9 +167,8 @@ def _encode(array: NDArray[np.uint8], rung: Rung) -> Iterator[bytes]:
 
 def webp(picture: Image.Image, side: int, quality: int) -> bytes:
     """One WebP, at most ``side`` pixels long; lossless where single latents are meant."""
-    picture = picture.convert("RGB")
+    picture = flat(picture)
     if max(picture.size) > side:
-        picture = picture.copy()
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     exact = picture.width * picture.height <= LOSSLESS_PIXELS
     file = io.BytesIO()

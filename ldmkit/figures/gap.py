@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmkit.figures.plot import NOISE, PICTURE, shown_figure
+from ldmkit.figures.words import text
 from ldmkit.records.gap import Gap
 from ldmkit.records.plane import Plane
 
@@ -44,7 +44,7 @@ def gap_mimebundle(gap: Gap) -> dict[str, Any]:
     file = io.BytesIO()
     gap_figure(gap).savefig(file, format="png", dpi=110)
     picture = base64.b64encode(file.getvalue()).decode()
-    words = html.escape(repr(gap), quote=True)
+    words = text(repr(gap))
     image = f'<img src="data:image/png;base64,{picture}" alt="{words}" style="max-width:100%">'
     return {
         "text/html": f"<div>{image}{gap.table._repr_html_()}</div>",

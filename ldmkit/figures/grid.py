@@ -21,6 +21,7 @@ from ldmkit.figures.frames import webp
 from ldmkit.figures.page import made_with, whole_page, write_text
 from ldmkit.figures.words import shorten, text
 from ldmkit.records.grid import AVERAGED, Grid, Label
+from ldmkit.records.rgb import flat
 
 __all__ = [
     "TR",
@@ -154,8 +155,8 @@ def grid_html(grid: Grid, *, rows: int = MAX_ROWS, pictures: int = MAX_PICTURES)
     if len(shown) < len(all_rows):
         note = (
             '<p style="margin:4px 0 0;font-size:12px;opacity:0.7">'
-            f"The first {len(shown)} of {len(all_rows)} rows; select(...) shows others, "
-            "to_html(path) writes all of them.</p>"
+            f"The first {len(shown)} of {len(all_rows)} rows; select(...) shows others"
+            f"{', to_html(path) writes more' if pictures < PAGE_PICTURES else ''}.</p>"
         )
     table = grid.table if grid.values else ()
     measured = table._repr_html_() if 0 < len(table) <= TABLE_ROWS else ""  # type: ignore[union-attr]
@@ -289,4 +290,4 @@ def fitted(picture: Image.Image, side: int) -> Image.Image:
     """An RGB picture whose longer side has ``side`` pixels."""
     scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    return flat(picture).resize(size, Image.Resampling.BICUBIC)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ldmkit.figures.grid import THUMB, Row, along, details, fitted, laid_out, say, title_of
 from ldmkit.figures.plot import NOISE, PICTURE, shown_figure
 from ldmkit.figures.words import shorten
-from ldmkit.records import RecordError
 from ldmkit.records.grid import AVERAGED, Grid
+from ldmkit.records.record import whole_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +32,7 @@ def grid_figure(grid: Grid, *, rows: int = 8) -> Figure:
     Raises:
         RecordError: ``rows`` is not a whole number of at least 1.
     """
-    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
-        raise RecordError(f"rows must be a whole number of at least 1, got {rows!r}.")
+    rows = whole_of("rows", rows, 1)
     headings, all_rows = laid_out(grid)
     shown = all_rows[:rows]
     columns = max(len(row.positions) for row in shown)

@@ -12,7 +12,6 @@ the run stands they span a plane, and a plane can be drawn true to scale.
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from ldmkit.figures.plot import NOISE, PICTURE, shown_figure
 from ldmkit.figures.words import prompt_of, shorten
 from ldmkit.records import RecordError, Trajectory
 from ldmkit.records.pictures import drawable, is_crisp, lane_array, lane_latents
+from ldmkit.records.record import index_of, place_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,15 +97,11 @@ def guidance_plane(traj: Trajectory, step: int, batch: int = 0) -> GuidancePlane
 
 def _checked(traj: Trajectory, step: int, batch: int) -> int:
     n = len(traj.timesteps)
-    if isinstance(step, bool) or not hasattr(step, "__index__"):
-        raise RecordError(f"step must be a whole number, got {step!r}; give one like step=8.")
-    number = operator.index(step)
-    if not -n <= number < n:
-        raise RecordError(f"step must be between 0 and {n - 1} inclusive, got {number}.")
-    if not 0 <= batch < traj.batch_size:
-        raise RecordError(
-            f"batch must be between 0 and {traj.batch_size - 1} inclusive, got {batch}."
-        )
+    try:
+        number = place_of("step", step, n)
+    except (TypeError, IndexError) as error:
+        raise RecordError(str(error)) from None
+    index_of("batch", batch, traj.batch_size)
     missing = [lane for lane in POINTS if lane_latents(traj, lane) is None]
     if missing:
         raise RecordError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from ldmkit.figures.fragment import fragment
 from ldmkit.figures.words import prompt_of, shorten, text
 from ldmkit.records import Trajectory
-from ldmkit.records.files import write_atomically
+from ldmkit.records.record import write_atomically
 
 __all__ = ["made_with", "page_html", "whole_page", "write_page", "write_text"]
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ldmkit.figures.frames import shown_lanes
 from ldmkit.figures.words import details, lane_words, prompt_of, shorten
-from ldmkit.records import RecordError, Trajectory
+from ldmkit.records import Trajectory
 from ldmkit.records.pictures import is_crisp, is_picture, lane_array
+from ldmkit.records.record import index_of, whole_of
+from ldmkit.records.rgb import flat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,10 +46,11 @@ def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Fi
     The last step is always shown, the final picture stands at the right.
 
     Raises:
-        RecordError: ``every`` is not a whole number of at least 1.
+        RecordError: ``every`` is not a whole number of at least 1, or the batch has no such
+            picture.
     """
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise RecordError(f"every must be a whole number of at least 1, got {every!r}.")
+    every = whole_of("every", every, 1)
+    batch = index_of("batch", batch, traj.batch_size)
     lanes = shown_lanes(traj)
     n = len(traj.timesteps)
     steps = sorted({*range(0, n, every), n - 1}) if n else []
@@ -61,7 +64,7 @@ def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Fi
         _draw_lane(fig, grid, row, lane, traj, steps, batch)
     if batch < len(traj.images):
         axes = fig.add_subplot(grid[:rows, -1] if n else grid[:, :])
-        axes.imshow(traj.images[batch].convert("RGB"), interpolation="bicubic")
+        axes.imshow(flat(traj.images[batch]), interpolation="bicubic")
         axes.set_title("final picture", fontsize=8)
         axes.set_axis_off()
     if not n:  # read from a PNG: the picture and the call, no steps

@@ -20,6 +20,7 @@ from ldmkit.figures.frames import shown_lanes, webp
 from ldmkit.figures.words import alt_text, details, lane_words, prompt_of, shorten, text
 from ldmkit.records import Trajectory
 from ldmkit.records.pictures import is_crisp, is_picture, lane_array
+from ldmkit.records.rgb import flat
 
 __all__ = ["chosen_steps", "sheet_html", "sheet_image"]
 
@@ -191,7 +192,7 @@ class _Canvas:
         if self.batch >= len(self.traj.images):
             return
         x = self.grid_right + 2 * self.GAP if self.steps else self.MARGIN
-        image = self.traj.images[self.batch].convert("RGB")
+        image = flat(self.traj.images[self.batch])
         self.picture.paste(self.fitted(image, self.final_side), (x, y))
         if self.steps:
             self.write((x, y + self.final_side + self.GAP), "final picture", 11, "#444")

@@ -14,7 +14,8 @@ from ldmkit.figures.checks import checked_lanes, checked_records, usual_lanes
 from ldmkit.figures.fragment import bundled, inlined
 from ldmkit.figures.page import made_with, whole_page, write_text
 from ldmkit.figures.sheet import sheet_html, sheet_image
-from ldmkit.records import RecordError, Trajectory
+from ldmkit.records import Trajectory
+from ldmkit.records.record import index_of
 
 __all__ = ["SideBySide", "side_by_side"]
 
@@ -44,9 +45,7 @@ def side_by_side(
             "cell with it."
         )
     records = checked_records("side_by_side", trajs)
-    last = min(traj.batch_size for traj in records) - 1
-    if not isinstance(batch, int) or not 0 <= batch <= last:
-        raise RecordError(f"batch must be between 0 and {last} inclusive, got {batch!r}.")
+    batch = index_of("batch", batch, min(traj.batch_size for traj in records))
     shown = usual_lanes(records) if lanes is None else lanes
     return SideBySide(records, batch, checked_lanes(records, shown))
 

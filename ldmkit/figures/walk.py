@@ -56,7 +56,7 @@ def walk_fragment(walk: Walk) -> tuple[str, str]:
     Returns:
         The HTML up to the script, and the module's source; a page hashes the source.
     """
-    root, axis = f"ldm-{secrets.token_hex(8)}", text(shorten(walk.axis, 20))
+    root, axis = f"ldm-{secrets.token_hex(8)}", text(_axis(walk))
     markup = (
         f'<div class="ldm-record ldm-player" id="{root}" data-axis="{axis}">'
         f"<style>{asset('player.css')}{asset('walk.css')}</style>{_sheet(walk)}</div>"
@@ -122,7 +122,7 @@ def _sheet(walk: Walk) -> str:
 
 
 def _cell(walk: Walk, i: int, data: bytes) -> str:
-    place = f"{walk.axis} = {_number(walk.t[i])}"
+    place = f"{_axis(walk)} = {_number(walk.t[i])}"
     words = shorten(walk.labels[i], 160)
     words = "" if words == place else words  # a text diff's labels say where they are
     seen = shorten(walk.verdicts[i], 80) if walk.verdicts else ""
@@ -137,6 +137,10 @@ def _cell(walk: Walk, i: int, data: bytes) -> str:
         f"<b>{text(shorten(place, 30))}</b>"
         f"{_line(words) if _is_end(walk, i) else ''}{_line(seen)}</div></div>"
     )
+
+
+def _axis(walk: Walk) -> str:
+    return shorten(walk.axis, 20)
 
 
 def _line(words: str) -> str:
@@ -196,7 +200,7 @@ def walk_figure(walk: Walk, *, columns: int = COLUMNS) -> Figure:
     for i, image in enumerate(walk.images):
         axes = fig.add_subplot(grid[i // across, i % across])
         axes.imshow(image)
-        axes.set_title(f"{walk.axis} = {_number(walk.t[i])}", fontsize=8)
+        axes.set_title(f"{_axis(walk)} = {_number(walk.t[i])}".replace("$", r"\$"), fontsize=8)
         axes.set_axis_off()
     if plotted:
         _plot_similarity(fig.add_subplot(grid[-1, :]), walk)
@@ -211,7 +215,7 @@ def _plot_similarity(axes: Any, walk: Walk) -> None:
     for end, colour, name in ((0, PICTURE, "first"), (-1, NOISE, "last")):
         cosines = [e.similarity(walk.embeddings[end]) for e in walk.embeddings]
         axes.plot(walk.t, cosines, "o-", color=colour, markersize=3, label=f"cosine to the {name}")
-    axes.set_xlabel(walk.axis, fontsize=8)
+    axes.set_xlabel(_axis(walk).replace("$", r"\$"), fontsize=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False)
@@ -237,6 +241,6 @@ def walk_image(walk: Walk, *, columns: int = COLUMNS) -> Image.Image:
     for k, i in enumerate(chosen):
         x, y = margin + k % columns * (box[0] + gap), margin + head + k // columns * cell
         sheet.paste(walk.images[i].resize(box, Image.Resampling.BICUBIC), (x, y))
-        words = f"{walk.axis.translate(_LACKING)} = {_number(walk.t[i])}"
+        words = f"{_axis(walk).translate(_LACKING)} = {_number(walk.t[i])}"
         pen.text((x, y + box[1] + 2), words, fill="#444", font=ImageFont.load_default(11))
     return sheet

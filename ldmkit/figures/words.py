@@ -1,16 +1,18 @@
 """What a record says of itself in words, and how words cross the border into HTML.
 
 Every string of a record is untrusted: a prompt may hold ``<script>``. Text enters HTML through
-``text`` alone and JSON inside a ``<script>`` through ``json_script`` alone.
+``text`` alone (the records' own table needs it, too) and JSON inside a ``<script>`` through
+``json_script`` alone.
 """
 
 from __future__ import annotations
 
-import html
 import json
 from typing import Any
 
+from ldmkit.check import cut, plain
 from ldmkit.records import Trajectory
+from ldmkit.records.table import text
 
 __all__ = [
     "LANE_WORDS",
@@ -35,17 +37,6 @@ LANE_WORDS = {
 }
 
 
-def text(value: object) -> str:
-    """Escaped for HTML text and for a double-quoted attribute."""
-    return html.escape(_printable(str(value)), quote=True)
-
-
-def _printable(words: str) -> str:
-    """Without half a surrogate pair or control characters: neither UTF-8 nor a font has them."""
-    whole = words.encode("utf-8", "replace").decode("utf-8")
-    return "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in whole)
-
-
 def json_script(value: Any) -> str:
     """JSON that may stand inside a ``<script>``: no ``</script>``, ``<!--`` or U+2028 in it."""
     dumped = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII: U+2028 is escaped
@@ -54,8 +45,7 @@ def json_script(value: Any) -> str:
 
 def shorten(words: str, limit: int) -> str:
     """At most ``limit`` characters in one line, cut with an ellipsis."""
-    line = " ".join(_printable(words).split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+    return cut(" ".join(plain(words).split()), limit)
 
 
 def prompt_of(traj: Trajectory, batch: int = 0) -> str:

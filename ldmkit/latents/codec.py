@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,14 @@ from PIL import Image
 
 from ldmkit.loading.device import at_work
 from ldmkit.recording.preview import autoencoder_of, decode, scale
-from ldmkit.records.rgb import to_rgb
+from ldmkit.records.rgb import is_picture_like, to_rgb
 
 __all__ = ["decode_latents", "encode_image"]
 
 _LARGEST_SIDE = 4096  # pixels
 
 
-def encode_image(pipe: Any, picture: Image.Image | Sequence[Image.Image]) -> torch.Tensor:
+def encode_image(pipe: Any, picture: Any) -> torch.Tensor:
     """Encodes pictures as the latents that the pipeline's network would see.
 
     The mean of the autoencoder's distribution is taken, so the same picture gives the same
@@ -26,20 +26,21 @@ def encode_image(pipe: Any, picture: Image.Image | Sequence[Image.Image]) -> tor
 
     Args:
         pipe: a pipeline with an autoencoder.
-        picture: a PIL picture of any mode, or several of one size; turned as its EXIF says, on
-            white where it is transparent. Sides that the autoencoder can't halve as often as it
-            does are resized down to the next that it can.
+        picture: a PIL picture of any mode, a path, an array (h, w, 3) of uint8 or of floats from
+            0 to 1, a tensor (3, h, w) of the same, or several of one size; turned as its EXIF
+            says, on white where it is transparent. Sides that the autoencoder can't halve as
+            often as it does are resized down to the next that it can.
 
     Returns:
         (b, c, h, w) latents at the network's scale, on the pipeline's device.
 
     Raises:
-        TypeError: no autoencoder, or not PIL pictures.
+        TypeError: no autoencoder, or not pictures.
         ValueError: no picture, pictures of different sizes, or one that is too large.
     """
     vae = _autoencoder(pipe)
-    pictures = [picture] if isinstance(picture, Image.Image) else list(picture)
-    pictures = [to_rgb(one) for one in pictures]
+    one = is_picture_like(picture) or not isinstance(picture, Iterable)
+    pictures = [to_rgb(each) for each in ([picture] if one else picture)]
     _check_pictures(pictures, least=getattr(pipe, "vae_scale_factor", 1))
     pixels = pipe.image_processor.preprocess(pictures)
     with torch.no_grad(), at_work(vae) as device:

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from PIL import Image
 
 from ldmkit.check import say
 from ldmkit.latents.codec import encode_image
@@ -40,7 +39,7 @@ _OWN = ("latents", "output_type", "return_dict", "eta", "guidance_scale", "num_i
 
 def invert(
     pipe: Any,
-    picture: Image.Image | Sequence[Image.Image],
+    picture: Any,
     prompt: str | Sequence[str] = "",
     *,
     num_inference_steps: int = 64,
@@ -57,7 +56,7 @@ def invert(
 
     Args:
         pipe: a pipeline with a U-Net and an autoencoder, its scheduler DDIM.
-        picture: a PIL picture, or several of one size.
+        picture: a PIL picture, a path or an array as in ``encode_image``, or several of one size.
         prompt: the words that describe it, one for all or one for each; ``""`` for none.
         num_inference_steps: DDIM steps, each undone in turn.
         fixed_point: rounds of the fixed-point iteration at each step, each a call of the network;

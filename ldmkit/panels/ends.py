@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import random
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import ipywidgets
 from PIL import Image
 
+from ldmkit.check import heard_by
 from ldmkit.critters import Scene
 from ldmkit.figures.checks import short_repr
 from ldmkit.figures.frames import webp
@@ -62,8 +64,8 @@ def checked_end(name: str, entry: Any) -> Any:
 
     Args:
         name: of the setting, for the sentence.
-        entry: words, a PIL picture, a ``Scene`` or its seed, an ``Embedding``, a ``Trajectory``,
-            a ``Walk`` (its last picture).
+        entry: words, a PIL picture or a ``Path``, a ``Scene`` or its seed, an ``Embedding``, a
+            ``Trajectory``, a ``Walk`` (its last picture).
 
     Raises:
         TypeError: something else.
@@ -72,7 +74,7 @@ def checked_end(name: str, entry: Any) -> Any:
     if isinstance(entry, str):
         check_prompt(name, entry)
         return entry
-    if isinstance(entry, Image.Image):
+    if isinstance(entry, (Image.Image, os.PathLike)):
         return _kept(entry)
     if isinstance(entry, Walk):
         return WalkFrame(entry, len(entry) - 1)
@@ -117,12 +119,14 @@ def _checked_seed(name: str, seed: int) -> int:
     return seed
 
 
-def _kept(picture: Image.Image) -> Image.Image:
-    whole = to_rgb(picture)
-    whole.thumbnail((SIDE, SIDE))
-    whole.info.clear()
+def _kept(picture: Any) -> Image.Image:
+    try:
+        whole = to_rgb(picture, side=SIDE)
+    except OSError as error:  # of a path; a panel says what is wrong with a value
+        raise ValueError(str(error)) from None
     # What label_of calls it: the name of its file.
-    whole.filename = getattr(picture, "filename", "")  # type: ignore[attr-defined]
+    path = picture if isinstance(picture, os.PathLike) else getattr(picture, "filename", "")
+    whole.filename = os.fspath(path)  # type: ignore[attr-defined]
     return whole
 
 
@@ -366,12 +370,16 @@ class EndField(ipywidgets.VBox):
         found = uploaded(self._upload.value)
         if found is None:
             return
+        told: list[str] = []
         try:
-            picture = read_picture(*found, A_PICTURE)
+            with heard_by(told.append):  # such as what became white in a picture of 16 bits
+                picture = read_picture(*found, A_PICTURE)
             picture.filename = found[0]  # type: ignore[attr-defined]
             self._edited(picture)
         except ValueError as error:
-            self._on_wrong(str(error))
+            told = [str(error)]
+        for words in told:
+            self._on_wrong(words)
         empty_upload(self._upload)
 
     def _look_for_records(self) -> None:

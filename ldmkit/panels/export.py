@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 import tempfile
 from collections.abc import Callable
 from os import PathLike
@@ -14,6 +13,7 @@ import ipywidgets
 from ldmkit.figures.checks import short_repr
 from ldmkit.figures.words import text
 from ldmkit.records import Walk
+from ldmkit.records.record import file_name
 
 __all__ = ["Export", "write_walk"]
 
@@ -83,7 +83,7 @@ class Export(ipywidgets.Box):
         walk = self._walk()
         if walk is None:
             return
-        name = f"{_slug(walk.title)}{ending}"
+        name = file_name(walk.title, ending, otherwise="walk")
         try:
             with tempfile.TemporaryDirectory() as folder:
                 content = write_walk(walk, Path(folder) / name).read_bytes()
@@ -96,12 +96,6 @@ class Export(ipywidgets.Box):
             f'{base64.b64encode(content).decode()}">Save {text(name)}</a> '
             f"<span>{_size(len(content))}</span>"
         )
-
-
-def _slug(title: str) -> str:
-    """A file name of letters and digits: titles are untrusted."""
-    words = re.findall(r"[a-z0-9]+", title.lower().replace("→", " to "))
-    return "-".join(words)[:50].strip("-") or "walk"
 
 
 def _size(count: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import ipywidgets
 
+from ldmkit.check import heard_by
 from ldmkit.figures.frames import webp
 from ldmkit.figures.words import shorten
 from ldmkit.panels.actions import Actions, row
@@ -115,10 +116,15 @@ class Form(Actions, ipywidgets.VBox):
         found = uploaded(self._upload.value)
         if found is None:
             return
+        told: list[str] = []
         try:
-            handler("image", read_picture(*found))
+            with heard_by(told.append):  # such as what became white in a picture of 16 bits
+                picture = read_picture(*found)
+            handler("image", picture)
         except ValueError as error:
             self.say(str(error), wrong=True)
+        for words in told:
+            self.say(words)
         empty_upload(self._upload)
 
 

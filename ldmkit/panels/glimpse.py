@@ -12,6 +12,7 @@ from ldmkit.figures.frames import webp
 from ldmkit.recording.hooks import scheduler_of
 from ldmkit.recording.preview import autoencoder_of, linear_rgb
 from ldmkit.records import Step
+from ldmkit.records.rgb import flat
 
 __all__ = ["final_picture", "live_preview", "total_steps"]
 
@@ -51,7 +52,7 @@ def final_picture(picture: Image.Image) -> bytes:
     """The final picture; small ones without loss."""
     file = io.BytesIO()
     small = picture.width * picture.height <= 128 * 128
-    picture = picture.convert("RGB")
+    picture = flat(picture)
     picture.thumbnail((LARGEST, LARGEST))
     # Method 0 takes a fiftieth of the usual one's time, for a twentieth more bytes.
     picture.save(file, "WEBP", lossless=small, quality=90, method=0)

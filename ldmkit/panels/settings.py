@@ -12,8 +12,9 @@ from PIL import Image, ImageOps
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
 from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture, twin_of
-from ldmkit.panels.upload import prepared
+from ldmkit.panels.upload import KEPT_SIDE
 from ldmkit.recording import checks
+from ldmkit.records.rgb import to_rgb
 
 __all__ = ["Settings"]
 
@@ -268,11 +269,10 @@ def _checked_strength(entry: Any) -> float:
 def _checked_picture(entry: Any) -> Image.Image | None:
     if entry is None:
         return None
-    if not isinstance(entry, Image.Image):
-        raise TypeError(
-            f"image must be a PIL picture or None, got {_short(entry)}; open one with Image.open."
-        )
-    return prepared(entry)
+    try:
+        return to_rgb(entry, "image, a start picture,", side=KEPT_SIDE)
+    except OSError as error:  # of a path; a panel says what is wrong with a value
+        raise ValueError(str(error)) from None
 
 
 def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -7,7 +7,6 @@ is busy with the next cell hears of nothing.
 
 from __future__ import annotations
 
-import html
 import io
 from itertools import accumulate
 from typing import Any
@@ -16,6 +15,7 @@ import ipywidgets
 from PIL import Image
 
 from ldmkit.figures import Payload
+from ldmkit.figures.words import text
 
 __all__ = ["StockPlayer", "close_tree"]
 
@@ -65,9 +65,7 @@ class StockPlayer(ipywidgets.VBox):
         with self._image.hold_sync():
             self._image.width, self._image.value = str(picture.width), file.getvalue()
         lines = _lines(data, position)
-        self._words.value = "<br>".join(
-            [f"<b>{html.escape(data['prompt'])}</b>", *map(html.escape, lines)]
-        )
+        self._words.value = "<br>".join([f"<b>{text(data['prompt'])}</b>", *map(text, lines)])
 
 
 def _lines(data: dict[str, Any], position: int) -> list[str]:

@@ -22,6 +22,7 @@ from ldmkit.figures.fragment import asset
 from ldmkit.figures.words import shorten, text
 from ldmkit.panels.stock import REASON, STYLE
 from ldmkit.panels.words import part
+from ldmkit.records.rgb import flat
 
 __all__ = ["Shown", "WalkView"]
 
@@ -160,7 +161,7 @@ def _lines(words: str) -> str:
 
 
 def _encoded(picture: Image.Image) -> bytes:
-    picture = picture.convert("RGB")
+    picture = flat(picture)
     if max(picture.size) > SIDE:
         picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     small = picture.width * picture.height <= EXACT_PIXELS

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from os import PathLike
 from pathlib import Path
 
 from PIL import Image
 
-from ldmkit.records.errors import RecordError
-from ldmkit.records.files import write_atomically
+from ldmkit.check import number, short
+from ldmkit.records.record import RecordError, write_atomically
+from ldmkit.records.rgb import flat
 
 __all__ = ["check_animation", "fitted", "write_animation"]
 
@@ -45,7 +44,7 @@ def write_animation(
     if not frames:
         raise RecordError("An animation needs at least one picture, got none; record some steps.")
     box, how = fitted(frames[-1].size, size), Image.Resampling.LANCZOS
-    shown = [frame.convert("RGB").resize(box, how) for frame in frames]
+    shown = [flat(frame).resize(box, how) for frame in frames]
     times = [round(duration)] * len(shown)
     if hold:
         times[-1] *= HOLD
@@ -84,9 +83,10 @@ def check_animation(duration: float, size: int) -> None:
         RecordError: which, and the range.
     """
     for name, value, least, most in (("duration", duration, 20, 60_000), ("size", size, 16, 2048)):
-        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or not least <= value <= most:
+        try:
+            number(name, value, least, most)
+        except (TypeError, ValueError):
             unit = "milliseconds" if name == "duration" else "pixels"
             raise RecordError(
-                f"{name} must be between {least:,} and {most:,} {unit}, got {value!r:.60}."
-            )
+                f"{name} must be between {least:,} and {most:,} {unit}, got {short(value)}."
+            ) from None

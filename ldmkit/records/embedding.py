@@ -7,7 +7,6 @@ lengths agree, so an embedding remembers its origin and refuses strangers. Numpy
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from numbers import Real
 from os import PathLike
@@ -17,18 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmkit.records.errors import RecordError
-from ldmkit.records.files import read_record, write_record
+from ldmkit.check import cut, number, short
+from ldmkit.records.record import Arrays, RecordError, frozen, open_record, save_record, string
 
 __all__ = ["KINDS", "Embedding"]
 
-FORMAT = "embedding"
-VERSION = 1
+WORDS = ("label", "kind", "model", "compound")
 # What a vector is. "prior": an image embedding that a prior drew for a text; "path": a point
 # between two others; "sum" and "difference" are made of others by + and −.
 KINDS = ("text", "image", "prior", "sum", "difference", "path")
 LONGEST_LABEL = 400  # characters; the rest of a longer one is cut off with an ellipsis
 MAX_DIMENSIONS = 2**20
+MAX_BYTES = 64 * 2**20  # the longest vector and words that save() writes, and room
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,14 +54,10 @@ class Embedding:
 
     def __post_init__(self) -> None:
         for name in ("label", "kind", "model"):
-            if not isinstance(getattr(self, name), str):
-                kind = type(getattr(self, name)).__name__
-                raise RecordError(f"An embedding's {name} must be a string, got {kind}.")
+            string(f"An embedding's {name}", getattr(self, name))
         if self.kind not in KINDS:
-            raise RecordError(f"kind must be one of {', '.join(KINDS)}, got {self.kind[:40]!r}.")
-        label = self.label
-        if len(label) > LONGEST_LABEL:
-            object.__setattr__(self, "label", label[: LONGEST_LABEL - 1].rstrip() + "…")
+            raise RecordError(f"kind must be one of {', '.join(KINDS)}, got {short(self.kind)}.")
+        object.__setattr__(self, "label", cut(self.label, LONGEST_LABEL))
         object.__setattr__(self, "vector", _frozen(self.vector))
 
     # numpy's scalars would otherwise multiply the entries one by one into an array of objects
@@ -153,20 +148,20 @@ class Embedding:
         return self._made(-self.vector, f"−{_bracketed(self)}", "difference", compound=True)
 
     def __mul__(self, factor: float) -> Embedding:
-        number = _number(factor, "multiplied by")
-        label = f"{_written(number)} × {_bracketed(self)}"
-        vector = self.vector.astype(np.float64) * number
-        return self._made(vector, label, self.kind, compound=number < 0)
+        weight = _number(factor, "multiplied by")
+        label = f"{_written(weight)} × {_bracketed(self)}"
+        vector = self.vector.astype(np.float64) * weight
+        return self._made(vector, label, self.kind, compound=weight < 0)
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Embedding:
-        number = _number(divisor, "divided by")
-        if number == 0:
+        weight = _number(divisor, "divided by")
+        if weight == 0:
             raise RecordError("An embedding can't be divided by zero; give another number.")
-        label = f"{_bracketed(self)} / {_written(number)}"
-        vector = self.vector.astype(np.float64) / number
-        return self._made(vector, label, self.kind, compound=number < 0)
+        label = f"{_bracketed(self)} / {_written(weight)}"
+        vector = self.vector.astype(np.float64) / weight
+        return self._made(vector, label, self.kind, compound=weight < 0)
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Writes the embedding as one safetensors file; returns its path.
@@ -174,47 +169,30 @@ class Embedding:
         Raises:
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        words = {name: getattr(self, name) for name in ("label", "kind", "model", "compound")}
-        meta = {"format": FORMAT, "version": VERSION, **words}
-        return write_record(path, {"vector": self.vector}, meta)
+        words = {name: getattr(self, name) for name in WORDS}
+        return save_record(path, "embedding", {"vector": self.vector}, words)
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, max_bytes: int = 16 * 2**20) -> Embedding:
+    def open(cls, path: str | PathLike[str], *, max_bytes: int = MAX_BYTES) -> Embedding:
         """Reads an embedding that ``save`` wrote.
 
         Raises:
             RecordError: the file is truncated, foreign, too large or contradicts itself.
             OSError: the file is missing or not readable.
         """
-        arrays, meta = read_record(path, max_bytes=max_bytes)
-        name = Path(path).name
-        if meta.get("format") != FORMAT:
-            raise RecordError(f"{name!r} holds {str(meta.get('format'))[:40]!r}, not an embedding.")
-        if meta.get("version") != VERSION:
-            raise RecordError(
-                f"{name!r} is of version {str(meta.get('version'))[:20]}, this ldmkit reads "
-                f"{VERSION}; install the ldmkit that wrote it or a newer one."
-            )
-        try:
-            words = (meta["label"], meta["kind"], meta["model"], bool(meta["compound"]))
-            return cls(arrays["vector"], *words)
-        except (KeyError, TypeError, ValueError) as error:
-            what = error if isinstance(error, RecordError) else f"{type(error).__name__}: {error}"
-            raise RecordError(f"{name!r} is not a whole embedding: {what}") from None
+        return open_record(path, "embedding", _unpack, max_bytes=max_bytes)
 
     def __repr__(self) -> str:
-        words = self.label if len(self.label) <= 60 else self.label[:59] + "…"
+        words = cut(self.label, 60)
         return f"Embedding({words!r}, {self.kind}, {_origin(self)}, length {self.norm:.3g})"
 
 
+def _unpack(arrays: Arrays, words: dict[str, Any]) -> Embedding:
+    return Embedding(arrays["vector"], **{name: words[name] for name in WORDS})
+
+
 def _frozen(value: Any) -> NDArray[np.float32]:
-    try:
-        with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite: refused below
-            array = np.array(value, dtype=np.float32)  # a copy: the caller's own stays writable
-    except (TypeError, ValueError):
-        raise RecordError(
-            f"An embedding's vector must be numbers, got {type(value).__name__}."
-        ) from None
+    array: NDArray[np.float32] = frozen("An embedding's vector", value, np.float32)
     if array.ndim != 1 or not 0 < array.size <= MAX_DIMENSIONS:
         raise RecordError(
             f"An embedding's vector must have the shape (d,), got {array.shape}; "
@@ -226,7 +204,6 @@ def _frozen(value: Any) -> NDArray[np.float32]:
             f"An embedding's numbers must be finite, got {wrong} of {array.size} NaN or infinite; "
             "encode with dtype float32."
         )
-    array.flags.writeable = False
     return array
 
 
@@ -239,7 +216,7 @@ def _origin(one: Embedding) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (Real, np.number)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _number(value: Any, what: str) -> float:
@@ -248,10 +225,13 @@ def _number(value: Any, what: str) -> float:
             f"An embedding can be {what} a number, got {type(value).__name__}; "
             "a.similarity(b) compares two."
         )
-    if not math.isfinite(value):
-        raise RecordError(f"An embedding must be {what} a finite number, got {value}.")
-    return float(value)
+    try:
+        return number("", value)
+    except ValueError:  # infinite, or 10**400
+        raise RecordError(
+            f"An embedding must be {what} a finite number, got {short(value)}."
+        ) from None
 
 
-def _written(number: float) -> str:
-    return f"{number:.3g}".replace("-", "−")
+def _written(weight: float) -> str:
+    return f"{weight:.3g}".replace("-", "−")

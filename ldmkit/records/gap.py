@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmkit.records import display as _display
+from ldmkit.records.display import drawn
 from ldmkit.records.embedding import Embedding
-from ldmkit.records.errors import RecordError
 from ldmkit.records.intervals import Estimate, Z, mean_of, wilson
 from ldmkit.records.plane import Plane, units
+from ldmkit.records.record import RecordError
 from ldmkit.records.table import Table
 
 if TYPE_CHECKING:
@@ -158,10 +158,10 @@ class Gap:
 
     def figure(self) -> Figure:
         """Returns a matplotlib figure: both planes, and how the cosines are spread."""
-        return _display.gap_figure(self)
+        return drawn("gap", self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return _display.gap_mimebundle(self)
+        return drawn("gap's cell", self)
 
     def __repr__(self) -> str:
         return (

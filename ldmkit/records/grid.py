@@ -9,7 +9,6 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldmkit.records import display as _display
-from ldmkit.records.errors import RecordError
+from ldmkit.check import did_you_mean, plain, short
+from ldmkit.records.display import drawn
 from ldmkit.records.intervals import Estimate, mean_of, paired_difference
+from ldmkit.records.record import (
+    MAX_BYTES,
+    MAX_PICTURES,
+    Arrays,
+    RecordError,
+    array_name,
+    copied,
+    entries_of,
+    frozen,
+    images_of,
+    open_record,
+    pack_pictures,
+    place_of,
+    save_record,
+    string,
+    unpack_pictures,
+)
 from ldmkit.records.table import Table
 
 if TYPE_CHECKING:
@@ -33,7 +49,7 @@ Float64 = NDArray[np.float64]
 
 AVERAGED = ("prompt", "seed")  # axes of repetition: a table takes the mean over them
 MEASURES = ("", "obedience", "CLIP cosine")
-MAX_PICTURES = 100_000
+WORDS = ("prompts", "seeds", "measure", "call", "model", "versions")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -72,30 +88,39 @@ class Grid:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        axes = {name: tuple(labels) for name, labels in self.axes.items()}
-        object.__setattr__(self, "axes", axes)
-        for name in ("images", "prompts", "seeds"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("call", "versions"):  # a copy: the record must not change with the caller's
-            object.__setattr__(self, name, dict(getattr(self, name)))
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        axes = copied("axes", self.axes)
+        put("axes", {name: entries_of(f"axes[{name!r}]", axes[name]) for name in axes})
+        for name in ("prompts", "seeds"):
+            put(name, entries_of(name, getattr(self, name)))
+        for name in ("call", "versions"):
+            put(name, copied(name, getattr(self, name)))
+        put("images", images_of(self.images, missing=True))
         self._check_axes()
         self._check_pictures()
-        self._check_values()
+        values = copied("values", self.values).items()
+        shape = (len(self),)
+        put("values", {k: frozen(f"values[{k!r}]", v, np.float64, shape) for k, v in values})
+        if self.measure not in MEASURES:
+            raise RecordError(f"measure must be one of {MEASURES}, got {short(self.measure)}.")
+        string("model", self.model)
 
     def _check_axes(self) -> None:
         if not self.axes:
             raise RecordError("A grid needs one axis or more, got none; give {name: labels}.")
         for name, labels in self.axes.items():
             if not isinstance(name, str) or not labels:
-                raise RecordError(f"An axis needs a name and labels, got {_short(name)}.")
+                raise RecordError(f"An axis needs a name and labels, got {short(name)}.")
             for label in labels:
                 if not isinstance(label, (str, int, float, bool, type(None))) or label != label:
                     raise RecordError(
                         f"Labels of the axis {name!r} must be words or numbers, got "
-                        f"{_short(label)}; use str(value)."
+                        f"{short(label)}; use str(value)."
                     )
             if len(set(labels)) < len(labels):
-                raise RecordError(f"Labels of the axis {name!r} must differ, got {_short(labels)}.")
+                raise RecordError(f"Labels of the axis {name!r} must differ, got {short(labels)}.")
         if len(self) > MAX_PICTURES:
             raise RecordError(
                 f"A grid holds at most {MAX_PICTURES:,} pictures, got {len(self):,}; "
@@ -104,7 +129,7 @@ class Grid:
 
     def _check_pictures(self) -> None:
         for name, kinds in (
-            ("images", (Image.Image, type(None))),
+            ("images", object),
             ("prompts", str),
             ("seeds", (int, type(None))),
         ):
@@ -116,25 +141,7 @@ class Grid:
                 )
             for entry in entries:
                 if not isinstance(entry, kinds) or isinstance(entry, bool):
-                    raise RecordError(f"{name} can't hold {type(entry).__name__}: {_short(entry)}.")
-        if not all(image is None or (image.width and image.height) for image in self.images):
-            raise RecordError("images must be at least one pixel wide and high.")
-
-    def _check_values(self) -> None:
-        values = {}
-        for name, column in self.values.items():
-            array = np.array(column, dtype=np.float64)
-            if array.shape != (len(self),):
-                raise RecordError(
-                    f"values[{name!r}] must have the shape ({len(self)},), got {array.shape}."
-                )
-            array.flags.writeable = False
-            values[name] = array
-        object.__setattr__(self, "values", values)
-        if self.measure not in MEASURES:
-            raise RecordError(f"measure must be one of {MEASURES}, got {_short(self.measure)}.")
-        if not isinstance(self.model, str):
-            raise RecordError(f"model must be a string, got {type(self.model).__name__}.")
+                    raise RecordError(f"{name} can't hold {type(entry).__name__}: {short(entry)}.")
 
     def __len__(self) -> int:
         return math.prod(self.shape)
@@ -156,7 +163,7 @@ class Grid:
 
     def point(self, index: int) -> dict[str, Label]:
         """The label on each axis of a picture, by its position in ``images``."""
-        where = np.unravel_index(range(len(self))[index], self.shape)
+        where = np.unravel_index(place_of("picture", index, len(self)), self.shape)
         return {
             name: labels[int(i)] for (name, labels), i in zip(self.axes.items(), where, strict=True)
         }
@@ -196,13 +203,13 @@ class Grid:
                 dropped.add(name)
             kept[name] = [self._position(name, one) for one in (wanted if several else [wanted])]
             if not kept[name]:
-                raise RecordError(f"{name} needs one label or more, got {_short(wanted)}.")
+                raise RecordError(f"{name} needs one label or more, got {short(wanted)}.")
         return kept, dropped
 
     def _position(self, axis: str, label: Any) -> int:
         if label not in self.axes[axis]:
             raise RecordError(
-                f"{axis} has the labels {_short(self.axes[axis], 200)}, got {_short(label)}."
+                f"{axis} has the labels {short(self.axes[axis], 200)}, got {short(label)}."
             )
         return self.axes[axis].index(label)
 
@@ -231,9 +238,9 @@ class Grid:
         return paired_difference(self._column(name, a), self._column(name, b))
 
     def _column(self, name: str, grid: Grid) -> Float64:
-        if name not in self.values:
+        if name not in list(self.values):
             raise RecordError(
-                f"This grid knows {', '.join(self.values) or 'no values'}, got {_short(name)}."
+                f"This grid knows {', '.join(self.values) or 'no values'}, got {short(name)}."
             )
         return grid.values[name]
 
@@ -248,7 +255,10 @@ class Grid:
             The labels, ``pictures`` (how many were made), the score under its measure's name with
             ``low`` and ``high`` (95 %), and the median of the other values, such as ``seconds``.
         """
-        names = self._kept_apart() if by is None else tuple(by)
+        names = self._kept_apart() if by is None else entries_of("by", by)
+        for name in names:
+            if name not in list(self.axes):  # any object may be asked for
+                raise RecordError(_unknown_axis(name, tuple(self.axes)))
         for labels in itertools.product(*(self.axes[name] for name in names)):
             point = dict(zip(names, labels, strict=True))
             part = self.select(**point)
@@ -284,7 +294,7 @@ class Grid:
         Args:
             rows: how many rows of pictures are shown at most.
         """
-        return _display.grid_figure(self, rows)
+        return drawn("grid", self, rows=rows)
 
     def to_html(self, path: str | PathLike[str]) -> Path:
         """Writes one self-contained page with all pictures and the table; returns its path.
@@ -292,7 +302,7 @@ class Grid:
         Raises:
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        return _display.grid_html(self, path)
+        return drawn("grid's page", self, path)
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Writes the record as one safetensors file; returns its path.
@@ -301,27 +311,30 @@ class Grid:
             RecordError: words that JSON does not hold, or too many.
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        from ldmkit.records import grid_file  # it imports this module
-
-        return grid_file.save(self, path)
+        arrays = {f"values/{name}": column for name, column in self.values.items()}
+        arrays["made"] = np.array([image is not None for image in self.images], dtype=np.uint8)
+        arrays |= pack_pictures(image for image in self.images if image is not None)
+        words = {name: getattr(self, name) for name in WORDS}
+        words["values"] = list(self.values)  # safetensors sorts its names
+        # A list of pairs: JSON objects keep their order only by courtesy, and the order is meant.
+        words["axes"] = [[name, list(labels)] for name, labels in self.axes.items()]
+        return save_record(path, "grid", arrays, words)
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, max_bytes: int = 4 * 2**30) -> Grid:
+    def open(cls, path: str | PathLike[str], *, max_bytes: int = MAX_BYTES) -> Grid:
         """Reads a record that ``save`` wrote; sizes are compared before anything is allocated.
 
         Raises:
             RecordError: the file is truncated, foreign, too large or contradicts itself.
             OSError: the file is missing or not readable.
         """
-        from ldmkit.records import grid_file
-
-        return grid_file.load(path, max_bytes=max_bytes)
+        return open_record(path, "grid", _unpack, max_bytes=max_bytes)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return _display.grid_mimebundle(self)
+        return drawn("grid's cell", self)
 
     def __repr__(self) -> str:
-        axes = " × ".join(f"{len(labels)} {name}" for name, labels in self.axes.items())
+        axes = " × ".join(f"{len(labels)} {plain(name)}" for name, labels in self.axes.items())
         missing = sum(image is None for image in self.images)
         return (
             f"Grid({axes}, {len(self)} pictures"
@@ -340,12 +353,17 @@ def _said(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _unknown_axis(name: str, axes: tuple[str, ...]) -> str:
-    near = get_close_matches(name, axes, n=1, cutoff=0.41)  # "steps" is meant, too
-    advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(axes)}."
-    return f"This grid has no axis {_short(name)}; {advice}"
+def _unknown_axis(name: object, axes: tuple[str, ...]) -> str:
+    advice = did_you_mean(name, axes, f"there are {', '.join(axes)}.", cutoff=0.41)  # "steps", too
+    return f"This grid has no axis {short(name)}; {advice}"
 
 
-def _short(value: object, limit: int = 60) -> str:
-    words = repr(value)
-    return words if len(words) <= limit else f"{words[: limit - 1]}…"
+def _unpack(arrays: Arrays, words: Mapping[str, Any]) -> Grid:
+    pictures = iter(unpack_pictures(arrays))
+    images = [next(pictures) if made else None for made in arrays["made"].tolist()]
+    axes = {name: tuple(labels) for name, labels in words["axes"]}
+    if len(axes) < len(words["axes"]):
+        raise RecordError("two of its axes have one name.")
+    values = {name: arrays[array_name(f"values/{name}")] for name in words["values"]}
+    fields: dict[str, Any] = {name: words[name] for name in WORDS}
+    return Grid(axes=axes, images=tuple(images), values=values, **fields)

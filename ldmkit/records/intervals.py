@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ldmkit.records.errors import RecordError
+from ldmkit.records.record import RecordError
 
 __all__ = ["Estimate", "mean_of", "paired_difference", "wilson"]
 

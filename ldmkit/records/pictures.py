@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldmkit.check import choice, short, whole
 from ldmkit.records.animation import check_animation, fitted, write_animation
-from ldmkit.records.errors import RecordError
+from ldmkit.records.record import RecordError, index_of
 
 if TYPE_CHECKING:
     from ldmkit.records.trajectory import Trajectory
@@ -32,6 +33,7 @@ IMPLIED_BY = {
     "denoised_text": "noise_pred_text",
     "denoised_uncond": "noise_pred_uncond",
 }
+MAX_SIDE = 8192  # pixels of a drawn step
 LANES = (
     "latents",
     "denoised",
@@ -112,13 +114,12 @@ def lane_array(traj: Trajectory, lane: str, batch: int = 0) -> NDArray[np.uint8]
 
 
 def _check(traj: Trajectory, lane: str, batch: int) -> None:
+    try:
+        choice("lane", lane, LANES)
+    except ValueError as error:
+        raise RecordError(str(error)) from None
+    index_of("batch", batch, traj.batch_size)
     known = [name for name in LANES if drawable(traj, name)]
-    if lane not in LANES:
-        raise RecordError(f"lane must be one of {', '.join(LANES)}, got {lane!r}.")
-    if not 0 <= batch < traj.batch_size:
-        raise RecordError(
-            f"batch must be between 0 and {traj.batch_size - 1} inclusive, got {batch}."
-        )
     if lane in known:
         return
     if lane_latents(traj, lane) is None:
@@ -155,7 +156,7 @@ def lane_pictures(
 ) -> list[Image.Image]:
     """Frames of one lane as pictures of one size; see ``Trajectory.pictures``."""
     frames = lane_array(traj, lane, batch)
-    size = size or _picture_size(traj, frames)
+    size = _picture_size(traj, frames) if size is None else _checked_size(size)
     how = Image.Resampling.NEAREST if is_crisp(traj, lane) else Image.Resampling.BICUBIC
     pictures = [Image.fromarray(frame).resize(size, how) for frame in frames]
     for picture in pictures:
@@ -163,6 +164,16 @@ def lane_pictures(
         if not is_picture(lane):
             _dashed_frame(picture)
     return pictures
+
+
+def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
+    try:
+        width, height = (whole("size", side, 1, MAX_SIDE) for side in size)
+    except (TypeError, ValueError):
+        raise RecordError(
+            f"size must be (width, height), each 1 to {MAX_SIDE:,} pixels, got {short(size)}."
+        ) from None
+    return width, height
 
 
 def _picture_size(traj: Trajectory, frames: NDArray[np.uint8]) -> tuple[int, int]:

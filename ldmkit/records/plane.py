@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmkit.records.embedding import Embedding
-from ldmkit.records.errors import RecordError
+from ldmkit.records.record import RecordError, frozen
 
 __all__ = ["Plane", "units"]
 
@@ -35,6 +35,10 @@ class Plane:
     explained: Float64
     words: tuple[str, str]
     model: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "axes", "explained"):
+            object.__setattr__(self, name, frozen(name, getattr(self, name), np.float64))
 
     @classmethod
     def fit(cls, points: Sequence[Embedding]) -> Plane:

@@ -7,7 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Table"]
+from ldmkit.check import plain
+from ldmkit.records.record import place_of
+
+__all__ = ["Table", "text"]
+
+
+def text(value: object) -> str:
+    """Escaped for HTML text and for a double-quoted attribute; every border passes here."""
+    return html.escape(plain(str(value)), quote=True)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,24 +43,26 @@ class Table(Sequence[Mapping[str, Any]]):
             if index not in self.columns:
                 raise KeyError(f"no column {index!r}; there are {', '.join(self.columns)}.")
             return [row.get(index) for row in self.rows]
-        return self.rows[index]
+        if isinstance(index, slice):
+            return self.rows[index]
+        return self.rows[place_of("row", index, len(self))]
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         return iter(self.rows)
 
     def __repr__(self) -> str:
-        cells = [self.columns, *(self._texts(row) for row in self.rows)]
+        cells = [tuple(map(plain, self.columns)), *(self._texts(row) for row in self.rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
         numbers = [self._is_number(column) for column in self.columns]
         lines = [
             "  ".join(
-                text.rjust(width) if number else text.ljust(width)
-                for text, width, number in zip(row, widths, numbers, strict=True)
+                words.rjust(width) if number else words.ljust(width)
+                for words, width, number in zip(row, widths, numbers, strict=True)
             ).rstrip()
             for row in cells
         ]
         lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join([*lines, *([self.caption] if self.caption else [])])
+        return "\n".join([*lines, *([plain(self.caption)] if self.caption else [])])
 
     def _repr_html_(self) -> str:
         aligned = {
@@ -60,21 +70,19 @@ class Table(Sequence[Mapping[str, Any]]):
         }
         cell = '<{tag} style="text-align:{align};padding:0.2em 0.8em">{text}</{tag}>'
         head = "".join(
-            cell.format(tag="th", align=aligned[name], text=html.escape(name))
-            for name in self.columns
+            cell.format(tag="th", align=aligned[name], text=text(name)) for name in self.columns
         )
         body = "".join(
             "<tr>"
             + "".join(
-                cell.format(tag="td", align=aligned[name], text=html.escape(text))
-                for name, text in zip(self.columns, self._texts(row), strict=True)
+                cell.format(tag="td", align=aligned[name], text=text(words))
+                for name, words in zip(self.columns, self._texts(row), strict=True)
             )
             + "</tr>"
             for row in self.rows
         )
         caption = (
-            f'<caption style="caption-side:bottom;text-align:left">{html.escape(self.caption)}'
-            "</caption>"
+            f'<caption style="caption-side:bottom;text-align:left">{text(self.caption)}</caption>'
             if self.caption
             else ""
         )
@@ -98,4 +106,4 @@ def _text(value: Any, digits: int) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.{digits}f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else plain(str(value))

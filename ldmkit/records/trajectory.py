@@ -18,12 +18,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 
-from ldmkit.records import display as _display
+from ldmkit.check import cut, short
 from ldmkit.records import pictures as _pictures
-from ldmkit.records.errors import RecordError
+from ldmkit.records import png as _png
+from ldmkit.records.display import drawn
+from ldmkit.records.record import (
+    MAX_BYTES,
+    Arrays,
+    RecordError,
+    copied,
+    entries_of,
+    frozen,
+    images_of,
+    index_of,
+    open_record,
+    pack_pictures,
+    place_of,
+    save_record,
+    string,
+    unpack_pictures,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +52,11 @@ Float64 = NDArray[np.float64]
 
 # Arrays with one entry per step; `latents` has one more, the last output.
 ESTIMATES = ("denoised", "noise_pred", "noise_pred_text", "noise_pred_uncond", "model_output")
+
+SCHEDULE = ("timesteps", "alphas", "sigmas")  # float64, in files too: the law must hold
+ARRAYS = ("latents", *ESTIMATES, "rgb")
+WORDS = ("prompt", "negative_prompt", "seed", "call", "model", "versions", "stopped")
+MAX_STAGES, MAX_DEPTH = 16, 3
 
 # Of a call what is told of it: the scheduler's name is no keyword, an embedding's label neither.
 _TOLD = ("scheduler", "left_out", "batch", "embedding")
@@ -87,8 +109,7 @@ class Steps(Sequence[Step]):
     def __getitem__(self, index: int | slice) -> Step | tuple[Step, ...]:
         if isinstance(index, slice):
             return tuple(self._step(i) for i in range(*index.indices(len(self))))
-        number = range(len(self))[index]  # IndexError and negative numbers, as lists have them
-        return self._step(number)
+        return self._step(place_of("step", index, len(self)))
 
     def _step(self, i: int) -> Step:
         t = self._trajectory
@@ -166,11 +187,16 @@ class Trajectory:
     stages: tuple[Trajectory, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "negative_prompt", "seed", "images", "stages"):
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        for name in ("prompt", "negative_prompt", "seed"):
             value = getattr(self, name)
-            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
-        for name in ("call", "versions"):  # a copy: the record must not change with the caller's
-            object.__setattr__(self, name, dict(getattr(self, name)))
+            put(name, tuple(value) if isinstance(value, list) else value)
+        for name in ("call", "versions"):
+            put(name, copied(name, getattr(self, name)))
+        put("images", images_of(self.images))
+        put("stages", entries_of("stages", self.stages))
         self._check_words()
         self._check_arrays()
 
@@ -178,18 +204,18 @@ class Trajectory:
         _check_type("prompt", self.prompt, str, optional=False)
         _check_type("negative_prompt", self.negative_prompt, str)
         _check_type("seed", self.seed, int)
-        if not isinstance(self.model, str):
-            raise RecordError(f"model must be a string, got {type(self.model).__name__}.")
-        if not all(isinstance(image, Image.Image) for image in self.images):
-            raise RecordError("images must be PIL pictures; convert arrays with Image.fromarray.")
-        if not all(image.width and image.height for image in self.images):
-            raise RecordError("images must be at least one pixel wide and high.")
+        string("model", self.model)
         if not all(isinstance(stage, Trajectory) for stage in self.stages):
             raise RecordError("stages must be trajectories, one per earlier stage of the run.")
+        if len(self.stages) > MAX_STAGES or _depth(self) > MAX_DEPTH:
+            raise RecordError(
+                f"A trajectory may have at most {MAX_STAGES} stages, {MAX_DEPTH} deep, got "
+                f"{len(self.stages)}, {_depth(self)} deep; keep them as records of their own."
+            )
 
     def _check_arrays(self) -> None:
-        n = np.size(self.timesteps)
-        for name in ("timesteps", "alphas", "sigmas"):
+        n = frozen("timesteps", self.timesteps, np.float64).size
+        for name in SCHEDULE:
             self._freeze(name, np.float64, (n,))
         shape: tuple[int | None, ...] = (None,) * 4  # the first array seen sets (b, c, h, w)
         for name in ("latents", *ESTIMATES):
@@ -200,15 +226,15 @@ class Trajectory:
             rows = None if shape[1] is None else shape[1] + 1
             self._freeze("rgb", np.float32, (rows, 3))
         pictures = {
-            lane: _frozen(f"previews[{lane!r}]", array, np.uint8, (n, shape[0], None, None, 3))
-            for lane, array in self.previews.items()
+            lane: frozen(f"previews[{lane!r}]", array, np.uint8, (n, shape[0], None, None, 3))
+            for lane, array in copied("previews", self.previews).items()
         }
         object.__setattr__(self, "previews", pictures)
 
     def _freeze(self, name: str, dtype: type, shape: tuple[int | None, ...]) -> tuple[int, ...]:
-        array = _frozen(name, getattr(self, name), dtype, shape)
+        array = frozen(name, getattr(self, name), dtype, shape)
         object.__setattr__(self, name, array)
-        return array.shape
+        return tuple(array.shape)
 
     @property
     def steps(self) -> Steps:
@@ -263,7 +289,7 @@ class Trajectory:
 
     def figure(self, every: int = 4) -> Figure:
         """Returns a matplotlib figure: every ``every``-th step of each lane, alpha and sigma."""
-        return _display.figure(self, every)
+        return drawn("trajectory", self, every=every)
 
     def guidance_figure(self, step: int, *, batch: int = 0) -> Figure:
         """Draws one step's guidance: its estimates without words, with them and guided.
@@ -280,7 +306,7 @@ class Trajectory:
             RecordError: the record lacks a side of guidance (record with ``keep="all"`` and
                 guidance on), or has no such step or picture.
         """
-        return _display.guidance_figure(self, step, batch)
+        return drawn("trajectory's guidance", self, step, batch=batch)
 
     def to_html(self, path: str | PathLike[str], *, batch: int = 0) -> Path:
         """Writes one self-contained page with the player (no network, no kernel); returns its path.
@@ -293,7 +319,7 @@ class Trajectory:
             RecordError: the batch has no such picture.
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        return _display.to_html(self, path, batch)
+        return drawn("trajectory's page", self, path, batch=batch)
 
     def save(self, path: str | PathLike[str], *, dtype: str = "float32") -> Path:
         """Writes the record as one safetensors file; returns its path.
@@ -307,12 +333,13 @@ class Trajectory:
             RecordError: ``dtype`` is unknown, values do not fit it, or ``call`` is not JSON.
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        from ldmkit.records import trajectory_file  # it imports this module
-
-        return trajectory_file.save(self, path, dtype=dtype)
+        if dtype not in ("float32", "float16"):
+            raise RecordError(f'dtype must be "float32" or "float16", got {short(dtype)}.')
+        arrays, words = _pack(self, np.dtype(dtype))
+        return save_record(path, "trajectory", arrays, words)
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, max_bytes: int = 4 * 2**30) -> Trajectory:
+    def open(cls, path: str | PathLike[str], *, max_bytes: int = MAX_BYTES) -> Trajectory:
         """Reads a record that ``save`` wrote.
 
         Sizes are compared with the real file and with ``max_bytes`` before anything is
@@ -322,9 +349,7 @@ class Trajectory:
             RecordError: the file is truncated, foreign, too large or contradicts itself.
             OSError: the file is missing or not readable.
         """
-        from ldmkit.records import trajectory_file
-
-        return trajectory_file.load(path, max_bytes=max_bytes)
+        return open_record(path, "trajectory", _unpack, max_bytes=max_bytes)
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -356,9 +381,12 @@ class Trajectory:
             RecordError: no such picture, or words that JSON can't hold.
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        from ldmkit.records import png  # it imports this module
-
-        return png.save(self, path, batch)
+        if not self.images:
+            raise RecordError(
+                "This trajectory holds no final picture (images is empty); keep it with save()."
+            )
+        at = index_of("batch", batch, len(self.images))
+        return _png.write(path, self.images[at], {"format": "call", **_words_of(self, at)})
 
     @classmethod
     def from_png(cls, path: str | PathLike[str]) -> Trajectory:
@@ -374,9 +402,7 @@ class Trajectory:
             RecordError: no PNG, one without a call, damaged, or beyond the limits.
             OSError: the file is missing or not readable.
         """
-        from ldmkit.records import png
-
-        return png.load(path)
+        return _png.read(path, _from_words)
 
     def to_gif(
         self,
@@ -417,14 +443,13 @@ class Trajectory:
         return _pictures.animation(self, path, "WEBP", lane, batch, duration=duration, size=size)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return _display.mimebundle(self)
+        return drawn("trajectory's cell", self)
 
     def __repr__(self) -> str:
         words = self.prompt if isinstance(self.prompt, str) else " | ".join(self.prompt)
-        words = words if len(words) <= 60 else words[:59] + "…"
         kept = [name for name in ("latents", *ESTIMATES) if getattr(self, name) is not None]
         return (
-            f"Trajectory({words!r}, seed={self.seed}, {len(self.timesteps)} steps, "
+            f"Trajectory({cut(words, 60)!r}, seed={self.seed}, {len(self.timesteps)} steps, "
             f"batch of {self.batch_size}, keeps {', '.join(kept) or 'pictures only'}"
             f"{', stopped early' if self.stopped else ''})"
         )
@@ -443,19 +468,79 @@ def _check_type(name: str, value: object, kind: type, *, optional: bool = True) 
             )
 
 
-def _frozen(name: str, value: ArrayLike, dtype: type, shape: tuple[int | None, ...]) -> Any:
-    """A read-only array of the dtype, its shape compared with the expected (None: any)."""
-    array: NDArray[Any] = np.asarray(value, dtype=dtype)
-    fits = array.ndim == len(shape) and all(
-        have > 0 if want is None else have == want
-        for have, want in zip(array.shape, shape, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+def _depth(traj: Trajectory) -> int:
+    return 1 + max(map(_depth, traj.stages), default=-1)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _pack(traj: Trajectory, dtype: np.dtype[Any]) -> tuple[Arrays, dict[str, Any]]:
+    arrays: Arrays = {name: getattr(traj, name) for name in SCHEDULE}
+    for name in ARRAYS:
+        if (array := getattr(traj, name)) is not None:
+            arrays[name] = _cast(name, array, dtype)
+    arrays |= {f"previews/{lane}": previews for lane, previews in traj.previews.items()}
+    arrays |= pack_pictures(traj.images)
+    stages = [_pack(stage, dtype) for stage in traj.stages]
+    for i, (inner, _) in enumerate(stages):
+        arrays |= {f"stages/{i}/{name}": array for name, array in inner.items()}
+    words = {name: getattr(traj, name) for name in WORDS}
+    return arrays, words | {"stages": [inner for _, inner in stages]}
+
+
+def _cast(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
         raise RecordError(
-            f"{name} must have the shape ({wanted}), got {array.shape}; "
-            "every array of a trajectory counts the same steps, batch and channels."
+            f"{name} reaches {np.nanmax(np.abs(array)):.3g}, more than float16 holds (65504); "
+            'save with dtype="float32".'
         )
-    view = array.view()  # the caller's own array stays writable
-    view.flags.writeable = False
-    return view
+    return cast
+
+
+def _unpack(arrays: Arrays, words: Mapping[str, Any]) -> Trajectory:
+    fields: dict[str, Any] = {name: words[name] for name in WORDS}
+    fields |= {name: arrays[name] for name in SCHEDULE}
+    fields |= {name: arrays[name] for name in ARRAYS if name in arrays}
+    fields["previews"] = _below("previews/", arrays)
+    fields["images"] = unpack_pictures(arrays)
+    stages = words["stages"]
+    if len(stages) > MAX_STAGES:  # before each of them is read
+        raise RecordError(f"a trajectory has at most {MAX_STAGES} stages, got {len(stages)}.")
+    inner = [_unpack(_below(f"stages/{i}/", arrays), stage) for i, stage in enumerate(stages)]
+    return Trajectory(**fields, stages=tuple(inner))
+
+
+def _below(prefix: str, arrays: Arrays) -> Arrays:
+    return {k.removeprefix(prefix): array for k, array in arrays.items() if k.startswith(prefix)}
+
+
+_BATCH = ("prompt", "negative_prompt", "seed")  # may differ from picture to picture
+
+
+def _words_of(traj: Trajectory, batch: int) -> dict[str, Any]:
+    """What is written into one picture of the batch."""
+    words = {name: getattr(traj, name) for name in WORDS}
+    count = len(traj.images)
+    if count > 1:
+        # The whole batch is told too: a run of one picture alone may round otherwise.
+        given = {name: words[name] for name in _BATCH}
+        words |= {name: _own(value, batch, count) for name, value in given.items()}
+        words["call"] = {**traj.call, "batch": {"picture": batch, **given}}
+    return words
+
+
+def _own(value: Any, batch: int, count: int) -> Any:
+    """One picture's part of what is given for several (num_images_per_prompt repeats each)."""
+    if not isinstance(value, tuple):
+        return value
+    return value[min(batch // max(1, count // len(value)), len(value) - 1)]
+
+
+def _from_words(words: Mapping[str, Any], picture: Image.Image) -> Trajectory:
+    if words["format"] != "call":
+        raise RecordError(f"it is of a {short(words['format'])}, not of one picture's run")
+    empty: dict[str, Any] = dict.fromkeys(SCHEDULE, ())
+    return Trajectory(**{name: words[name] for name in WORDS}, **empty, images=(picture,))

@@ -17,15 +17,36 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldmkit.records import display as _display
+from ldmkit.check import cut, short
+from ldmkit.records import png as _png
 from ldmkit.records.animation import write_animation
+from ldmkit.records.display import drawn
 from ldmkit.records.embedding import Embedding
-from ldmkit.records.errors import RecordError
+from ldmkit.records.record import (
+    MAX_BYTES,
+    Arrays,
+    RecordError,
+    copied,
+    entries_of,
+    frozen,
+    images_of,
+    index_of,
+    open_record,
+    pack_pictures,
+    save_record,
+    string,
+    unpack_pictures,
+)
+from ldmkit.records.rgb import flat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Walk"]
+
+TOLD = ("title", "axis", "space", "method", "seed", "call", "model", "versions")  # in a PNG, too
+WORDS = ("labels", *TOLD, "verdicts")
+EMBEDDING_WORDS = ("label", "kind", "model", "compound")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -72,65 +93,63 @@ class Walk:
     verdicts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("images", "labels", "embeddings", "verdicts"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("call", "versions"):  # a copy: the record must not change with the caller's
-            object.__setattr__(self, name, dict(getattr(self, name)))
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        for name in ("labels", "embeddings", "verdicts"):
+            put(name, entries_of(name, getattr(self, name)))
+        for name in ("call", "versions"):
+            put(name, copied(name, getattr(self, name)))
+        put("images", tuple(flat(image, tell=True) for image in images_of(self.images)))
         self._check_words()
-        self._check_numbers()
-        self._check_images()
+        put("t", self._places())
+        if self.points is not None:
+            put("points", frozen("points", self.points, np.float32))
+        self._entries_ofs()
         if not self.title and self.labels:
-            object.__setattr__(self, "title", f"{self.labels[0]} → {self.labels[-1]}")
+            put("title", f"{self.labels[0]} → {self.labels[-1]}")
 
     def _check_words(self) -> None:
         for name in ("title", "axis", "space", "method", "model"):
-            if not isinstance(getattr(self, name), str):
-                kind = type(getattr(self, name)).__name__
-                raise RecordError(f"{name} must be a string, got {kind}; write it in quotes.")
+            string(name, getattr(self, name))
         for name in ("labels", "verdicts"):
             if not all(isinstance(words, str) for words in getattr(self, name)):
                 raise RecordError(f"{name} must be strings, one per picture; use str(value).")
         if not all(isinstance(embedding, Embedding) for embedding in self.embeddings):
             raise RecordError("embeddings must be Embedding values; arrays go into points.")
+        if len({len(embedding) for embedding in self.embeddings}) > 1:
+            raise RecordError("embeddings must be of one space; encode all with one clip_space.")
         if self.seed is not None and (isinstance(self.seed, bool) or type(self.seed) is not int):
             raise RecordError(f"seed must be int or None, got {type(self.seed).__name__}.")
 
-    def _check_numbers(self) -> None:
+    def _places(self) -> NDArray[np.float64]:
         try:
-            t = np.array(self.t, dtype=np.float64)
-        except (TypeError, ValueError):
+            t: NDArray[np.float64] = frozen("t", self.t, np.float64)
+        except RecordError:
             t = np.empty(0)
         if t.ndim != 1 or not len(t) or not np.isfinite(t).all() or (np.diff(t) < 0).any():
             raise RecordError(
-                f"t must be finite numbers that rise, one per picture, got {_short(self.t)}; "
+                f"t must be finite numbers that rise, one per picture, got {short(self.t)}; "
                 "use numpy.linspace(0, 1, k)."
             )
-        t.flags.writeable = False
-        object.__setattr__(self, "t", t)
+        return t
+
+    def _entries_ofs(self) -> None:
+        k = len(self.t)
         for name in ("images", "labels", "embeddings", "verdicts"):
             count = len(getattr(self, name))
-            if count != len(t) and (count or name in ("images", "labels")):
+            if count != k and (count or name in ("images", "labels")):
                 raise RecordError(
-                    f"{name} must hold {len(t)} entries, one per place t, got {count}; "
-                    "add or drop some."
+                    f"{name} must hold {k} entries, one per place t, got {count}; add or drop some."
                 )
-        if self.points is not None:
-            points = np.array(self.points, dtype=np.float32)
-            if points.ndim < 2 or len(points) != len(t):
-                raise RecordError(
-                    f"points must have the shape ({len(t)}, ...), got {points.shape}; "
-                    "stack one point per place t."
-                )
-            points.flags.writeable = False
-            object.__setattr__(self, "points", points)
-
-    def _check_images(self) -> None:
-        if not all(isinstance(image, Image.Image) for image in self.images):
-            raise RecordError("images must be PIL pictures; convert arrays with Image.fromarray.")
+        if self.points is not None and (self.points.ndim < 2 or len(self.points) != k):
+            raise RecordError(
+                f"points must have the shape ({k}, ...), got {self.points.shape}; "
+                "stack one point per place t."
+            )
         sizes = sorted({image.size for image in self.images})
-        if len(sizes) != 1 or 0 in sizes[0]:
-            raise RecordError(f"images must be of one size, got {sizes}; resize them.")
-        object.__setattr__(self, "images", tuple(image.convert("RGB") for image in self.images))
+        if len(sizes) != 1:
+            raise RecordError(f"images must be of one size, got {short(sizes)}; resize them.")
 
     def __len__(self) -> int:
         return len(self.t)
@@ -140,7 +159,7 @@ class Walk:
 
         Where the walk has embeddings, their cosine to both ends is plotted below.
         """
-        return _display.walk_figure(self)
+        return drawn("walk", self)
 
     def to_html(self, path: str | PathLike[str]) -> Path:
         """Writes one self-contained page with a slider (no network, no kernel); returns its path.
@@ -151,7 +170,7 @@ class Walk:
         Raises:
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        return _display.walk_html(self, path)
+        return drawn("walk's page", self, path)
 
     def to_gif(
         self,
@@ -203,18 +222,14 @@ class Walk:
             RecordError: no such picture, or words that JSON can't hold.
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        from ldmkit.records.png import write_png
-
-        if index is not None and not 0 <= index < len(self):
-            raise RecordError(
-                f"index must be between 0 and {len(self) - 1} inclusive, got {index}."
-            )
-        words = ("title", "space", "method", "seed", "call", "model", "versions", "axis")
-        told: dict[str, Any] = {name: getattr(self, name) for name in words}
-        one = slice(None) if index is None else slice(index, index + 1)
-        told |= {"labels": self.labels[one], "t": self.t[one].tolist()}
-        picture = _display.walk_image(self) if index is None else self.images[index]
-        return write_png(path, picture, {"format": "walk", **told})
+        told: dict[str, Any] = {name: getattr(self, name) for name in TOLD}
+        at = slice(None)
+        if index is not None:
+            index = index_of("index", index, len(self))
+            at = slice(index, index + 1)
+        told |= {"labels": self.labels[at], "t": self.t[at].tolist()}
+        picture = drawn("walk's sheet", self) if index is None else self.images[index]
+        return _png.write(path, picture, {"format": "walk", **told})
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Writes the record as one safetensors file, every bit kept; returns its path.
@@ -226,32 +241,46 @@ class Walk:
             RecordError: ``call`` is not JSON.
             OSError: the folder is missing or not writable; no half-written file stays.
         """
-        from ldmkit.records import walk_file  # it imports this module
-
-        return walk_file.save(self, path)
+        arrays = {"t": self.t, **pack_pictures(self.images)}
+        if self.points is not None:
+            arrays["points"] = self.points
+        if self.embeddings:
+            arrays["embeddings"] = np.stack([e.vector for e in self.embeddings])
+        words = {name: getattr(self, name) for name in WORDS}
+        words["embeddings"] = [
+            {name: getattr(e, name) for name in EMBEDDING_WORDS} for e in self.embeddings
+        ]
+        return save_record(path, "walk", arrays, words)
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, max_bytes: int = 2**30) -> Walk:
+    def open(cls, path: str | PathLike[str], *, max_bytes: int = MAX_BYTES) -> Walk:
         """Reads a walk that ``save`` wrote, its claims compared with the file before use.
 
         Raises:
             RecordError: the file is truncated, foreign, too large or contradicts itself.
             OSError: the file is missing or not readable.
         """
-        from ldmkit.records import walk_file
-
-        return walk_file.load(path, max_bytes=max_bytes)
+        return open_record(path, "walk", _unpack, max_bytes=max_bytes)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return _display.walk_mimebundle(self)
+        return drawn("walk's cell", self)
 
     def __repr__(self) -> str:
-        title = " ".join(self.title.split())
-        title = title if len(title) <= 60 else title[:59] + "…"
+        title = cut(" ".join(self.title.split()), 60)
         how = " ".join(filter(None, (self.method, f"in {self.space}" if self.space else "")))
         return f"Walk({title!r}, {len(self)} pictures, {how or 'by hand'}, seed={self.seed})"
 
 
-def _short(value: object) -> str:
-    words = " ".join(repr(value).split())
-    return words if len(words) <= 60 else words[:57] + "..."
+def _unpack(arrays: Arrays, words: Mapping[str, Any]) -> Walk:
+    vectors = arrays.get("embeddings")
+    embeddings = () if vectors is None else zip(vectors, words["embeddings"], strict=True)
+    return Walk(
+        images=tuple(unpack_pictures(arrays)),
+        t=arrays["t"],
+        points=arrays.get("points"),
+        embeddings=tuple(
+            Embedding(vector=vector, **{name: entry[name] for name in EMBEDDING_WORDS})
+            for vector, entry in embeddings
+        ),
+        **{name: words[name] for name in WORDS},
+    )

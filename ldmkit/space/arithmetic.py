@@ -57,8 +57,8 @@ def text_diff(
 
     Args:
         unclip: a pipeline that decodes image embeddings.
-        picture: a PIL picture, a scene or an earlier run; or an ``Embedding`` of one, which is
-            decoded from ``seed``'s noise.
+        picture: a PIL picture or a ``Path``, a scene or an earlier run; or an ``Embedding`` of one,
+            which is decoded from ``seed``'s noise.
         source: a caption of the picture as it is; it may say little, such as "a cat" or "".
         target: the same caption with the change.
         theta: first and last angle of the way to the difference, as shares of the whole, 0…1.

@@ -6,7 +6,8 @@ unCLIP pipelines feed; every comparison here is by cosine, so lengths never matt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldmkit.check import say
+from ldmkit.check import say, whole
 from ldmkit.recording.checks import check_prompt
 from ldmkit.recording.told import length_said_once
 from ldmkit.records import Embedding, Gap
-from ldmkit.records.rgb import to_rgb
+from ldmkit.records.rgb import is_picture_like, to_rgb
 from ldmkit.records.table import Table
 from ldmkit.space.halves import ImageHalf, TextHalf
 
 __all__ = ["ClipSpace", "Picture", "Point"]
 
-Picture = Image.Image
+Picture = Image.Image | os.PathLike[str] | NDArray[Any]
 # What may stand where points are wanted: they are encoded on the way.
 Point = Embedding | str | Picture
 
@@ -98,25 +99,22 @@ class ClipSpace:
         """Encodes pictures of any mode and size; CLIP looks at the middle square.
 
         Args:
-            picture: a PIL picture, or several; turned as its EXIF says, on white where it is
-                transparent.
+            picture: a PIL picture, a path or an array (see ``ldmkit.encode_image``), or several;
+                turned as its EXIF says, on white where it is transparent.
             label: words for it, one for each of several; by default the file's name.
 
         Returns:
             An ``Embedding``; a list of them for several pictures.
 
         Raises:
-            TypeError: not PIL pictures.
+            TypeError: not pictures.
             ValueError: no picture, one of over 40 megapixels or cut off; not as many labels.
             RuntimeError: the pipeline has no image half.
         """
-        one = isinstance(picture, Image.Image) or not isinstance(picture, Sequence)
+        one = is_picture_like(picture) or not isinstance(picture, Iterable)
         pictures: list[Any] = [picture] if one else [*picture]  # type: ignore[misc]
-        if not pictures or isinstance(picture, (str, bytes)):
-            raise (TypeError if pictures else ValueError)(
-                f"encode_image takes PIL pictures, got {_short(picture)}; open a file with "
-                "PIL.Image.open(path)."
-            )
+        if not pictures:
+            raise ValueError("encode_image takes one picture or more, got []; give some.")
         half = self._image
         if half is None:
             raise RuntimeError(self._lacks("image"))
@@ -134,8 +132,8 @@ class ClipSpace:
         Raises:
             TypeError: something else among them.
         """
-        if isinstance(points, (str, Embedding, Image.Image)):
-            points = [points]
+        if isinstance(points, Embedding) or is_picture_like(points):
+            points = [points]  # type: ignore[list-item]
         made: list[Embedding | None] = [p if isinstance(p, Embedding) else None for p in points]
         texts = [i for i, point in enumerate(points) if isinstance(point, str)]
         pictures = [i for i, point in enumerate(points) if not isinstance(point, (str, Embedding))]
@@ -183,6 +181,7 @@ class ClipSpace:
         Raises:
             ValueError: no candidates, another space, or a zero vector.
         """
+        count = None if count is None else whole("count", count, 1)
         found = self.encode(candidates)
         cosines = self.similarity([point], found)[0]
         order = np.argsort(-cosines, kind="stable")[:count]
@@ -216,7 +215,7 @@ class ClipSpace:
         Raises:
             ValueError: no text or picture.
         """
-        one = isinstance(picture, (str, Embedding, Image.Image))
+        one = isinstance(picture, Embedding) or is_picture_like(picture)
         pictures = self.encode([picture] if one else picture)  # type: ignore[list-item, arg-type]
         words = list(texts) if not isinstance(texts, str) else [texts]
         cosines = self.similarity(pictures, words)
@@ -309,7 +308,7 @@ def _say_what_fell_off(half: TextHalf, texts: list[str]) -> None:
 
 def _labels(pictures: list[Any], label: str | Sequence[str] | None) -> list[str]:
     if label is None:
-        return [Path(getattr(p, "filename", "") or "a picture").name for p in pictures]
+        return [_file_of(picture) or "a picture" for picture in pictures]
     labels = [label] if isinstance(label, str) else list(label)
     if len(labels) != len(pictures):
         raise ValueError(
@@ -318,6 +317,7 @@ def _labels(pictures: list[Any], label: str | Sequence[str] | None) -> list[str]
     return labels
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} " + (text if len(text) <= 60 else text[:57] + "...")
+def _file_of(picture: Any) -> str:
+    """The name of a picture's file, without its folders."""
+    path = picture if isinstance(picture, (str, os.PathLike)) else getattr(picture, "filename", "")
+    return Path(os.fsdecode(path or "")).name

@@ -6,6 +6,7 @@ them it takes and what it makes of them.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def label_of(end: Any, number: int) -> str:
         return end.label or f"embedding {number + 1}"
     if isinstance(end, (int, np.integer)):
         return f"seed {end}"
+    if isinstance(end, os.PathLike):
+        return Path(os.fsdecode(end)).name
     if isinstance(end, Image.Image):  # of an opened file its name, without its folders
         return Path(str(getattr(end, "filename", ""))).name or f"picture {number + 1}"
     return f"latents {number + 1}"
@@ -41,7 +44,8 @@ def picture_of(end: Any, size: tuple[int, int] | None = None) -> Image.Image | N
     """The picture that an end is, upright and RGB; ``None`` where it is none.
 
     Args:
-        end: a picture, a scene (drawn with seed 0) or a run (its final picture).
+        end: a picture (PIL, a ``Path``, or an array of uint8: floats are latents), a scene (drawn
+            with seed 0) or a run (its final picture).
         size: (width, height) to fill, what protrudes is cut off; by default the picture's own.
 
     Raises:
@@ -51,7 +55,8 @@ def picture_of(end: Any, size: tuple[int, int] | None = None) -> Image.Image | N
         end = end.draw(min(512, max(16, *size)) if size else 64)
     elif isinstance(end, Trajectory):
         end = end.image
-    if not isinstance(end, Image.Image):
+    pixels = str(getattr(end, "dtype", "")).endswith("uint8")
+    if not pixels and not isinstance(end, (Image.Image, os.PathLike)):
         return None
     upright = to_rgb(end)
     if size is None or upright.size == size:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 
 from ldmkit.latents import inversion
 from ldmkit.recording import checks
 from ldmkit.records import Embedding
+from ldmkit.records.rgb import is_picture_like, to_rgb
 from ldmkit.space.adaptors import family_of
 from ldmkit.space.clip import clip_space
 from ldmkit.space.given import embeddings_of, stacked
@@ -21,7 +21,7 @@ __all__ = ["invert"]
 
 def invert(
     pipe: Any,
-    picture: Image.Image | Sequence[Image.Image],
+    picture: Any,
     prompt: str | Sequence[str] = "",
     *,
     embedding: Embedding | Sequence[Embedding] | None = None,
@@ -39,7 +39,7 @@ def invert(
 
     Args:
         pipe: a pipeline with a U-Net and an autoencoder, its scheduler DDIM.
-        picture: a PIL picture, or several of one size.
+        picture: a PIL picture, a path or an array as in ``encode_image``, or several of one size.
         prompt: the words that describe it, one for all or one for each; ``""`` for none.
         embedding: what an unCLIP's decoder is told of the picture, one for all or one for each;
             by default what CLIP sees in it.
@@ -74,9 +74,11 @@ def invert(
         )
     level = call.pop("noise_level", 0)
     checks.check_seed(seed, None, takes_generator=True)
-    count = 1 if isinstance(picture, Image.Image) else len(picture)
+    one = is_picture_like(picture) or not isinstance(picture, Iterable)
+    pictures = [to_rgb(each) for each in ([picture] if one else picture)]
+    count = len(pictures)
     if embedding is None:
-        embedding = clip_space(pipe).encode_image(picture)
+        embedding = clip_space(pipe).encode_image(pictures)
     given = embeddings_of(embedding, family.width(), space_name(pipe))
     given = given * count if len(given) == 1 else given
     if len(given) != count:
@@ -87,4 +89,5 @@ def invert(
     generator = torch.Generator("cpu").manual_seed(seed) if level else None
     vectors = family.noised(torch.tensor(stacked(given)), level, generator)
     words = family.arguments(vectors, level, prompt) | call
-    return inversion.invert(family.decoder(), picture, words.pop("prompt", prompt), **told, **words)
+    prompt = words.pop("prompt", prompt)
+    return inversion.invert(family.decoder(), pictures, prompt, **told, **words)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import ldmkit
 from ldmkit.critters import Critter, Scene, UnknownWords, judge
 from ldmkit.critters.judging import HEADS, judge_many, look, truth
 
@@ -87,12 +89,46 @@ def test_pictures_of_any_mode_and_size_are_looked_at(mode: str) -> None:
     assert judge(_CAT.draw(128).convert(mode), "a cat")["animal"].confidence > 0
 
 
+def _turned(picture: Image.Image, folder: Path) -> Path:
+    """As a camera held upside down saves it."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    picture.transpose(Image.Transpose.ROTATE_180).save(folder / "turned.png", exif=exif)
+    return folder / "turned.png"
+
+
+def test_the_judge_sees_the_picture_as_people_do(tmp_path: Path) -> None:
+    """Turned by EXIF, an array, a file: one and the same right picture."""
+    upright, caption = _CAT.draw(), _CAT.caption(0)
+    assert judge(upright, caption).obeyed
+    path = _turned(upright, tmp_path)
+    pixels = np.asarray(upright)
+    for same in (path, str(path), Image.open(path), pixels, pixels / 255):
+        assert judge(same, caption) == judge(upright, caption)
+        assert ldmkit.score(same, caption) == 1.0
+
+
+def test_the_judge_sees_transparency_on_white_and_deep_greys_whole() -> None:
+    pixels, caption = np.asarray(_CAT.draw()), _CAT.caption(0)
+    clear = (np.abs(pixels.astype(int) - pixels[0, 0]).sum(axis=2) < 30)[..., None]  # its ground
+    hidden = np.dstack([np.where(clear, 0, pixels), np.where(clear, 0, 255)]).astype(np.uint8)
+    white = Image.fromarray(np.where(clear, 255, pixels).astype(np.uint8))
+    assert judge(Image.fromarray(hidden), caption) == judge(white, caption)
+    assert judge(white, caption) != judge(Image.fromarray(hidden[..., :3]), caption)
+    grey = np.asarray(_CAT.draw().convert("L"))
+    with pytest.warns(UserWarning, match="mode I;16"):
+        seen = judge(Image.fromarray(grey.astype(np.uint16) * 257), caption)
+    assert seen == judge(Image.fromarray(grey), caption)
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(UnknownWords, match="spaceship"):
         judge(_CAT.draw(), "a spaceship")
-    with pytest.raises(TypeError, match="PIL image, got str"):
-        judge("cat.png", "a cat")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"PIL image, a path, .* there is no file 'cat.png'"):
+        judge("cat.png", "a cat")
+    with pytest.raises(TypeError, match="PIL image, a path, an array or a tensor, got NoneType"):
+        judge(None, "a cat")
     with pytest.raises(ValueError, match="got 1 pictures and 2 captions"):
         judge_many([_CAT.draw()], ["a cat", "a dog"])
-    with pytest.raises(ValueError, match="50 megapixels, got 10000 × 10000"):
+    with pytest.raises(ValueError, match="40,000,000 pixels, this one has 10000 × 10000"):
         judge(Image.new("1", (10_000, 10_000)), "a cat")

@@ -58,7 +58,7 @@ def test_unknown_words_say_what_to_do_next():
 @pytest.mark.parametrize(
     ("picture", "caption", "words"),
     [
-        (np.zeros((8, 8, 3)), "a red cat", "takes a PIL picture first, got ndarray"),
+        (None, "a red cat", "must be a PIL image, a path, an array or a tensor, got NoneType"),
         (Image.new("RGB", (8, 8)), 3, "caption must be a string, got int"),
     ],
 )

@@ -240,7 +240,7 @@ def test_figure_shows_every_fourth_step_and_the_last():
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, "4"])
 def test_figure_refuses(every):
-    with pytest.raises(RecordError, match="every must be a whole number of at least 1, got"):
+    with pytest.raises(RecordError, match="every must be"):
         make(2).figure(every=every)
 
 

@@ -123,9 +123,9 @@ def test_negative_prompts_take_the_place_of_no_words():
 @pytest.mark.parametrize(
     ("step", "batch", "message"),
     [
-        (5, 0, "step must be between 0 and 4 inclusive, got 5"),
-        (-6, 0, "step must be between 0 and 4 inclusive, got -6"),
-        (1.5, 0, "step must be a whole number, got 1.5"),
+        (5, 0, "step must be between -5 and 4 inclusive, got 5"),
+        (-6, 0, "step must be between -5 and 4 inclusive, got -6"),
+        (1.5, 0, "step must be a whole number between -5 and 4, got 1.5"),
         (0, 1, "batch must be between 0 and 0 inclusive, got 1"),
     ],
 )

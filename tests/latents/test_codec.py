@@ -49,10 +49,28 @@ def test_odd_sizes_are_resized_down(pipe):
     assert ldmkit.encode_image(pipe, picture((35, 18))).shape == (1, 4, 4, 8)
 
 
+def test_whatever_holds_the_picture_gives_the_same_latents(pipe, tmp_path):
+    one = picture()
+    want = ldmkit.encode_image(pipe, one)
+    pixels = np.asarray(one)
+    tensor = torch.tensor(pixels).permute(2, 0, 1)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    one.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "turned.png", exif=exif)
+    path = tmp_path / "turned.png"
+    for same in (path, str(path), Image.open(path), pixels, pixels / 255, tensor, tensor / 255):
+        assert torch.equal(ldmkit.encode_image(pipe, same), want)
+    for several in ([path, pixels], np.stack([pixels, pixels]), torch.stack([tensor, tensor])):
+        assert torch.allclose(
+            ldmkit.encode_image(pipe, several), want.repeat(2, 1, 1, 1), atol=1e-5
+        )
+
+
 @pytest.mark.parametrize(
     ("pictures", "kind", "words"),
     [
-        (np.zeros((8, 8, 3)), TypeError, "must be a PIL image, got ndarray"),
+        (np.full((8, 8, 3), 2.0), ValueError, "floats from 0 to 1, got 2 to 2"),
+        (7, TypeError, "must be a PIL image, a path, an array or a tensor, got int"),
         (picture((3, 9)), ValueError, "at least 4 pixels a side"),
         ([], ValueError, "Pictures of one size"),
         ([picture(), picture((16, 16))], ValueError, r"got \[\(16, 16\), \(32, 32\)\]"),

@@ -184,7 +184,7 @@ WRONG = [
     ({"strength": 0}, ValueError, "above 0 and at most 1, got 0"),
     ({"strength": float("nan")}, ValueError, "above 0 and at most 1, got nan"),
     ({"strength": "half"}, TypeError, "strength must be a number, got 'half'"),
-    ({"image": "cat.png"}, TypeError, "PIL picture or None, got 'cat.png'; open one with"),
+    ({"image": "cat.png"}, TypeError, "must be a PIL image, a path, an array or a tensor, and"),
     ({"prompt": 7}, TypeError, "one string in a panel, got 7"),
     ({"prompt": ["a", "b"]}, TypeError, "one string in a panel"),
     ({"prompt": "x" * 100_001}, ValueError, "at most 100,000 characters"),
@@ -523,7 +523,7 @@ def test_an_uploaded_picture(panel):
     assert panel.value["image"].getpixel((0, 0)) == (255, 127, 127), "on white"
     assert not panel._form._upload.value, "its bytes are not kept twice"
     upload_of(panel, "<b>.png", b"no picture")
-    assert "must be a picture, and &#x27;&lt;b&gt;.png&#x27; is none" in message(panel)
+    assert "can&#x27;t be read: &#x27;&lt;b&gt;.png&#x27; is cut off" in message(panel)
     assert panel.value["image"].size == (20, 10)
     panel._form._forget.click()
     assert panel.value["image"] is None

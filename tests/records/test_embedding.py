@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldmkit.records import Embedding, RecordError
-from ldmkit.records.files import write_record
+
+from .make import write_record
 
 
 def make(numbers, label, kind="text", model="critters-clip"):
@@ -98,7 +99,7 @@ def test_an_unnamed_vector_takes_the_name_of_the_other():
         ([], r"shape \(d,\), got \(0,\)"),
         (np.ones((1, 4)), r"got \(1, 4\)"),
         (3.0, r"got \(\)"),
-        ("words", "must be numbers, got str"),
+        ("words", "must be an array of numbers, got 'words'"),
         (None, "shape"),
     ],
 )
@@ -160,7 +161,7 @@ def test_there_and_back(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "meta", "words"),
     [
-        ({}, {}, "not a whole embedding: KeyError"),
+        ({}, {}, "not a whole embedding: it lacks 'vector'"),
         ({"vector": np.ones((2, 2), np.float32)}, {}, "not a whole embedding: .*shape"),
         ({"vector": np.full(3, np.nan, np.float32)}, {}, "NaN"),
         ({"vector": np.ones(3, np.float32)}, {"kind": "poem"}, "kind must be"),

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ldmkit.records import RecordError, Trajectory
-from ldmkit.records.files import MAX_HEADER, read_record, write_atomically, write_record
+from ldmkit.records.record import MAX_HEADER, read_record, write_atomically
 from ldmkit.records.trajectory import ESTIMATES
 
-from .make import make
+from .make import make, write_record
 
 NAMES = ("latents", *ESTIMATES, "timesteps", "alphas", "sigmas", "rgb")
 
@@ -130,7 +130,7 @@ def test_truncated(saved, keep):
 
 def test_longer_than_it_says(saved):
     saved.write_bytes(saved.read_bytes() + b"tail")
-    with pytest.raises(RecordError, match="4 bytes that belong to no array"):
+    with pytest.raises(RecordError, match="contradicts itself"):
         Trajectory.open(saved)
 
 
@@ -166,25 +166,32 @@ TEN_GB = 10 * 2**30
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"latents": entry([TEN_GB // 4], 0, TEN_GB)}, "claims 10,737,418,240 bytes"),
+        ({"latents": entry([TEN_GB // 4], 0, TEN_GB)}, "contradicts itself"),
         ({"latents": entry([TEN_GB // 4], 0, 64)}, "contradicts itself"),
-        ({"latents": entry([2**40, 2**40, 0], 0, 0)}, "64 bytes that belong to no array"),
-        ({"latents": entry([2**60], 0, 64)}, "in a way that records never do"),
-        ({"latents": entry([-16], 0, 64)}, "in a way that records never do"),
-        ({"latents": entry([True] * 9, 0, 64)}, "in a way that records never do"),
-        ({"latents": entry([16.0], 0, 64)}, "in a way that records never do"),
-        ({"latents": entry([16], 64, 0)}, "in a way that records never do"),
-        ({"latents": entry([8], 0, 64, "I64")}, "in a way that records never do"),
-        ({"latents": {"shape": [16]}}, "in a way that records never do"),
-        ({"latents": [1, 2]}, "in a way that records never do"),
-        ({"a": entry([16], 0, 64), "b": entry([16], 0, 64)}, "hole or overlap"),
-        ({"a": entry([8], 32, 64)}, "hole or overlap"),
-        ({"a": entry([8], 0, 32)}, "32 bytes that belong to no array"),
+        ({"latents": entry([2**40, 2**40, 0], 0, 0)}, "contradicts itself"),
+        ({"a": entry([0, 2**47, 2**47], 0, 0)}, "in a way that records never do"),
+        ({"a": entry([2**47, 2**15, 0], 0, 0)}, "in a way that records never do"),
+        ({"a": entry([10**5] * 3 + [0], 0, 0)}, "in a way that records never do"),
+        ({"a": entry([0] * 70, 0, 0)}, "in a way that records never do"),
+        ({"latents": entry([2**60], 0, 64)}, "contradicts itself"),
+        ({"latents": entry([-16], 0, 64)}, "contradicts itself"),
+        ({"latents": entry([True] * 9, 0, 64)}, "contradicts itself"),
+        ({"latents": entry([16.0], 0, 64)}, "contradicts itself"),
+        ({"latents": entry([16], 64, 0)}, "contradicts itself"),
+        ({"a": entry([0], 0, 0, "I64")}, "in a way that records never do"),
+        ({"a": entry([0], 0, 0, "BF16")}, "in a way that records never do"),
+        ({"latents": {"shape": [16]}}, "contradicts itself"),
+        ({"latents": [1, 2]}, "contradicts itself"),
+        ({"a": entry([16], 0, 64), "b": entry([16], 0, 64)}, "contradicts itself"),
+        ({"a": entry([8], 32, 64)}, "contradicts itself"),
+        ({"a": entry([8], 0, 32)}, "contradicts itself"),
         ({f"a{i}": entry([0], 0, 0) for i in range(10_001)}, "lists 10,001 arrays"),
     ],
 )
 def test_hostile_headers_cost_nothing(tmp_path, fields, words):
-    path = header(tmp_path / "x", fields, data=bytes(64))
+    """Whatever an array claims, and where: safetensors' and numpy's own words don't come out."""
+    some = any(e["shape"] != [0] and 0 not in e["shape"] for e in fields.values() if "shape" in e)
+    path = header(tmp_path / "x", fields, data=bytes(64 if some else 0))
     tracemalloc.start()
     try:
         with pytest.raises(RecordError, match=words):
@@ -209,7 +216,7 @@ def test_a_real_file_over_the_limit(saved):
 def test_deeply_nested_json(tmp_path):
     text = b"{" + b'"a":[' * 100_000
     (tmp_path / "x").write_bytes(struct.pack("<Q", len(text)) + text)
-    with pytest.raises(RecordError, match="is not a record"):
+    with pytest.raises(RecordError, match="contradicts itself"):
         Trajectory.open(tmp_path / "x")
 
 
@@ -219,8 +226,6 @@ def test_deeply_nested_json(tmp_path):
         ({"format": "walk"}, "holds 'walk', not a trajectory"),
         ({"version": 2}, "is of version 2, this ldmkit reads 1"),
         ({"prompt": 7}, "prompt must be str"),
-        ({"images": 10**9}, "not a whole trajectory"),
-        ({"images": "many"}, "not a whole trajectory"),
         ({"stages": [{}] * 17}, "at most 16 stages"),
         ({"stages": 5}, "not a whole trajectory"),
         ({"call": 5}, "not a whole trajectory"),
@@ -236,12 +241,12 @@ def test_words_that_contradict_the_arrays(saved, change, words):
 def test_missing_and_misshapen_arrays(saved):
     arrays, meta = read_record(saved, max_bytes=2**30)
     write_record(saved, {k: v for k, v in arrays.items() if k != "alphas"}, meta)
-    with pytest.raises(RecordError, match="KeyError: 'alphas'"):
+    with pytest.raises(RecordError, match="it lacks 'alphas'"):
         Trajectory.open(saved)
     write_record(saved, arrays | {"latents": arrays["latents"][:2]}, meta)
     with pytest.raises(RecordError, match="latents must have the shape"):
         Trajectory.open(saved)
-    write_record(saved, arrays | {"images/0": np.zeros((3, 3, 7), np.uint8)}, meta)
+    write_record(saved, arrays | {"images": np.zeros((1, 3, 3, 7), np.uint8)}, meta)
     with pytest.raises(RecordError, match="not a whole trajectory"):
         Trajectory.open(saved)
 

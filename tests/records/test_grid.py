@@ -9,9 +9,9 @@ from PIL import Image
 
 import ldmkit
 from ldmkit.records import Grid, RecordError
-from ldmkit.records.files import write_record
 from ldmkit.records.intervals import wilson
 
+from .make import write_record
 from .make_grid import AXES, make_grid
 
 
@@ -138,10 +138,10 @@ ONE = {"axes": {"seed": (0,)}, "images": [PICTURE], "prompts": ["x"], "seeds": [
         ({"axes": {"seed": (float("nan"),)}}, "must be words or numbers"),
         ({"axes": {"a": range(1000), "b": range(1000)}}, "at most 100,000 pictures, got 1,000,000"),
         ({"images": []}, "images must hold 1 entries"),
-        ({"images": ["x"]}, "images can't hold str"),
+        ({"images": ["x"]}, "images must be PIL pictures, got 'x'"),
         ({"prompts": [3]}, "prompts can't hold int"),
         ({"seeds": [True]}, "seeds can't hold bool"),
-        ({"images": [Image.new("RGB", (0, 4))]}, "at least one pixel"),
+        ({"images": [Image.new("RGB", (0, 4))]}, "one pixel at least"),
         ({"values": {"score": [1, 2]}}, r"values\['score'\] must have the shape \(1,\)"),
         ({"measure": "taste"}, "measure must be one of"),
         ({"model": 3}, "model must be a string"),
@@ -196,11 +196,11 @@ def meddled(grid, path, change):
     ("change", "words"),
     [
         ({"version": 99}, "is of version 99, this ldmkit reads 1"),
-        ({"axes": 3}, "is not a whole grid: TypeError"),
+        ({"axes": 3}, "is not a whole grid: its parts contradict"),
         ({"axes": [["seed", [0, 1, 2]]]}, "images must hold 3 entries"),
         ({"axes": [["seed", [0]], ["seed", [0, 1]]]}, "two of its axes have one name"),
-        ({"values": ["score"]}, "is not a whole grid: KeyError"),
-        ({"prompts": None}, "is not a whole grid: TypeError"),
+        ({"values": ["score"]}, "is not a whole grid: it lacks 'values/score'"),
+        ({"prompts": None}, "is not a whole grid: prompts must be a list"),
         ({"measure": []}, "measure must be one of"),
     ],
 )

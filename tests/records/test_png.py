@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -24,12 +25,13 @@ def itxt(text, key=KEY):
     return chunk(b"iTXt", key.encode() + b"\0\1\0\0\0" + zlib.compress(text))
 
 
-def png(*chunks, size=(8, 8)):
-    """A PNG with chunks of any kind between its header and its pixels."""
+def png(*chunks, size=(8, 8), claims=None, before=()):
+    """A PNG with chunks of any kind between its header and its pixels, or before the header."""
     rows = zlib.compress(b"".join(b"\0" + bytes(3 * size[0]) for _ in range(size[1])))
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *(claims or size), 8, 2, 0, 0, 0))
     return (
         b"\x89PNG\r\n\x1a\n"
+        + b"".join(before)
         + header
         + b"".join(chunks)
         + chunk(b"IDAT", rows)
@@ -117,9 +119,10 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
         (png(itxt(words(), "parameters")), "a picture without its call"),
         (png(itxt(words()))[:-40], "cut off or damaged"),
         (png(itxt(words())[:-9] + b"brokenbit"), "cut off or damaged|without its call"),
-        (png(itxt(b"\0" * 40_000_000)), "cut off or damaged.*MAX_TEXT_CHUNK"),
-        (png(*[itxt(b"x" * 1_000_000, f"k{i}") for i in range(80)]), "MAX_TEXT_MEMORY"),
-        (png(itxt(words()), size=(8, 8))[:16] + struct.pack(">II", 2**30, 2**30), "the limits are"),
+        (png(itxt(b"\0" * 40_000_000)), "cut off or damaged"),
+        (png(*[itxt(b"x" * 1_000_000, f"k{i}") for i in range(80)]), "cut off or damaged"),
+        (png(itxt(words()), size=(8, 8), claims=(2**30, 2**30)), "the limit is 40,000,000"),
+        (png(itxt(words()), size=(8, 8), claims=(13_000, 13_000)), "the limit is 40,000,000"),
         (png(itxt(b"{")), "can't be read"),
         (png(itxt(b"[" * 500_000)), "can't be read"),
         (png(itxt(b"[]")), "can't be read"),
@@ -128,10 +131,10 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
         (png(itxt(words(version=2))), "version 2, this ldmkit reads 1"),
         (png(itxt(words(prompt=["a", 3]))), "prompt must be str"),
         (png(itxt(words(seed="7"))), "seed must be int"),
-        (png(itxt(words(call=[1]))), "call must be an object"),
-        (png(itxt(words(versions="1"))), "versions must be an object"),
+        (png(itxt(words(call=[1]))), "call must be a dict"),
+        (png(itxt(words(versions="1"))), "versions must be a dict"),
         (png(itxt(words().replace(b'"seed": 7', b'"seed": NaN'))), "NaN is no JSON"),
-        (png(itxt(words().replace(b'"seed": 7, ', b""))), "KeyError: 'seed'"),
+        (png(itxt(words().replace(b'"seed": 7, ', b""))), "it lacks 'seed'"),
     ],
 )
 def test_bad_files_get_one_sentence(tmp_path, content, told):
@@ -141,6 +144,31 @@ def test_bad_files_get_one_sentence(tmp_path, content, told):
         Trajectory.from_png(path)
     assert "\n" not in str(caught.value)
     assert "'bad.png'" in str(caught.value)
+
+
+def test_a_header_behind_other_chunks_is_no_way_past_the_limit(tmp_path):
+    """Where the header's size would stand in an honest file, a text says 1 × 1."""
+    path = tmp_path / "bad.png"
+    text = chunk(b"tEXt", struct.pack(">II", 1, 1) + b"x")
+    for side in (6_400, 13_000):
+        path.write_bytes(png(itxt(words()), claims=(side, side), before=[text]))
+        assert path.stat().st_size < 1_000
+        tracemalloc.start()
+        try:
+            with pytest.raises(RecordError, match=r"pixels, the limit is 40,000,000"):
+                Trajectory.from_png(path)
+            assert tracemalloc.get_traced_memory()[1] < 2**20
+        finally:
+            tracemalloc.stop()
+    path.write_bytes(png(itxt(words()), before=[text]))
+    assert Trajectory.from_png(path).image.size == (8, 8)
+
+
+def test_a_picture_that_could_not_be_read_again_is_not_written(tmp_path):
+    huge = make(1, previews=(), images=[Image.new("1", (8_000, 5_001))])
+    with pytest.raises(RecordError, match=r"8,000 × 5,001 pixels, the limit is 40,000,000; keep"):
+        huge.to_png(tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_files_and_folders(tmp_path):

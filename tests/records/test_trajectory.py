@@ -64,7 +64,7 @@ def test_travels_between_processes():
         ("latents", np.zeros((2, 1, 4, 8, 8)), r"latents must have the shape \(3, "),
         ("latents", np.zeros((3, 0, 4, 8, 8)), "latents must have"),
         ("denoised", np.zeros((2, 4, 8, 8)), "denoised must have"),
-        ("alphas", [1.0], r"alphas must have the shape \(2\), got \(1,\)"),
+        ("alphas", [1.0], r"alphas must have the shape \(2,\), got \(1,\)"),
         ("previews", {"denoised": np.zeros((2, 1, 8, 8), np.uint8)}, "previews"),
         ("prompt", 3, "prompt must be str"),
         ("prompt", (), "prompt must not be an empty tuple"),

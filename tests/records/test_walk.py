@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from ldmkit.records import Embedding, RecordError, Trajectory, Walk
-from ldmkit.records.files import read_record, write_record
+from ldmkit.records.record import read_record
+
+from .make import write_record
 
 HOSTILE = "</script><script>alert(1)</script>\" onload='x' & <b>"
 

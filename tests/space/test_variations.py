@@ -1,5 +1,7 @@
 """``variations`` beside each pipeline's own call with a picture."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import tiny
@@ -119,7 +121,9 @@ PICTURES = {
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_as_people_have_them(stable, name):
     call = DECODER | {"num_inference_steps": 1}
-    traj = variations(stable, PICTURES[name], num_images=1, preview="none", keep=(), **call)
+    told = pytest.warns(UserWarning, match="eight bits") if name == "deep" else nullcontext()
+    with told:
+        traj = variations(stable, PICTURES[name], num_images=1, preview="none", keep=(), **call)
     assert traj.image.size == (32, 32)
 
 
@@ -132,7 +136,7 @@ def test_a_turned_picture_is_put_upright(stable):
     assert np.array_equal(first.latents, second.latents)
 
 
-@pytest.mark.parametrize("stranger", [None, "cat.png", 7, b"\x89PNG", np.zeros((4, 4, 3))])
+@pytest.mark.parametrize("stranger", [None, "cat.png", 7, b"\x89PNG", object()])
 def test_what_is_no_picture(stable, stranger):
     with pytest.raises(TypeError, match="PIL"):
         variations(stable, stranger)
