@@ -20,6 +20,7 @@ from typing import Any
 __all__ = [
     "choice",
     "did_you_mean",
+    "flag",
     "function",
     "heard_by",
     "nearest",
@@ -118,6 +119,17 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
         return value
     advice = did_you_mean(value, names, "take one of those.")
     raise ValueError(f"{name} must be one of {', '.join(names)}, got {short(value)}; {advice}")
+
+
+def flag(name: str, value: Any) -> bool:
+    """``True`` or ``False``.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if not _is_flag(value):
+        raise TypeError(f"{name} must be True or False, got {short(value)}.")
+    return bool(value)
 
 
 def function(name: str, value: Any) -> Any:

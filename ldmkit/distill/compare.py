@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
+from ldmkit.check import function, short, whole
 from ldmkit.distill.cells import Job, OnUpdate, gather, run
 from ldmkit.distill.scoring import Scorer, scorer_of
 from ldmkit.loading.samplers import sampler_name, with_sampler
@@ -61,6 +62,7 @@ def compare(
         TypeError: no pipeline, an unknown keyword (the nearest name is told), or a wrong type.
         ValueError: a value out of its range, or captions that can't be scored.
     """
+    function("on_update", on_update)
     pipes = _models(models)
     samplers = _samplers(scheduler)
     texts = _texts(prompts)
@@ -129,12 +131,13 @@ def _steps(steps: Any) -> list[Any]:
         several = list(steps)
     except TypeError:
         several = []
-    if not several or len(set(several)) < len(several):
+    numbers = [whole("num_inference_steps", step, 1) for step in several]
+    if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(
-            f"num_inference_steps must be different whole numbers, got {str(steps)[:60]}; "
+            f"num_inference_steps must be different whole numbers, got {short(steps)}; "
             "give (1, 2, 4, 8)."
         )
-    return several
+    return numbers
 
 
 def _seeds(seed: Any, count: int) -> tuple[int, ...]:

@@ -1,4 +1,10 @@
-"""Libraries that load without chatter and without the collector in their way."""
+"""Libraries that load without chatter and without the collector in their way.
+
+What is switched here (the collector, bars, modules of the libraries) belongs to the whole process,
+and a panel's thread may load a model while a cell does. So each switch is counted: whoever comes
+first throws it, whoever leaves last puts it back. What is dropped from a log is dropped for the
+thread that asked alone.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +12,80 @@ import gc
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 __all__ = [
+    "Switch",
     "no_progress_bars",
     "no_retirement_notice",
     "one_scan",
     "parts_on_demand",
     "swift_imports",
+    "unsaid",
 ]
+
+
+class Switch:
+    """A switch of the whole process that several threads may want thrown at once."""
+
+    def __init__(self, throw: Callable[[], Callable[[], None]]) -> None:
+        """Of a function that throws it and returns another that puts it back."""
+        self._throw, self._count, self._lock = throw, 0, threading.Lock()
+        self._put_back: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Thrown while the block runs, and as long as any other thread's block does."""
+        with self._lock:
+            if not self._count:
+                self._put_back = self._throw()
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
+                if not self._count:
+                    self._put_back()
+
+
+@contextmanager
+def unsaid(*loggers: str, words: str = "") -> Iterator[None]:
+    """Drops what this thread's code says below an error; other threads are heard.
+
+    Args:
+        *loggers: names of the loggers that speak, not of their parents.
+        words: only what has these words.
+    """
+    me = threading.get_ident()
+
+    def keep(entry: logging.LogRecord) -> bool:
+        mine = entry.thread == me and entry.levelno < logging.ERROR
+        return not (mine and words in entry.getMessage())
+
+    speakers = [logging.getLogger(name) for name in loggers]
+    for speaker in speakers:
+        speaker.addFilter(keep)
+    try:
+        yield
+    finally:
+        for speaker in speakers:
+            speaker.removeFilter(keep)
+
+
+def _stop_collector() -> Callable[[], None]:
+    if not gc.isenabled():
+        return lambda: None
+    gc.disable()
+    return gc.enable
+
+
+_no_collector = Switch(_stop_collector)
 
 
 @contextmanager
@@ -28,21 +95,10 @@ def swift_imports() -> Iterator[None]:
     Some 3,000 modules make objects by the million and no garbage; walking through them again and
     again takes a sixth of the time.
     """
-    enabled = gc.isenabled()
-    gc.disable()
     # One line for each image processor when torchvision is missing; nothing of ours needs it.
-    logger = logging.getLogger("transformers.utils.import_utils")
-    logger.addFilter(_not_about_torchvision)
-    try:
+    torchvision = unsaid("transformers.utils.import_utils", words="requires torchvision")
+    with _no_collector(), torchvision:
         yield
-    finally:
-        logger.removeFilter(_not_about_torchvision)
-        if enabled:
-            gc.enable()
-
-
-def _not_about_torchvision(entry: logging.LogRecord) -> bool:
-    return "requires torchvision" not in entry.getMessage()
 
 
 @contextmanager
@@ -96,32 +152,27 @@ def parts_on_demand() -> None:
         sys.modules[name] = module
 
 
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Switches the loading bars of diffusers and transformers off, and on again if they were."""
+def _hide_bars() -> Callable[[], None]:
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
     shown = [of for of in (of_diffusers, of_transformers) if of.is_progress_bar_enabled()]
     for of in shown:
         of.disable_progress_bar()
-    try:
-        yield
-    finally:
+
+    def show() -> None:
         for of in shown:
             of.enable_progress_bar()
+
+    return show
+
+
+#: Switches the loading bars of diffusers and transformers off, and on again if they were.
+no_progress_bars = Switch(_hide_bars)
 
 
 @contextmanager
 def no_retirement_notice() -> Iterator[None]:
     """Drops what diffusers says at each making of a pipeline class that it no longer mends."""
-    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
-    logger.addFilter(_not_about_retirement)
-    try:
+    with unsaid("diffusers.pipelines.pipeline_utils", words="will not receive bug fixes"):
         yield
-    finally:
-        logger.removeFilter(_not_about_retirement)
-
-
-def _not_about_retirement(entry: logging.LogRecord) -> bool:
-    return "will not receive bug fixes" not in entry.getMessage()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ldmkit.loading.device import check_open
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.quiet import no_retirement_notice, swift_imports
 from ldmkit.recording.hooks import denoiser_of
@@ -296,7 +297,12 @@ _FAMILIES: dict[str, type[Family]] = {
 
 
 def family_of(pipe: Any) -> Family | None:
-    """The family of a pipeline, ``None`` for a stranger; a subclass belongs to its parent's."""
+    """The family of a pipeline, ``None`` for a stranger; a subclass belongs to its parent's.
+
+    Raises:
+        RuntimeError: a pipeline that was released.
+    """
+    check_open(pipe)
     for kind in type(pipe).__mro__:
         if kind.__name__ in _FAMILIES:
             return _FAMILIES[kind.__name__](pipe)

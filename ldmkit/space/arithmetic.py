@@ -12,15 +12,15 @@ what the captions don't speak of can stay where it is.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ldmkit.check import flag, function, number, short, whole
+from ldmkit.latents.inversion import MOST_ROUNDS
 from ldmkit.recording import checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
 from ldmkit.space.adaptors import Family, family_of
@@ -32,7 +32,7 @@ from ldmkit.space.halves import EMBEDDED
 from ldmkit.space.interpolate import interpolate
 from ldmkit.space.inverting import invert as find_noise
 
-__all__ = ["check_decodes", "difference", "start_of", "text_diff", "weighted_sum"]
+__all__ = ["check_decodes", "check_walk", "difference", "start_of", "text_diff", "weighted_sum"]
 
 _MOST_FRAMES = 1000
 
@@ -80,10 +80,11 @@ def text_diff(
         TypeError: a pipeline that decodes no embeddings, or a wrong type.
         ValueError: θ outside 0…1, texts that say the same, or as ``decode_embedding``.
     """
-    thetas = _thetas(theta, num_frames)
     check_decodes(unclip, "text_diff")
+    thetas = _thetas(theta, num_frames)
     for name, text in (("source", source), ("target", target)):
         _check_text(name, text)
+    check_walk(picture, seed, invert, fixed_point, clip, on_frame, on_step)
     space = clip or clip_space(unclip)
     turn = difference(space, source, target)
     here = start_of(unclip, picture, space, call, seed=seed, invert=invert, fixed_point=fixed_point)
@@ -120,6 +121,34 @@ def check_decodes(unclip: Any, who: str) -> Family:
             f'{type(unclip).__name__}; open one with ldmkit.load("critters-unclip").'
         )
     return family
+
+
+def check_walk(
+    picture: Any,
+    seed: Any,
+    invert: Any,
+    fixed_point: Any,
+    clip: Any,
+    on_frame: Any,
+    on_step: Any,
+) -> None:
+    """Refuses what no walk from a picture can mean, before anything is encoded or drawn.
+
+    Raises:
+        TypeError: of a wrong kind.
+        ValueError: out of its range, or a picture that can't be read.
+    """
+    whole("seed", seed, 0, 2**63 - 1)
+    flag("invert", invert)
+    whole("fixed_point", fixed_point, 0, MOST_ROUNDS)
+    function("on_frame", on_frame)
+    function("on_step", on_step)
+    if clip is not None and not isinstance(clip, ClipSpace):
+        raise TypeError(
+            f"clip must be what ldmkit.clip_space gives or None, got {short(clip)}; leave it out."
+        )
+    if not isinstance(picture, (Embedding, str)):
+        _picture(picture, None)
 
 
 def start_of(
@@ -169,8 +198,8 @@ def difference(clip: ClipSpace, source: str, target: str) -> Embedding:
     step = after.normalised() - before.normalised()
     if step.norm < 1e-4:
         raise ValueError(
-            f"source and target must say different things, got {source!r:.60} and {target!r:.60}, "
-            "which are the same to CLIP; take other words."
+            f"source and target must say different things, got {short(source)} and "
+            f"{short(target)}, which are the same to CLIP; take other words."
         )
     label = f"norm({after.label} − {before.label})"
     return dataclasses.replace(step.normalised(), label=label, compound=False)
@@ -219,37 +248,34 @@ def _term(term: Any) -> tuple[float, Embedding]:
         weight, embedding = term
     except (TypeError, ValueError):
         weight = embedding = None
-    number = isinstance(weight, Real) and not isinstance(weight, bool)
-    if not number or not isinstance(embedding, Embedding):
+    if not isinstance(embedding, Embedding):
         raise TypeError(
-            f"A term is a pair of a weight and an embedding, got {term!r:.60}; "
+            f"A term is a pair of a weight and an embedding, got {short(term)}; "
             'write (1.0, clip.encode_text("a cat")).'
         )
-    if not math.isfinite(weight):
-        raise RecordError(f"A weight must be a finite number, got {weight}.")
-    return float(weight), embedding
+    return number("weight", weight), embedding
 
 
 def _thetas(theta: Any, num_frames: Any) -> list[float]:
-    checks.check_count("num_frames", num_frames, _MOST_FRAMES)
+    count = whole("num_frames", num_frames, 1, _MOST_FRAMES)
     try:
-        first, last = (float(angle) for angle in theta)
+        first, last = (number("theta", angle) for angle in theta)
     except (TypeError, ValueError):
         raise TypeError(
-            f"theta must be two numbers, the first and the last, got {theta!r:.60}; "
+            f"theta must be two numbers, the first and the last, got {short(theta)}; "
             "write theta=(0.0, 0.4)."
         ) from None
     if not 0 <= first <= last <= 1:  # NaN fails too
         raise ValueError(
-            f"theta must be two rising numbers between 0 and 1, got {theta!r:.60}; "
+            f"theta must be two rising numbers between 0 and 1, got {short(theta)}; "
             "the paper ends between 0.25 and 0.5."
         )
-    return [last] if num_frames == 1 else [float(x) for x in np.linspace(first, last, num_frames)]
+    return [last] if count == 1 else [float(x) for x in np.linspace(first, last, count)]
 
 
 def _check_text(name: str, text: Any) -> None:
     if not isinstance(text, str):
-        raise TypeError(f'{name} must be a text, got {text!r:.60}; write it like "a red cat".')
+        raise TypeError(f'{name} must be a text, got {short(text)}; write it like "a red cat".')
     checks.check_prompt(name, text)
 
 
@@ -257,7 +283,8 @@ def _picture(picture: Any, size: tuple[int, int] | None) -> Image.Image:
     shown = picture_of(picture, size)
     if shown is None:
         raise TypeError(
-            f"text_diff edits a picture, a scene or an earlier run, got {type(picture).__name__}; "
+            f"picture must be a picture, a scene, an earlier run or an Embedding, got "
+            f"{short(picture)}; "
             "open a file with PIL.Image.open(path)."
         )
     return shown

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 from PIL import Image
 
+from ldmkit.check import function, short, whole
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import checks, record
 from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.space.adaptors import UNCLIPS, Family, family_of
-from ldmkit.space.given import embeddings_of, generators, noise_of, stacked
+from ldmkit.space.given import check_generator, embeddings_of, generators, noise_of, stacked
 from ldmkit.space.halves import space_name
 from ldmkit.space.prior import check_least
 from ldmkit.space.sampling import run_behind
@@ -65,6 +66,8 @@ def decode_embedding(
     family = _decoding(unclip, "decode_embedding")
     decoder = family.decoder()
     given = embeddings_of(embedding, family.width(), space_name(unclip))
+    function("on_step", on_step)
+    check_generator(call.get("generator"))
     seeds = checks.check_seed(seed, call.get("generator"), takes_generator=True)
     _check_decoding(family, decoder, noise_level, prompt, call)
     count = len(given) * int(call.get("num_images_per_prompt") or 1)
@@ -98,7 +101,7 @@ def _decoding(unclip: Any, caller: str) -> Family:
     if family is None:
         raise TypeError(
             f"{caller} takes an unCLIP pipeline, which decodes embeddings of pictures, got "
-            f"{type(unclip).__name__}; open one with ldmkit.load({UNCLIPS})."
+            f"{short(unclip)}; open one with ldmkit.load({UNCLIPS})."
         )
     return family
 
@@ -113,8 +116,8 @@ def _check_decoding(
     if not isinstance(prompt, str) or (prompt and not family.takes_prompt):
         raise TypeError(
             f"The decoder of {type(family.pipe).__name__} takes "
-            f"{'one string as prompt' if family.takes_prompt else 'no words'}, got {prompt!r:.60}; "
-            "leave it out."
+            f"{'one string as prompt' if family.takes_prompt else 'no words'}, "
+            f"got {short(prompt)}; leave it out."
         )
     _check_noise_level(family, noise_level)
     missing = set(family.needs) - set(call)
@@ -127,13 +130,12 @@ def _check_decoding(
 
 def _check_noise_level(family: Family, level: Any) -> None:
     most = family.most_noise()
-    if not isinstance(level, SupportsIndex) or isinstance(level, bool):
-        raise TypeError(f"noise_level must be a whole number from 0 to {most}, got {level!r:.60}.")
-    if not 0 <= int(level) <= most:
+    if not most and whole("noise_level", level, 0):
         raise ValueError(
-            f"noise_level must be between 0 and {most} inclusive, got {level}"
-            + ("." if most else "; nothing here says what noise is to these embeddings.")
+            f"noise_level must be 0, got {short(level)}; nothing here says what noise is to these "
+            "embeddings."
         )
+    whole("noise_level", level, 0, most)
 
 
 def variations(
@@ -167,11 +169,15 @@ def variations(
     """
     from ldmkit.space.clip import clip_space
 
-    _decoding(unclip, "variations")
-    checks.check_count("num_images", num_images, _MOST_IMAGES)
-    first = checks.check_seed(seed, None, takes_generator=True)
-    if not isinstance(first, int):
-        raise TypeError(f"seed must be one whole number, got {seed!r:.60}; picture i has seed + i.")
+    family = _decoding(unclip, "variations")
+    num_images = whole("num_images", num_images, 1, _MOST_IMAGES)
+    first = whole("seed", seed, 0, 2**63 - 1 - _MOST_IMAGES)
+    _check_noise_level(family, noise_level)
+    if not isinstance(picture, (Embedding, Image.Image)):
+        raise TypeError(
+            f"picture must be a PIL picture or its Embedding, got {short(picture)}; open a file "
+            "with PIL.Image.open(path)."
+        )
     if not isinstance(picture, Embedding):
         picture = clip_space(unclip).encode_image(picture)
     seeds = first if num_images == 1 else [first + i for i in range(num_images)]

@@ -6,7 +6,7 @@ unCLIP pipelines feed; every comparison here is by cosine, so lengths never matt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldmkit.check import say
+from ldmkit.check import say, short, whole
 from ldmkit.recording.checks import check_prompt
 from ldmkit.recording.told import length_said_once
 from ldmkit.records import Embedding, Gap
@@ -114,7 +114,7 @@ class ClipSpace:
         pictures: list[Any] = [picture] if one else [*picture]  # type: ignore[misc]
         if not pictures or isinstance(picture, (str, bytes)):
             raise (TypeError if pictures else ValueError)(
-                f"encode_image takes PIL pictures, got {_short(picture)}; open a file with "
+                f"encode_image takes PIL pictures, got {short(picture)}; open a file with "
                 "PIL.Image.open(path)."
             )
         half = self._image
@@ -136,6 +136,11 @@ class ClipSpace:
         """
         if isinstance(points, (str, Embedding, Image.Image)):
             points = [points]
+        if not isinstance(points, Iterable):
+            raise TypeError(
+                f"texts, pictures or embeddings are needed, got {short(points)}; give a list."
+            )
+        points = list(points)
         made: list[Embedding | None] = [p if isinstance(p, Embedding) else None for p in points]
         texts = [i for i, point in enumerate(points) if isinstance(point, str)]
         pictures = [i for i, point in enumerate(points) if not isinstance(point, (str, Embedding))]
@@ -183,6 +188,8 @@ class ClipSpace:
         Raises:
             ValueError: no candidates, another space, or a zero vector.
         """
+        if count is not None:
+            count = whole("count", count, 1)
         found = self.encode(candidates)
         cosines = self.similarity([point], found)[0]
         order = np.argsort(-cosines, kind="stable")[:count]
@@ -258,7 +265,7 @@ class ClipSpace:
         Raises:
             ValueError: too few, another space, or a zero vector.
         """
-        groups = [self.encode(list(group)) for group in (texts, pictures)]
+        groups = [self.encode(group) for group in (texts, pictures)]
         for group in groups:
             self._check_here(group)
         return Gap(tuple(groups[0]), tuple(groups[1]))
@@ -316,8 +323,3 @@ def _labels(pictures: list[Any], label: str | Sequence[str] | None) -> list[str]
             f"Each picture needs its label, got {len(pictures)} pictures and {len(labels)} labels."
         )
     return labels
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} " + (text if len(text) <= 60 else text[:57] + "...")

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ldmkit.check import short, whole
 from ldmkit.latents import inversion
+from ldmkit.latents.codec import listed
 from ldmkit.recording import checks
 from ldmkit.records import Embedding
 from ldmkit.space.adaptors import family_of
@@ -70,11 +72,13 @@ def invert(
     if not isinstance(prompt, str) or (prompt and not family.takes_prompt):
         raise TypeError(
             f"The decoder of {type(pipe).__name__} takes "
-            f"{'one text' if family.takes_prompt else 'no words'}, got prompt={prompt!r:.60}."
+            f"{'one text' if family.takes_prompt else 'no words'}, got prompt={short(prompt)}."
         )
-    level = call.pop("noise_level", 0)
-    checks.check_seed(seed, None, takes_generator=True)
-    count = 1 if isinstance(picture, Image.Image) else len(picture)
+    level = whole("noise_level", call.pop("noise_level", 0), 0, family.most_noise())
+    seed = whole("seed", seed, 0, 2**63 - 1)
+    whole("num_inference_steps", num_inference_steps, 1)
+    whole("fixed_point", fixed_point, 0, inversion.MOST_ROUNDS)
+    count = len(listed(picture))
     if embedding is None:
         embedding = clip_space(pipe).encode_image(picture)
     given = embeddings_of(embedding, family.width(), space_name(pipe))

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ldmkit.check import short, whole
 from ldmkit.latents import decode_latents, encode_image
 from ldmkit.recording import checks, record
 from ldmkit.recording.hooks import denoiser_of
 from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.space.ends import picture_of, refused, words_of
 from ldmkit.space.mixing import Between, mixing
-from ldmkit.space.paths import path
+from ldmkit.space.paths import leg, path
 
 __all__ = [
     "Order",
@@ -67,7 +68,7 @@ class Order:
 
     def is_end(self, i: int) -> bool:
         """Whether place i is one of the ends."""
-        return (self.places[i] * (len(self.ends) - 1)) % 1 == 0
+        return leg(self.places[i], len(self.ends))[1] in (0, 1)
 
 
 @dataclass
@@ -121,11 +122,9 @@ def seed_of(seed: Any) -> int:
         TypeError: none, several, or no whole number.
         ValueError: out of range.
     """
-    if seed is None or isinstance(seed, (list, tuple)):
-        raise TypeError(f"seed must be one whole number for the whole walk, got {seed!r:.60}.")
-    checked = checks.check_seed(seed, None, takes_generator=True)
-    assert isinstance(checked, int)  # one was given
-    return checked
+    if isinstance(seed, (list, tuple)):
+        raise TypeError(f"seed must be one whole number for the whole walk, got {short(seed)}.")
+    return whole("seed", seed, 0, 2**63 - 1)
 
 
 def prompt(walk: Order) -> Way:
@@ -181,7 +180,7 @@ def noise(walk: Order) -> Way:
     prompt = walk.call.pop("prompt", None)
     if not isinstance(prompt, str):
         raise TypeError(
-            f'space="noise" needs the words that stay the same, got prompt={prompt!r:.60}; '
+            f'space="noise" needs the words that stay the same, got prompt={short(prompt)}; '
             'add prompt="a red cat".'
         )
     check_call(walk, walk.pipe)
