@@ -34,9 +34,11 @@ __all__ = [
 
 
 def short(value: object, limit: int = 60) -> str:
-    """A value as it may stand in a sentence: its ``repr``, cut; its type where it has none."""
+    """A value as it may stand in a sentence: its ``repr`` on a line, cut; an array's shape."""
     try:
-        words = repr(value)
+        if shape := tuple(getattr(value, "shape", ())):
+            return f"{type(value).__name__} of shape {shape}"
+        words = " ".join(repr(value).splitlines())
     except Exception:  # any object may come; Python itself refuses integers of 4,300 digits
         return f"a value of type {type(value).__name__}"
     return words if len(words) <= limit else words[: limit - 3] + "..."

@@ -43,7 +43,7 @@ SIGNED = ("3", "-1")
 FLAG = ("True",)
 OPTIONAL = ("None",)
 FUNCTION = ("None",)
-PIPE = ("a diffusers pipeline", "a pipeline", "an unCLIP pipeline", "A pipeline", "a hub id")
+PIPE = ("diffusers pipeline", "a pipeline", "an unCLIP pipeline", "A pipeline", "a hub id")
 
 # function -> (arguments that would run, {argument: (junk that is fine, words that tell of it)})
 ROWS = {

@@ -223,8 +223,9 @@ def _check_call(
     for name in _OWN:
         if name in call:
             raise TypeError(f"invert decides {name} itself (see its help); leave it out.")
-    whole("num_inference_steps", steps, 1)
-    checks.check_call(pipe, parameters, {**call, "num_inference_steps": steps}, "invert")
+    most = int(pipe.scheduler.config.num_train_timesteps)
+    told = {**call, "num_inference_steps": whole("num_inference_steps", steps, 1, most)}
+    checks.check_call(pipe, parameters, told, "invert")
     whole("fixed_point", rounds, 0, MOST_ROUNDS)
 
 

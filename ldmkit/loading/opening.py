@@ -17,7 +17,6 @@ from ldmkit.loading.origin import Origin, remember
 from ldmkit.loading.quiet import (
     no_progress_bars,
     no_retirement_notice,
-    one_scan,
     parts_on_demand,
     swift_imports,
 )
@@ -60,9 +59,8 @@ def load(
     if not isinstance(what, (str, os.PathLike)):
         return _as_it_is(what, device, dtype, variant)
     folder, row = _local(what)
-    with swift_imports(), one_scan():
+    with swift_imports():
         import diffusers
-        import transformers.models  # noqa: F401  # while its files are read once only
 
         parts_on_demand()
         chosen = devices.choose_device(device)

@@ -9,13 +9,13 @@ thread that asked alone.
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +23,6 @@ __all__ = [
     "Switch",
     "no_progress_bars",
     "no_retirement_notice",
-    "one_scan",
     "parts_on_demand",
     "swift_imports",
     "unsaid",
@@ -101,55 +100,41 @@ def swift_imports() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def one_scan() -> Iterator[None]:
-    """Lets transformers read the heads of its 1,000 model files once instead of twice.
-
-    It asks for the same folder first by its path, then by that of its ``__init__``, which its
-    own cache takes for two things (a quarter of a second). Does nothing where it works otherwise.
-    """
-    from transformers.utils import import_utils
-
-    original = getattr(import_utils, "create_import_structure_from_path", None)
-    if original is None or "transformers.models" in sys.modules:
-        yield
-        return
-
-    def by_folder(path: str | Path) -> Any:
-        path = Path(path)
-        return original(path.parent if path.name == "__init__.py" else path)
-
-    import_utils.create_import_structure_from_path = by_folder
-    try:
-        yield
-    finally:
-        import_utils.create_import_structure_from_path = original
-
-
 class _OnDemand(ModuleType):
-    """A package whose modules can be imported one by one; its own names make it load whole."""
+    """Stands for a package whose modules can be imported one by one.
+
+    Whoever asks for one of its own names has Python import the package as it is, under Python's own
+    locks, so that a second thread waits until the first has all of it.
+    """
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__all__":  # what inspectors poke at
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        self.__class__ = ModuleType  # type: ignore[assignment]
-        if self.__spec__ is not None and self.__spec__.loader is not None:
-            self.__spec__.loader.exec_module(self)
-        return getattr(self, name)
+        with _one_by_one:
+            if sys.modules.get(self.__name__) is self:
+                del sys.modules[self.__name__]
+        whole = importlib.import_module(self.__name__)
+        for part, module in list(vars(self).items()):  # those that came one by one
+            if isinstance(module, ModuleType):
+                vars(whole).setdefault(part, module)
+        return getattr(whole, name)
+
+
+_one_by_one = threading.Lock()
 
 
 def parts_on_demand() -> None:
     """Spares diffusers the networks of families that nobody asked for.
 
     One U-Net needs one module of ``models.transformers``, whose ``__init__`` imports all eighty
-    (half a second). Whoever wants another by name still gets it: then the package loads as it is.
+    (a third of a second). Whoever wants another by name still gets it.
     """
     for name in ("diffusers.models.autoencoders", "diffusers.models.transformers"):
         if name in sys.modules or (spec := importlib.util.find_spec(name)) is None:
             continue
         module = importlib.util.module_from_spec(spec)
         module.__class__ = _OnDemand
-        sys.modules[name] = module
+        sys.modules.setdefault(name, module)
 
 
 def _hide_bars() -> Callable[[], None]:

@@ -12,7 +12,7 @@ what the captions don't speak of can stay where it is.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -222,6 +222,8 @@ def weighted_sum(terms: Sequence[tuple[float, Embedding]]) -> Embedding:
         TypeError: not pairs of a number and an embedding.
         ValueError: no terms, none with a positive weight, a sum of nothing, or other spaces.
     """
+    if not isinstance(terms, Iterable):
+        raise TypeError(f"terms must be pairs of a weight and an embedding, got {short(terms)}.")
     pairs = [_term(term) for term in terms]
     if not any(weight > 0 for weight, _ in pairs):
         raise RecordError(

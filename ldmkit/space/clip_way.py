@@ -30,6 +30,11 @@ def clip_image(walk: Order) -> Way:
         )
     own = {"latents", "noise_level", "prompt"}  # decode_embedding's
     check_call(walk, family.decoder(), own | family.keywords())
+    for i, end in enumerate(walk.ends):  # all, before the first is encoded
+        if not isinstance(end, (Embedding, str)) and picture_of(end) is None:
+            raise refused(
+                "clip_image", "pictures, scenes, words, embeddings and earlier runs", end, i
+            )
     ends = [_embedding(walk, end, i) for i, end in enumerate(walk.ends)]
     points = walk.along(ends)
     noises = _inverted(walk, family, ends) if walk.invert else None
@@ -98,7 +103,5 @@ def _embedding(walk: Order, end: Any, number: int) -> Embedding:
     if isinstance(end, str):
         return sample_prior(walk.pipe, end, seed=walk.seed)
     picture = picture_of(end)
-    if picture is None:
-        wanted = "pictures, scenes, words, embeddings and earlier runs"
-        raise refused("clip_image", wanted, end, number)
+    assert picture is not None  # checked
     return clip_space(walk.pipe).encode_image(picture, label=label_of(end, number))

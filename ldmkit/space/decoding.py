@@ -66,10 +66,8 @@ def decode_embedding(
     family = _decoding(unclip, "decode_embedding")
     decoder = family.decoder()
     given = embeddings_of(embedding, family.width(), space_name(unclip))
-    function("on_step", on_step)
-    check_generator(call.get("generator"))
     seeds = checks.check_seed(seed, call.get("generator"), takes_generator=True)
-    _check_decoding(family, decoder, noise_level, prompt, call)
+    _check_decoding(family, decoder, noise_level, prompt, keep, preview, on_step, call)
     count = len(given) * int(call.get("num_images_per_prompt") or 1)
     drawing = generators(seeds, count) if seeds is not None else call.get("generator")
     vectors = family.noised(torch.tensor(stacked(given)), noise_level, drawing)
@@ -107,8 +105,19 @@ def _decoding(unclip: Any, caller: str) -> Family:
 
 
 def _check_decoding(
-    family: Family, decoder: Any, noise_level: Any, prompt: Any, call: dict[str, Any]
+    family: Family,
+    decoder: Any,
+    noise_level: Any,
+    prompt: Any,
+    keep: Any,
+    preview: Any,
+    on_step: Any,
+    call: dict[str, Any],
 ) -> None:
+    checks.check_keep(keep)
+    checks.check_preview(preview)
+    function("on_step", on_step)
+    check_generator(call.get("generator"))
     checks.check_call(decoder, family.keywords(), call, "decode_embedding", _OWN)
     scheduler = getattr(decoder, "decoder_scheduler", None) or decoder.scheduler
     check_least(scheduler, call)
@@ -172,7 +181,12 @@ def variations(
     family = _decoding(unclip, "variations")
     num_images = whole("num_images", num_images, 1, _MOST_IMAGES)
     first = whole("seed", seed, 0, 2**63 - 1 - _MOST_IMAGES)
-    _check_noise_level(family, noise_level)
+    told = {
+        name: options[name] for name in ("prompt", "keep", "preview", "on_step") if name in options
+    }
+    told = {"prompt": "", "keep": (), "preview": "none", "on_step": None, **told}
+    call = {name: value for name, value in options.items() if name not in (*told, "latents")}
+    _check_decoding(family, family.decoder(), noise_level, **told, call=call)
     if not isinstance(picture, (Embedding, Image.Image)):
         raise TypeError(
             f"picture must be a PIL picture or its Embedding, got {short(picture)}; open a file "

@@ -61,7 +61,7 @@ def _listed(given: Any, space: str) -> list[Embedding]:
     if array is None:
         raise TypeError(
             "An embedding, a vector (d,) or a batch (b, d) is needed, got "
-            f"{_named(given)}; make one with "
+            f"{short(given)}; make one with "
             "sample_prior or clip.encode_image."
         )
     return [Embedding(row, model=space) for row in array]
@@ -75,11 +75,6 @@ def _array(given: Any) -> NDArray[np.float32] | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return np.atleast_2d(array) if array.ndim in (1, 2) else None
-
-
-def _named(given: Any) -> str:
-    shape = getattr(given, "shape", None)
-    return short(given) if shape is None else f"{type(given).__name__} {tuple(shape)}"
 
 
 def _is_vectors(value: Any) -> bool:

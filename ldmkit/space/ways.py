@@ -186,6 +186,12 @@ def noise(walk: Order) -> Way:
     check_call(walk, walk.pipe)
     if "latents" in walk.call:
         raise TypeError("The ends are the latents of this walk; leave latents= out.")
+    for i, end in enumerate(walk.ends):  # all, before the pipeline is asked for its noise
+        if _is_seed(end):
+            seed_of(end)
+        elif getattr(end, "latents", None) is None and _latents_of(end) is None:
+            wanted = "seeds, noise (c, h, w) and runs that kept latents"
+            raise refused("noise", wanted, end, i)
     first = _first_noise(walk, prompt)
     points = walk.along([_noise_of(first, end, i) for i, end in enumerate(walk.ends)])
 
@@ -222,7 +228,7 @@ def _first_noise(walk: Order, prompt: str) -> torch.Tensor:
 
 def _noise_of(like: torch.Tensor, end: Any, number: int) -> torch.Tensor:
     """(c, h, w) of variance 1; the pipeline multiplies it by the scheduler's first sigma."""
-    if isinstance(end, (int, np.integer)) and not isinstance(end, bool):
+    if _is_seed(end):
         generator = torch.Generator("cpu").manual_seed(seed_of(end))
         return torch.randn((1, *like.shape), generator=generator, dtype=like.dtype)[0]
     if isinstance(end, Trajectory) and end.latents is not None:
@@ -230,14 +236,16 @@ def _noise_of(like: torch.Tensor, end: Any, number: int) -> torch.Tensor:
         array = end.latents[0, 0] / (scale if math.isfinite(scale) and scale > 0 else 1)
     else:
         array = _latents_of(end)
-    if array is None:
-        raise refused("noise", "seeds, noise (c, h, w) and runs that kept latents", end, number)
     if array.shape != tuple(like.shape):
         raise ValueError(
             f"The first noise of this pipeline has the shape {tuple(like.shape)}, got "
             f"{array.shape} as end {number + 1}; take noise of this pipeline and size."
         )
     return torch.from_numpy(array.copy()).to(like.dtype)
+
+
+def _is_seed(end: Any) -> bool:
+    return isinstance(end, (int, np.integer)) and not isinstance(end, bool)
 
 
 def _latents_of(end: Any) -> Any:
@@ -252,14 +260,15 @@ def _latents_of(end: Any) -> Any:
 def latent(walk: Order) -> Way:
     """Between encoded pictures; each place is decoded, nothing is denoised."""
     _refuse_call(walk, "latent")
+    for i, end in enumerate(walk.ends):  # all, before the first is encoded
+        if _latents_of(end) is None and picture_of(end) is None:
+            raise refused("latent", "pictures, scenes, earlier runs and latents", end, i)
     latents: list[Any] = []
     size = next((p.size for end in walk.ends if (p := picture_of(end)) is not None), None)
-    for i, end in enumerate(walk.ends):
+    for end in walk.ends:
         array, picture = _latents_of(end), picture_of(end, size)
         if picture is not None:
             array = encode_image(walk.pipe, picture)[0].float().cpu().numpy()
-        if array is None:
-            raise refused("latent", "pictures, scenes, earlier runs and latents", end, i)
         latents.append(array)
     points = walk.along(latents)
 

@@ -58,8 +58,8 @@ def test_unknown_words_say_what_to_do_next():
 @pytest.mark.parametrize(
     ("picture", "caption", "words"),
     [
-        (np.zeros((8, 8, 3)), "a red cat", "takes a PIL picture first, got ndarray"),
-        (Image.new("RGB", (8, 8)), 3, "caption must be a string, got int"),
+        (np.zeros((8, 8, 3)), "a red cat", "takes a PIL picture first, got ndarray of shape"),
+        (Image.new("RGB", (8, 8)), 3, "caption must be a string, got 3"),
     ],
 )
 def test_refuses(picture, caption, words):
