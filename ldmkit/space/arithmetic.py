@@ -261,16 +261,16 @@ def _term(term: Any) -> tuple[float, Embedding]:
 def _thetas(theta: Any, num_frames: Any) -> list[float]:
     count = whole("num_frames", num_frames, 1, _MOST_FRAMES)
     try:
-        first, last = (number("theta", angle) for angle in theta)
+        first, last = theta
     except (TypeError, ValueError):
         raise TypeError(
             f"theta must be two numbers, the first and the last, got {short(theta)}; "
             "write theta=(0.0, 0.4)."
         ) from None
-    if not 0 <= first <= last <= 1:  # NaN fails too
+    first, last = (number("theta", angle, 0, 1, like="0.4") for angle in (first, last))
+    if first > last:
         raise ValueError(
-            f"theta must be two rising numbers between 0 and 1, got {short(theta)}; "
-            "the paper ends between 0.25 and 0.5."
+            f"theta must be two rising numbers, got {short(theta)}; write theta=(0.0, 0.4)."
         )
     return [last] if count == 1 else [float(x) for x in np.linspace(first, last, count)]
 

@@ -151,8 +151,8 @@ def _places(num_frames: Any, t: Any) -> list[float]:
     several = isinstance(t, (list, tuple, range)) or (isinstance(t, np.ndarray) and t.ndim == 1)
     places = list(t) if several else []
     right = all(
-        isinstance(p, Real) and not isinstance(p, bool) and 0 <= p <= 1  # NaN is neither
-        for p in places
+        isinstance(p, (int, float, np.integer, np.floating)) and p is not True and 0 <= p <= 1
+        for p in places  # NaN is neither
     )
     if not 0 < len(places) <= _MOST_FRAMES or not right or sorted(places) != places:
         raise (ValueError if several else TypeError)(

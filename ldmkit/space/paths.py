@@ -161,8 +161,8 @@ def _length(vector: Float64) -> float:
 def _times(t: Any) -> tuple[bool, list[float]]:
     advice = "t must be a number between 0 and 1, or a row of them"
     try:
-        array = np.asarray(t.detach().cpu() if hasattr(t, "detach") else t)
-        array = array.astype(np.float64) if array.dtype.kind in "iuf" else None
+        given = np.asarray(t.detach().cpu() if hasattr(t, "detach") else t)
+        array = given.astype(np.float64) if given.dtype.kind in "iuf" else None
     except (TypeError, ValueError):
         array = None
     if array is None:
