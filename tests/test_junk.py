@@ -161,6 +161,28 @@ ROWS = {
         {"a": np.ones(3), "b": np.arange(3.0), "t": 0.5},
         {"a": ((), ("ends",)), "b": ((), ("ends",)), "t": ((), ())},
     ),
+    "clip encode_text": ({"text": "a cat"}, {"text": ((), ())}),
+    "clip encode_image": (
+        {"picture": PICTURE},
+        {"picture": ((), ("PIL picture", "PIL image")), "label": (OPTIONAL, ())},
+    ),
+    "clip encode": ({"points": ["a cat"]}, {"points": (("[]",), ("picture",))}),
+    "clip similarity": (
+        {"a": ["a cat"]}, {"a": ((), ("picture",)), "b": (OPTIONAL, ("picture",))},
+    ),
+    "clip nearest": (
+        {"point": "a cat", "candidates": ["a dog"]},
+        {"point": ((), ("picture",)), "candidates": ((), ("picture",)),
+         "count": (("None", "3", "10**400"), ())},
+    ),
+    "clip zero_shot": (
+        {"picture": PICTURE, "texts": ["a cat"]},
+        {"picture": ((), ("picture",)), "texts": ((), ("text",))},
+    ),
+    "clip gap": (
+        {"texts": ["a", "b", "c"], "pictures": [PICTURE] * 3},
+        {"texts": ((), ("picture", "point")), "pictures": ((), ("picture", "point"))},
+    ),
     "weighted_sum": ({"terms": []}, {"terms": ((), ("term",))}),
 }  # fmt: skip
 FUNCTIONS = {
@@ -180,7 +202,11 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def models():
-    return {"pipe": ldmkit.load("critters"), "unclip": ldmkit.load("critters-unclip")}
+    return {
+        "pipe": ldmkit.load("critters"),
+        "unclip": ldmkit.load("critters-unclip"),
+        "clip": ldmkit.clip_space("critters"),
+    }
 
 
 @pytest.fixture
@@ -206,8 +232,9 @@ def test_junk_is_refused_in_one_sentence(models, nothing_runs, function, argumen
     given, arguments = ROWS[function]
     words = (argument, *arguments[argument][1])
     call = {k: models.get(v, v) if isinstance(v, str) else v for k, v in given.items()}
-    name = function.split()[0]
-    run = FUNCTIONS.get(name) or getattr(ldmkit, name)
+    name, _, way = function.partition(" ")
+    run = getattr(models["clip"], way) if name == "clip" else FUNCTIONS.get(name)
+    run = run or getattr(ldmkit, name)
     with pytest.raises((TypeError, ValueError)) as raised:
         run(**{**call, argument: JUNK[junk]})
     last = traceback.extract_tb(raised.value.__traceback__)[-1]
