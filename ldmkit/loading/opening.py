@@ -17,6 +17,7 @@ from ldmkit.loading.origin import Origin, remember
 from ldmkit.loading.quiet import (
     no_progress_bars,
     no_retirement_notice,
+    one_load,
     parts_on_demand,
     swift_imports,
 )
@@ -180,7 +181,13 @@ def _open_folder(folder: Path, variant: str | None, dtype: Any) -> Any:
     check_variant(folder, variant)
     from diffusers import DiffusionPipeline
 
-    with no_progress_bars(), swift_imports(), no_retirement_notice(), moved_classes(folder):
+    with (
+        one_load,
+        no_progress_bars(),
+        swift_imports(),
+        no_retirement_notice(),
+        moved_classes(folder),
+    ):
         try:
             return DiffusionPipeline.from_pretrained(
                 folder,
@@ -204,7 +211,7 @@ def _open_hub(pipeline: Any, hub_id: str, variant: str | None, dtype: Any) -> An
         parts = parts_of(pipeline.__name__, dtype=dtype, local=local)
         return pipeline.from_pretrained(hub_id, local_files_only=local, **options, **parts)
 
-    with swift_imports(), no_retirement_notice(), moved_classes(hub_id):
+    with one_load, swift_imports(), no_retirement_notice(), moved_classes(hub_id):
         try:
             # What was fetched once opens without asking the hub, which may be slow or away.
             return opened(local=True)

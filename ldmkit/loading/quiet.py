@@ -23,6 +23,7 @@ __all__ = [
     "Switch",
     "no_progress_bars",
     "no_retirement_notice",
+    "one_load",
     "parts_on_demand",
     "swift_imports",
     "unsaid",
@@ -51,6 +52,11 @@ class Switch:
                 self._count -= 1
                 if not self._count:
                     self._put_back()
+
+
+#: Held while a model is opened. The libraries take torch's functions that fill new weights away
+#: meanwhile, and change its default dtype; of two threads the later would make that last for good.
+one_load = threading.RLock()
 
 
 @contextmanager

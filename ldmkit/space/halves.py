@@ -20,7 +20,7 @@ from PIL import Image
 
 from ldmkit.loading.device import RELEASED, works_on
 from ldmkit.loading.origin import origin_of
-from ldmkit.loading.quiet import no_progress_bars, swift_imports
+from ldmkit.loading.quiet import no_progress_bars, one_load, swift_imports
 
 __all__ = [
     "EMBEDDED",
@@ -145,7 +145,7 @@ def open_folder(source: str | Path, dtype: Any, **where: Any) -> tuple[TextHalf,
         OSError: files are missing.
         ValueError: files are damaged or of another model.
     """
-    with no_progress_bars(), swift_imports():
+    with one_load, no_progress_bars(), swift_imports():
         from transformers import CLIPModel, CLIPTokenizer
 
         model = CLIPModel.from_pretrained(source, dtype=dtype, use_safetensors=True, **where)

@@ -11,9 +11,12 @@ from contextlib import ExitStack
 import diffusers
 import pytest
 import tiny
+import torch
 from diffusers.utils import logging as of_diffusers
+from transformers import CLIPModel
 from transformers.utils import logging as of_transformers
 
+import ldmkit
 from ldmkit.loading import quiet, siblings
 from ldmkit.loading.assembled import moved_classes
 
@@ -181,3 +184,38 @@ def test_the_advice_on_safety_checkers_is_given_once(caplog):
         assert any("safety checker" in entry.getMessage() for entry in caplog.records)
     finally:
         monkey.propagate = before
+
+
+def test_models_are_opened_one_after_the_other(tmp_path, monkeypatch):
+    """Two at once could leave torch's weights unfilled, its default dtype changed, for good."""
+    tiny.pipeline(size="small").save_pretrained(tmp_path)
+    inside, most = 0, 0
+
+    def slowly(kind):
+        original = kind.from_pretrained
+
+        def from_pretrained(*args, **kwargs):
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            try:
+                threading.Event().wait(0.05)
+                return original(*args, **kwargs)
+            finally:
+                inside -= 1
+
+        monkeypatch.setattr(kind, "from_pretrained", from_pretrained)
+
+    slowly(diffusers.DiffusionPipeline)
+    slowly(CLIPModel)
+    filled, dtype = torch.nn.init.normal_, torch.get_default_dtype()
+    calls = [
+        lambda: ldmkit.load(tmp_path, dtype="float16"),
+        lambda: ldmkit.load(tmp_path),
+        lambda: ldmkit.clip_space("critters-clip", device="cpu"),
+    ]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda call: call(), calls))
+    assert most == 1
+    assert torch.nn.init.normal_ is filled
+    assert torch.get_default_dtype() is dtype
