@@ -98,7 +98,9 @@ ROWS = {
     "variations": (
         {"unclip": "unclip", "picture": PICTURE, "num_inference_steps": 1},
         {"unclip": ((), PIPE), "picture": ((), ()), "num_images": (NUMBER, ()),
-         "noise_level": (NUMBER, ()), "seed": (NUMBER, ()), "on_step": (FUNCTION, ())},
+         "noise_level": (NUMBER, ()), "seed": (NUMBER, ()), "on_step": (FUNCTION, ()),
+         "latents": (OPTIONAL, ()), "guidance_scale": (("None", *SIGNED), ()),
+         "generator": (OPTIONAL, ())},
     ),
     "interpolate": (
         {"pipe": "pipe", "a": "a cat", "b": "a dog", "space": "prompt", "num_inference_steps": 1},
@@ -109,7 +111,9 @@ ROWS = {
     ),
     "interpolate clip_image": (
         {"pipe": "unclip", "a": PICTURE, "b": PICTURE, "space": "clip_image"},
-        {"pipe": ((), PIPE), "a": ((), ("end 1",)), "b": ((), ("end 2",)), "invert": (FLAG, ())},
+        {"pipe": ((), PIPE), "a": ((), ("end 1",)), "b": ((), ("end 2",)), "invert": (FLAG, ()),
+         "latents": (OPTIONAL, ()), "guidance_scale": (("None", *SIGNED), ()),
+         "noise_level": (NUMBER, ())},
     ),
     "interpolate noise": (
         {"pipe": "pipe", "a": 1, "b": 2, "space": "noise", "prompt": "a cat"},
@@ -129,7 +133,10 @@ ROWS = {
         {"unclip": ((), PIPE), "picture": ((), ()), "source": ((), ()), "target": ((), ()),
          "theta": ((), ()), "num_frames": (NUMBER, ()), "seed": (NUMBER, ()),
          "invert": (FLAG, ()), "fixed_point": (NUMBER, ()), "clip": (OPTIONAL, ()),
-         "on_frame": (FUNCTION, ()), "on_step": (FUNCTION, ())},
+         "on_frame": (FUNCTION, ()), "on_step": (FUNCTION, ()),
+         "guidance_scale": (("None", *SIGNED), ()), "num_inference_steps": (("None", "3"), ()),
+         "latents": (("None", ), ()), "batch_size": (("None", "3"), ()), "method": (OPTIONAL, ()),
+         "noise_level": (NUMBER, ()), "height": (("None",), ())},
     ),
     "walk_sum": (
         {"unclip": "unclip", "terms": [(1, PICTURE), (1, "a crown")]},
@@ -148,7 +155,8 @@ ROWS = {
         {"pipe": "unclip", "picture": PICTURE},
         {"picture": ((), ()), "prompt": ((), ()), "embedding": (OPTIONAL, ("mbedding",)),
          "num_inference_steps": (NUMBER, ()), "fixed_point": (NUMBER, ()), "seed": (NUMBER, ()),
-         "noise_level": (NUMBER, ())},
+         "noise_level": (NUMBER, ()), "height": (OPTIONAL, ()), "latents": ((), ()),
+         "num_images_per_prompt": ((), ())},
     ),
     "encode_image": (
         {"pipe": "pipe", "picture": PICTURE}, {"pipe": ((), PIPE), "picture": ((), ())},

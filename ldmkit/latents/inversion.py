@@ -30,7 +30,7 @@ from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import checks
 from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
 
-__all__ = ["MOST_ROUNDS", "invert"]
+__all__ = ["MOST_ROUNDS", "check_inversion", "invert"]
 
 _SCHEDULERS = ("DDIMScheduler", "DDIMParallelScheduler")
 MOST_ROUNDS = 20
@@ -76,10 +76,10 @@ def invert(
         TypeError: a pipeline without what is needed, or an unknown keyword.
         ValueError: a schedule that can't be walked backwards, or a value out of its range.
     """
+    check_inversion(pipe, num_inference_steps, fixed_point, call)
     parameters = checks.parameters_of(pipe, "invert")
     pipe = twin_of(pipe)  # a scheduler that walks backwards is no one else's meanwhile
     scheduler = _walkable(pipe, parameters)
-    _check_call(pipe, parameters, num_inference_steps, fixed_point, call)
     if prompt is None:
         raise TypeError('prompt must be a string or a list of strings, got None; "" is no words.')
     checks.check_prompt("prompt", prompt)
@@ -217,13 +217,19 @@ def _walkable(pipe: Any, parameters: Mapping[str, Any]) -> Any:
     return scheduler
 
 
-def _check_call(
-    pipe: Any, parameters: Mapping[str, Any], steps: Any, rounds: Any, call: Mapping[str, Any]
-) -> None:
+def check_inversion(pipe: Any, steps: Any, rounds: Any, call: Mapping[str, Any]) -> None:
+    """Refuses a pipeline, schedule or keywords of which nothing can be inverted.
+
+    Raises:
+        TypeError: a pipeline without what is needed, or an unknown keyword.
+        ValueError: a schedule that can't be walked backwards, or a value out of its range.
+    """
+    parameters = checks.parameters_of(pipe, "invert")
+    scheduler = _walkable(pipe, parameters)
     for name in _OWN:
         if name in call:
             raise TypeError(f"invert decides {name} itself (see its help); leave it out.")
-    most = int(pipe.scheduler.config.num_train_timesteps)
+    most = int(scheduler.config.num_train_timesteps)
     told = {**call, "num_inference_steps": whole("num_inference_steps", steps, 1, most)}
     checks.check_call(pipe, parameters, told, "invert")
     whole("fixed_point", rounds, 0, MOST_ROUNDS)

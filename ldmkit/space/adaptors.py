@@ -73,11 +73,15 @@ class Family:
         """How many numbers an embedding has."""
         raise NotImplementedError
 
-    def keywords(self) -> set[str]:
+    def keywords(self) -> dict[str, inspect.Parameter]:
         """The keywords that ``decode_embedding`` passes on, ldmkit's names and the decoder's."""
         known = inspect.signature(self.decoder().__call__).parameters
-        kept = {name for name in known if name not in _SET_BY_LDMKIT and known[name].kind != _REST}
-        return kept | {own for own, name in self.names.items() if name in known}
+        kept = {
+            name: parameter
+            for name, parameter in known.items()
+            if name not in _SET_BY_LDMKIT and parameter.kind != _REST
+        }
+        return kept | {own: known[name] for own, name in self.names.items() if name in known}
 
     def arguments(self, vectors: torch.Tensor, noise_level: int, prompt: str) -> Call:
         """The decoder's keywords for embeddings (b, d)."""

@@ -12,14 +12,14 @@ what the captions don't speak of can stay where it is.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ldmkit.check import flag, function, number, short, whole
+from ldmkit.check import choice, flag, function, number, short, whole
 from ldmkit.latents.inversion import MOST_ROUNDS
 from ldmkit.recording import checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
@@ -27,14 +27,25 @@ from ldmkit.space.adaptors import Family, family_of
 from ldmkit.space.changes import tell_changes
 from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.clip_way import size_of, steps_of
+from ldmkit.space.decoding import check_decoding
 from ldmkit.space.ends import label_of, picture_of
 from ldmkit.space.halves import EMBEDDED
-from ldmkit.space.interpolate import interpolate
+from ldmkit.space.interpolate import METHODS, interpolate
 from ldmkit.space.inverting import invert as find_noise
+from ldmkit.space.ways import check_held
 
-__all__ = ["check_decodes", "check_walk", "difference", "start_of", "text_diff", "weighted_sum"]
+__all__ = [
+    "check_decodes",
+    "check_keywords",
+    "check_walk",
+    "difference",
+    "start_of",
+    "text_diff",
+    "weighted_sum",
+]
 
 _MOST_FRAMES = 1000
+_OWN = ("theta", "num_frames", "seed", "invert", "fixed_point", "clip", "on_frame", "on_step")
 
 
 def text_diff(
@@ -80,11 +91,12 @@ def text_diff(
         TypeError: a pipeline that decodes no embeddings, or a wrong type.
         ValueError: θ outside 0…1, texts that say the same, or as ``decode_embedding``.
     """
-    check_decodes(unclip, "text_diff")
+    family = check_decodes(unclip, "text_diff")
     thetas = _thetas(theta, num_frames)
     for name, text in (("source", source), ("target", target)):
         _check_text(name, text)
     check_walk(picture, seed, invert, fixed_point, clip, on_frame, on_step)
+    check_keywords(family, call, "text_diff", alone=invert and not isinstance(picture, Embedding))
     space = clip or clip_space(unclip)
     turn = difference(space, source, target)
     here = start_of(unclip, picture, space, call, seed=seed, invert=invert, fixed_point=fixed_point)
@@ -149,6 +161,30 @@ def check_walk(
         )
     if not isinstance(picture, (Embedding, str)):
         _picture(picture, None)
+
+
+def check_keywords(family: Family, call: Mapping[str, Any], caller: str, *, alone: bool) -> None:
+    """Refuses keywords that no decoded walk can mean, before anything is encoded or drawn.
+
+    Args:
+        family: of the pipeline.
+        call: the keywords.
+        caller: who was called, in words.
+        alone: whether the walk finds its first noise by itself.
+
+    Raises:
+        TypeError: an unknown keyword, or of a wrong kind.
+        ValueError: out of its range.
+    """
+    check_held(call, caller)
+    if alone and "latents" in call:
+        raise TypeError("invert=True finds the latents itself; leave latents= out.")
+    if call.get("batch_size") is not None:
+        whole("batch_size", call["batch_size"], 1, 256)
+    if call.get("method") is not None:
+        choice("method", call["method"], METHODS)
+    theirs = {name: value for name, value in call.items() if name not in ("batch_size", "method")}
+    check_decoding(family, theirs, caller, _OWN)
 
 
 def start_of(
@@ -300,8 +336,6 @@ def _noise(
     fixed_point: int,
     call: dict[str, Any],
 ) -> torch.Tensor:
-    if "latents" in call:
-        raise TypeError("invert=True finds the latents itself; leave latents= out.")
     told = {name: call[name] for name in ("num_inference_steps", "noise_level") if name in call}
     return find_noise(
         unclip,

@@ -12,10 +12,11 @@ from ldmkit.recording import checks
 from ldmkit.records import Embedding
 from ldmkit.space.adaptors import Family, family_of
 from ldmkit.space.clip import clip_space
+from ldmkit.space.decoding import check_decoding
 from ldmkit.space.ends import label_of, picture_of, refused
 from ldmkit.space.inverting import invert
 from ldmkit.space.unclip import decode_embedding, sample_prior
-from ldmkit.space.ways import Order, Pictures, Way, check_call
+from ldmkit.space.ways import OWN, Order, Pictures, Way, check_held
 
 __all__ = ["clip_image", "size_of", "steps_of"]
 
@@ -28,8 +29,8 @@ def clip_image(walk: Order) -> Way:
             'space="clip_image" needs an unCLIP pipeline, which decodes embeddings, got '
             f'{type(walk.pipe).__name__}; load "critters-unclip", or take space="prompt".'
         )
-    own = {"latents", "noise_level", "prompt"}  # decode_embedding's
-    check_call(walk, family.decoder(), own | family.keywords())
+    check_held(walk.call, "interpolate")
+    check_decoding(family, walk.call, "interpolate", OWN)
     for i, end in enumerate(walk.ends):  # all, before the first is encoded
         if not isinstance(end, (Embedding, str)) and picture_of(end) is None:
             raise refused(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +19,11 @@ from ldmkit.space.halves import space_name
 from ldmkit.space.prior import check_least
 from ldmkit.space.sampling import run_behind
 
-__all__ = ["decode_embedding", "variations"]
+__all__ = ["check_decoding", "decode_embedding", "variations"]
 
 _MOST_IMAGES = 64
-_OWN = ("embedding", "seed", "noise_level", "latents", "keep", "preview", "on_step")
+_HANDLED = ("noise_level", "prompt", "latents", "keep", "preview", "on_step")
+_OWN = ("embedding", "seed", *_HANDLED)
 
 
 def decode_embedding(
@@ -67,7 +68,9 @@ def decode_embedding(
     decoder = family.decoder()
     given = embeddings_of(embedding, family.width(), space_name(unclip))
     seeds = checks.check_seed(seed, call.get("generator"), takes_generator=True)
-    _check_decoding(family, decoder, noise_level, prompt, keep, preview, on_step, call)
+    own = {"noise_level": noise_level, "prompt": prompt, "latents": latents}
+    own |= {"keep": keep, "preview": preview, "on_step": on_step}
+    check_decoding(family, {**call, **own})
     count = len(given) * int(call.get("num_images_per_prompt") or 1)
     drawing = generators(seeds, count) if seeds is not None else call.get("generator")
     vectors = family.noised(torch.tensor(stacked(given)), noise_level, drawing)
@@ -104,23 +107,33 @@ def _decoding(unclip: Any, caller: str) -> Family:
     return family
 
 
-def _check_decoding(
+def check_decoding(
     family: Family,
-    decoder: Any,
-    noise_level: Any,
-    prompt: Any,
-    keep: Any,
-    preview: Any,
-    on_step: Any,
-    call: dict[str, Any],
+    call: Mapping[str, Any],
+    caller: str = "decode_embedding",
+    own: Iterable[str] = _OWN,
 ) -> None:
-    checks.check_keep(keep)
-    checks.check_preview(preview)
-    function("on_step", on_step)
-    check_generator(call.get("generator"))
-    checks.check_call(decoder, family.keywords(), call, "decode_embedding", _OWN)
+    """Refuses what no decoding can mean, before anything is encoded or drawn.
+
+    Args:
+        family: of the pipeline.
+        call: ``decode_embedding``'s keywords, as far as they were given.
+        caller: who was called, in words.
+        own: the caller's own keywords.
+
+    Raises:
+        TypeError: an unknown keyword, or of a wrong kind.
+        ValueError: out of its range.
+    """
+    decoder, prompt, latents = family.decoder(), call.get("prompt", ""), call.get("latents")
+    checks.check_keep(call.get("keep", ()))
+    checks.check_preview(call.get("preview", "none"))
+    function("on_step", call.get("on_step"))
+    theirs = {name: value for name, value in call.items() if name not in _HANDLED}
+    check_generator(theirs.get("generator"))
+    checks.check_call(decoder, family.keywords(), theirs, caller, own)
     scheduler = getattr(decoder, "decoder_scheduler", None) or decoder.scheduler
-    check_least(scheduler, call)
+    check_least(scheduler, theirs)
     checks.check_prompt("prompt", prompt)
     if not isinstance(prompt, str) or (prompt and not family.takes_prompt):
         raise TypeError(
@@ -128,8 +141,10 @@ def _check_decoding(
             f"{'one string as prompt' if family.takes_prompt else 'no words'}, "
             f"got {short(prompt)}; leave it out."
         )
-    _check_noise_level(family, noise_level)
-    missing = set(family.needs) - set(call)
+    check_noise_level(family, call.get("noise_level", 0))
+    if latents is not None:
+        noise_of(latents, (1, 0, 0, 0), many=True)
+    missing = set(family.needs) - set(theirs)
     if missing:
         raise TypeError(
             f"{type(family.pipe).__name__} alone needs {', '.join(sorted(missing))}=, which its "
@@ -137,7 +152,7 @@ def _check_decoding(
         )
 
 
-def _check_noise_level(family: Family, level: Any) -> None:
+def check_noise_level(family: Family, level: Any) -> None:
     most = family.most_noise()
     if not most and whole("noise_level", level, 0):
         raise ValueError(
@@ -181,12 +196,7 @@ def variations(
     family = _decoding(unclip, "variations")
     num_images = whole("num_images", num_images, 1, _MOST_IMAGES)
     first = whole("seed", seed, 0, 2**63 - 1 - _MOST_IMAGES)
-    told = {
-        name: options[name] for name in ("prompt", "keep", "preview", "on_step") if name in options
-    }
-    told = {"prompt": "", "keep": (), "preview": "none", "on_step": None, **told}
-    call = {name: value for name, value in options.items() if name not in (*told, "latents")}
-    _check_decoding(family, family.decoder(), noise_level, **told, call=call)
+    check_decoding(family, {**options, "noise_level": noise_level})
     if not isinstance(picture, (Embedding, Image.Image)):
         raise TypeError(
             f"picture must be a PIL picture or its Embedding, got {short(picture)}; open a file "

@@ -141,7 +141,7 @@ class ClipSpace:
         encoded = zip(
             texts + pictures,
             (self.encode_text([str(points[i]) for i in texts]) if texts else [])
-            + (self.encode_image([points[i] for i in pictures]) if pictures else []),  # type: ignore[misc]
+            + (self.encode_image([points[i] for i in pictures]) if pictures else []),
             strict=True,
         )
         for i, embedding in encoded:

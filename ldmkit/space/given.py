@@ -89,12 +89,13 @@ def _same(one: str, other: str) -> bool:
     return _SPACES.get(first, first) == _SPACES.get(second, second)
 
 
-def noise_of(given: Any, shape: tuple[int, ...]) -> torch.Tensor:
+def noise_of(given: Any, shape: tuple[int, ...], *, many: bool = False) -> torch.Tensor:
     """First noise as a tensor; that of one serves a batch.
 
     Args:
         given: tensor or array (b, ...), or (1, ...).
         shape: what is needed, the batch first; of pictures' only the batch counts.
+        many: whether the batch may be any, where it isn't known yet.
 
     Raises:
         TypeError: no numbers.
@@ -107,12 +108,12 @@ def noise_of(given: Any, shape: tuple[int, ...]) -> torch.Tensor:
             f"latents must be a tensor or array of the shape {shape}, got {short(given)}."
         ) from None
     tensor = plain if torch.is_tensor(plain) else torch.tensor(plain)
-    fits = tensor.ndim == len(shape) and tensor.shape[0] in (1, shape[0])
+    fits = tensor.ndim == len(shape) and (many or tensor.shape[0] in (1, shape[0]))
     if not fits or (len(shape) == 2 and tensor.shape[1] != shape[1]):
         raise ValueError(f"latents must have the shape {shape}, got {tuple(tensor.shape)}.")
     if not torch.isfinite(tensor).all():
         raise ValueError("latents must be finite numbers, got NaN or infinity among them.")
-    return tensor.expand(shape[0], *tensor.shape[1:])
+    return tensor if many else tensor.expand(shape[0], *tensor.shape[1:])
 
 
 def generators(seeds: int | tuple[int, ...] | None, count: int, each: int = 1) -> Any:

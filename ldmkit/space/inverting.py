@@ -76,8 +76,7 @@ def invert(
         )
     level = whole("noise_level", call.pop("noise_level", 0), 0, family.most_noise())
     seed = whole("seed", seed, 0, 2**63 - 1)
-    checks.check_count("num_inference_steps", num_inference_steps, 1000)
-    whole("fixed_point", fixed_point, 0, inversion.MOST_ROUNDS)
+    inversion.check_inversion(family.decoder(), num_inference_steps, fixed_point, call)
     count = len(listed(picture))
     if embedding is None:
         embedding = clip_space(pipe).encode_image(picture)

@@ -16,7 +16,13 @@ from PIL import Image
 
 from ldmkit.check import choice, number, short, whole
 from ldmkit.records import Embedding, RecordError, Step, Walk
-from ldmkit.space.arithmetic import check_decodes, check_walk, start_of, weighted_sum
+from ldmkit.space.arithmetic import (
+    check_decodes,
+    check_keywords,
+    check_walk,
+    start_of,
+    weighted_sum,
+)
 from ldmkit.space.changes import tell_changes
 from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.ends import label_of, picture_of
@@ -77,12 +83,14 @@ def walk_sum(
         TypeError: no unCLIP pipeline, or a term of a wrong kind.
         ValueError: nothing to begin with or to add, terms that cancel, θ outside 0…1.
     """
-    check_decodes(unclip, "walk_sum")
+    family = check_decodes(unclip, "walk_sum")
     first, others = parted(terms)
     choice("form", form, FORMS)
     number("theta", theta, 0, 1)
     num_frames = whole("num_frames", num_frames, 2, 1000)
     check_walk(first[1], seed, invert, fixed_point, clip, on_frame, on_step)
+    alone = invert and not isinstance(first[1], (Embedding, str))
+    check_keywords(family, call, "walk_sum", alone=alone)
     space = clip or clip_space(unclip)
     added = [(weight, _embedding(space, thing)) for weight, thing in others]
     towards = direction(added) if form == "turn" else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,12 @@ from ldmkit.space.mixing import Between, mixing
 from ldmkit.space.paths import leg, path
 
 __all__ = [
+    "OWN",
     "Order",
     "Pictures",
     "Way",
     "check_call",
+    "check_held",
     "latent",
     "noise",
     "pixel",
@@ -32,7 +34,7 @@ __all__ = [
     "seed_of",
 ]
 
-_OWN = (
+OWN = (
     "num_frames",
     "t",
     "seed",
@@ -97,15 +99,24 @@ class Way:
         return None if traj.stopped else list(traj.images)
 
 
-def check_call(walk: Order, target: Any, known: Iterable[str] | None = None) -> None:
+def check_call(walk: Order, target: Any) -> None:
     """Refuses unknown keywords and those that a walk sets itself, before anything runs."""
+    check_held(walk.call, "interpolate")
+    known = checks.parameters_of(target, "interpolate")
+    checks.check_call(target, known, walk.call, "interpolate", OWN)
+
+
+def check_held(call: Mapping[str, Any], caller: str) -> None:
+    """Refuses keywords that would give each frame others, or several pictures.
+
+    Raises:
+        TypeError: one of them.
+    """
     for name in _HELD:
-        if name in walk.call:
+        if name in call:
             raise TypeError(
-                f"interpolate makes one picture per place and takes no {name!r}; leave it out."
+                f"{caller} makes one picture per place and takes no {name!r}; leave it out."
             )
-    known = checks.parameters_of(target, "interpolate") if known is None else known
-    checks.check_call(target, known, walk.call, "interpolate", _OWN)
 
 
 def _refuse_call(walk: Order, space: str) -> None:
