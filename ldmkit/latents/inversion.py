@@ -36,7 +36,16 @@ _SCHEDULERS = ("DDIMScheduler", "DDIMParallelScheduler")
 MOST_ROUNDS = 20
 _UNSETTLED = 0.05  # of the latents' own size: more in the last round is no fixed point
 # What this call decides itself, and what would make a step something that can't be undone.
-_OWN = ("latents", "output_type", "return_dict", "eta", "guidance_scale", "num_images_per_prompt")
+_OWN = (
+    "latents",
+    "output_type",
+    "return_dict",
+    "eta",
+    "guidance_scale",
+    "num_images_per_prompt",
+    "timesteps",
+    "sigmas",
+)
 
 
 def invert(

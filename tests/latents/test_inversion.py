@@ -183,6 +183,8 @@ def test_an_unclip_decoder_hears_its_embedding():
         ({}, {"fixed_point": 1.5}, TypeError, "whole number"),
         ({}, {"guidance_scale": 4.0}, TypeError, "decides guidance_scale itself"),
         ({}, {"latents": None}, TypeError, "decides latents itself"),
+        ({}, {"timesteps": [900, 1]}, TypeError, "decides timesteps itself"),
+        ({}, {"sigmas": [1.0, 0.5]}, TypeError, "decides sigmas itself"),
         ({}, {"hight": 3}, TypeError, "did you mean 'height'"),
         ({}, {"prompt": ["a", "b"]}, ValueError, "got 2 texts and 1 pictures"),
         ({}, {"prompt": 3}, TypeError, "string or a list"),
