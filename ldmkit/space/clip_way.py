@@ -30,6 +30,8 @@ def clip_image(walk: Order) -> Way:
             f'{type(walk.pipe).__name__}; load "critters-unclip", or take space="prompt".'
         )
     check_held(walk.call, "interpolate")
+    if walk.invert and "latents" in walk.call:
+        raise TypeError("invert=True finds the latents of this walk; leave latents= out.")
     check_decoding(family, walk.call, "interpolate", OWN)
     for i, end in enumerate(walk.ends):  # all, before the first is encoded
         if not isinstance(end, (Embedding, str)) and picture_of(end) is None:
@@ -63,8 +65,6 @@ def clip_image(walk: Order) -> Way:
 
 def _inverted(walk: Order, family: Family, ends: list[Embedding]) -> torch.Tensor:
     """(k, c, h, w): between the noises that give the ends' pictures under their embeddings."""
-    if "latents" in walk.call:
-        raise TypeError("invert=True finds the latents of this walk; leave latents= out.")
     decoder, call = family.decoder(), walk.call
     call.setdefault("guidance_scale", 1.0)  # of two answers no step could be undone
     call.setdefault("num_inference_steps", steps_of(walk.pipe, decoder))
