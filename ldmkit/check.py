@@ -23,6 +23,7 @@ __all__ = [
     "choice",
     "cut",
     "did_you_mean",
+    "flag",
     "function",
     "heard_by",
     "nearest",
@@ -37,8 +38,10 @@ __all__ = [
 
 
 def short(value: object, limit: int = 60) -> str:
-    """A value as it may stand in a sentence: its ``repr`` in one line, cut; else its type."""
+    """A value as it may stand in a sentence: its ``repr`` in a line, cut; an array's shape."""
     try:
+        if shape := tuple(getattr(value, "shape", ())):
+            return f"{type(value).__name__} of shape {shape}"
         words = " ".join(line.strip() for line in repr(value).splitlines())
     except Exception:  # any object may come; Python itself refuses integers of 4,300 digits
         return f"a value of type {type(value).__name__}"
@@ -122,6 +125,17 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
         return value
     advice = did_you_mean(value, names, "take one of those.")
     raise ValueError(f"{name} must be one of {', '.join(names)}, got {short(value)}; {advice}")
+
+
+def flag(name: str, value: Any) -> bool:
+    """``True`` or ``False``.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if not _is_flag(value):
+        raise TypeError(f"{name} must be True or False, got {short(value)}.")
+    return bool(value)
 
 
 def function(name: str, value: Any) -> Any:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ldmkit
+from ldmkit.check import whole
 
 if TYPE_CHECKING:
     from ldmkit.records import Trajectory
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 PROMPT = "a red cat wearing a top hat in the snow"
+_DEMO_FILES = {"picture": "picture.png", "page": "trajectory.html", "contact sheet": "sheet.png"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,10 +99,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    from ldmkit.lab import writable_folder
+
+    seed = whole("--seed", options.seed, 0, 2**63 - 1)
+    folder = writable_folder(options.out, _DEMO_FILES.values())  # before a minute is spent
     pipe = ldmkit.load(options.model)
     print(f"Drawing {options.prompt!r} with {options.model}, seed {options.seed} …", flush=True)
-    traj = ldmkit.record(pipe, options.prompt, seed=options.seed, keep="all")
-    written = _write_demo(traj, options.out)
+    traj = ldmkit.record(pipe, options.prompt, seed=seed, keep="all")
+    written = _write_demo(traj, folder)
     for what, path in written.items():
         print(f"  {what:<14} {path}")
     if options.no_open:
@@ -116,13 +122,8 @@ def _write_demo(traj: Trajectory, folder: Path) -> dict[str, Path]:
     from ldmkit.records.record import write_atomically
 
     folder.mkdir(parents=True, exist_ok=True)
-    folder = folder.resolve()
-    paths = {
-        "picture": folder / "picture.png",
-        "page": folder / "trajectory.html",
-        "contact sheet": folder / "sheet.png",
-    }
-    traj.to_png(paths["picture"])  # it says how to make it again
+    paths = {what: folder / name for what, name in _DEMO_FILES.items()}
+    traj.to_png(paths["picture"])  # which says how to make it again
     traj.to_html(paths["page"])
     write_atomically(paths["contact sheet"], lambda part: sheet_image(traj).save(part, "PNG"))
     return paths
@@ -139,9 +140,9 @@ def _open_page(path: Path) -> bool:
 def _lab(options: argparse.Namespace) -> int:
     import importlib.util
 
-    from ldmkit.lab import copy_notebooks
+    from ldmkit.lab import copy_notebooks, writable_folder
 
-    folder = options.folder.resolve()
+    folder = writable_folder(options.folder)
     for name, fate in copy_notebooks(folder).items():
         print(f"  {fate:<12} {folder / name}")
     if options.no_open:

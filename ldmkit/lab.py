@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from ldmkit.records.record import write_atomically
 
-__all__ = ["copy_notebooks", "notebooks_folder"]
+__all__ = ["copy_notebooks", "notebooks_folder", "writable_folder"]
 
+_NEEDED = 20_000_000  # bytes: a page of 4 MB, pictures, notebooks
 COPIED = ".ldmkit-notebooks.json"
 
 
@@ -43,11 +47,9 @@ def copy_notebooks(folder: Path) -> dict[str, str]:
         File name to what became of it: "copied", "updated", "unchanged" or "kept yours".
 
     Raises:
-        NotADirectoryError: a file has the folder's name.
-        OSError: the folder can't be written.
+        OSError: a file has the folder's name, or it can't be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; give a folder for the notebooks.")
+    folder = writable_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     before = _read_hashes(folder / COPIED)
     fates, hashes = {}, {}
@@ -60,8 +62,44 @@ def copy_notebooks(folder: Path) -> dict[str, str]:
             hashes[source.name] = before.get(source.name, "")
         else:
             hashes[source.name] = _hash(data)
-    (folder / COPIED).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
+    _write(json.dumps(hashes, indent=1).encode(), folder / COPIED)
     return fates
+
+
+def writable_folder(folder: Path, files: Iterable[str] = ()) -> Path:
+    """Tries a folder, before work is spent on what goes there; makes and leaves nothing.
+
+    Args:
+        folder: where files will go.
+        files: their names; a file of that name will be replaced, a folder can't be.
+
+    Returns:
+        The folder's full path.
+
+    Raises:
+        OSError: a file is in the way, the folder can't be written, or the disk is full.
+    """
+    said = f"Files can't be written to {str(folder)!r}"
+    try:
+        folder = folder.resolve()
+        here = next(place for place in (folder, *folder.parents) if place.exists())
+        if not here.is_dir():
+            raise NotADirectoryError(f"{here} is a file")
+        with tempfile.TemporaryFile(dir=here):
+            pass
+        free = shutil.disk_usage(here).free
+    except (OSError, ValueError, RuntimeError) as error:  # or a zero byte, a circle of links
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{said} ({reason}); give another folder.") from None
+    taken = [name for name in files if (folder / name).is_dir()]
+    if taken:
+        raise OSError(f"{said}: {taken[0]!r} is a folder there; give another folder.")
+    if free < _NEEDED:
+        raise OSError(
+            f"{said}: {free / 1e6:.0f} MB are free there and {_NEEDED / 1e6:.0f} needed; "
+            "give another folder."
+        )
+    return folder
 
 
 def _write(data: bytes, target: Path) -> None:

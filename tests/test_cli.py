@@ -1,6 +1,7 @@
-import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 
 import numpy as np
@@ -37,10 +38,8 @@ def test_demo_writes_a_picture_a_page_and_a_sheet(folder, tmp_path, capsys, open
         assert str(out / name) in told
     with Image.open(out / "picture.png") as picture:
         assert np.asarray(picture).std() > 0
-        recipe = json.loads(picture.text["ldmkit"])
     again = Trajectory.from_png(out / "picture.png")
     assert (again.prompt, again.keywords["seed"], again.model) == (cli.PROMPT, 7, str(folder.name))
-    assert (recipe["prompt"], recipe["seed"]) == (cli.PROMPT, 7)
     assert cli.PROMPT in (out / "trajectory.html").read_text(encoding="utf-8")
 
 
@@ -109,12 +108,61 @@ def test_demo_takes_any_prompt(prompt, folder, tmp_path):
     ]
 
 
-def test_demo_into_a_file_is_refused(folder, tmp_path, capsys):
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Folders that can't take a demo, by what is wrong with them."""
     (tmp_path / "taken").write_text("mine")
-    words = ["demo", "--no-open", "--out", str(tmp_path / "taken"), "--model", str(folder)]
-    assert cli.main(words) == 1
-    assert "taken" in capsys.readouterr().err
-    assert (tmp_path / "taken").read_text() == "mine"
+    (tmp_path / "occupied" / "picture.png").mkdir(parents=True)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    usage = shutil.disk_usage
+    monkeypatch.setattr(
+        lab.shutil,
+        "disk_usage",
+        lambda path: usage(path)._replace(free=10**6) if "full" in str(path) else usage(path),
+    )
+    (tmp_path / "full").mkdir()
+    real = tempfile.TemporaryFile
+
+    def readonly(*args, dir, **kwargs):
+        if dir.name == "locked":  # as root no mode keeps anybody out
+            raise PermissionError(13, "Permission denied")
+        return real(*args, dir=dir, **kwargs)
+
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr(lab.tempfile, "TemporaryFile", readonly)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("taken", "taken is a file"),
+        ("taken/below", "taken is a file"),
+        ("occupied", "'picture.png' is a folder there"),
+        ("loop", "give another folder"),
+        ("full", "1 MB are free there and 20 needed"),
+        ("locked/new", "Permission denied"),
+        ("x" * 300, "File name too long"),
+        ("zero\0byte", "null byte"),
+    ],
+)
+def test_demo_looks_at_its_folder_before_it_draws(out, said, places, monkeypatch, capsys):
+    monkeypatch.setattr(cli.ldmkit, "load", lambda name: pytest.fail("it opened the model"))
+    before = sorted(places.rglob("*"))
+    assert cli.main(["demo", "--no-open", "--out", str(places / out)]) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("ldmkit: Files can't be written to")
+    assert error.endswith("give another folder.\n")
+    assert sorted(places.rglob("*")) == before
+    assert (places / "taken").read_text() == "mine"
+
+
+def test_demo_draws_with_seeds_that_are_some(folder, tmp_path, capsys):
+    words = ["demo", "--no-open", "--out", str(tmp_path / "new"), "--model", str(folder)]
+    assert cli.main([*words, "--seed", "-1"]) == 1
+    assert "--seed must be between 0 and" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("words", [[], ["paint"], ["demo", "--seed", "x"], ["fetch"]])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, replace
@@ -16,11 +16,13 @@ from PIL import Image
 
 from ldmkit.distill.scoring import Scorer
 from ldmkit.loading import load
+from ldmkit.loading.device import Released
 from ldmkit.loading.samplers import with_sampler
+from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import record
 from ldmkit.records.grid import Grid, Label
 
-__all__ = ["Job", "Progress", "gather", "plain"]
+__all__ = ["Job", "Progress", "gather", "lend", "plain"]
 
 _MEASURED = ("score", "seconds", "calls", "first_timestep", "first_alpha")
 
@@ -132,7 +134,7 @@ _turn = threading.Lock()  # runs in one process share its networks and cores: ti
 
 def run(job: Job) -> Made:
     """Runs one job; a function of the module, so that executors can send it."""
-    pipe = _opened(job.pipe)
+    pipe = twin_of(_opened(job.pipe))  # on schedulers of its own, whatever runs beside it
     if job.sampler is not None:
         pipe = with_sampler(pipe, job.sampler)
     words, seeds, call = _told(job)
@@ -170,13 +172,27 @@ def _told(job: Job) -> tuple[Any, Any, dict[str, Any]]:
     return job.prompts and list(job.prompts), job.seeds, call
 
 
+_lent: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+_kept: dict[str, Any] = {}  # what a worker process opened: once, whatever number of jobs it gets
+_opening = threading.Lock()
+
+
+def lend(name: str, pipe: Any) -> None:
+    """Lets jobs of this process find a model under its name as long as somebody holds it."""
+    _lent[name] = pipe
+
+
 def _opened(pipe: Any) -> Any:
-    return _named(pipe) if isinstance(pipe, str) else pipe
-
-
-@functools.lru_cache(maxsize=1)  # a worker opens its model once, whatever number of jobs it gets
-def _named(name: str) -> Any:
-    return load(name)
+    if not isinstance(pipe, str):
+        return pipe
+    with _opening:
+        lent = _lent.get(pipe)
+        if lent is not None:
+            return lent
+        if pipe not in _kept or isinstance(_kept[pipe], Released):
+            _kept.clear()
+            _kept[pipe] = load(pipe)
+        return _kept[pipe]
 
 
 class _Table:

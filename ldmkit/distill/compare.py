@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, SupportsIndex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+from ldmkit.check import function, short, whole
 from ldmkit.distill.cells import Job, OnUpdate, gather, run
 from ldmkit.distill.scoring import Scorer, scorer_of
 from ldmkit.loading.samplers import sampler_name, with_sampler
@@ -61,12 +62,13 @@ def compare(
         TypeError: no pipeline, an unknown keyword (the nearest name is told), or a wrong type.
         ValueError: a value out of its range, or captions that can't be scored.
     """
+    function("on_update", on_update)
     pipes = _models(models)
     samplers = _samplers(scheduler)
     texts = _texts(prompts)
     steps = _steps(num_inference_steps)
     seeds = _seeds(seed, len(texts))
-    checks.check_count("batch_size", batch_size)
+    batch_size = whole("batch_size", batch_size, 1, 256)
     for pipe, sampler, number in itertools.product(pipes.values(), samplers.values(), steps):
         _check(pipe, sampler, _with_steps(call, number))
     scorer = _scorer(texts, clip)
@@ -99,6 +101,9 @@ def _samplers(scheduler: Any) -> dict[str, Any]:
         chosen = {str(label): sampler for label, sampler in scheduler.items()}
     else:
         several = list(scheduler) if isinstance(scheduler, (list, tuple)) else [scheduler]
+        for one in several:
+            if one is None:
+                raise TypeError("scheduler must name samplers, got None among them; drop it.")
         chosen = {sampler_label(one): one for one in several}
         if len(chosen) < len(several):
             raise ValueError(
@@ -123,18 +128,16 @@ def _texts(prompts: Any) -> list[str]:
 
 
 def _steps(steps: Any) -> list[Any]:
-    if steps is None or isinstance(steps, SupportsIndex):
-        return [steps]
-    try:
-        several = list(steps)
-    except TypeError:
-        several = []
-    if not several or len(set(several)) < len(several):
+    if steps is None:
+        return [None]
+    one = isinstance(steps, (str, bytes)) or not isinstance(steps, Iterable)
+    numbers = [whole("num_inference_steps", step, 1) for step in ([steps] if one else steps)]
+    if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(
-            f"num_inference_steps must be different whole numbers, got {str(steps)[:60]}; "
+            f"num_inference_steps must be different whole numbers, got {short(steps)}; "
             "give (1, 2, 4, 8)."
         )
-    return several
+    return numbers
 
 
 def _seeds(seed: Any, count: int) -> tuple[int, ...]:

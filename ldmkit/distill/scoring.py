@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from ldmkit.check import short
 from ldmkit.critters.judging import judge_many
 from ldmkit.critters.language import UnknownWords
 from ldmkit.critters.scene import parse
@@ -62,10 +63,11 @@ def scorer_of(captions: Iterable[str], clip: Any = None) -> Scorer:
         ValueError: no ``clip`` and a caption that isn't the judge's.
         TypeError: a caption isn't a string.
     """
-    captions = list(dict.fromkeys(captions))
+    captions = list(captions)
     for caption in captions:
         if not isinstance(caption, str):
-            raise TypeError(f"a caption must be a string, got {type(caption).__name__}: pass text.")
+            raise TypeError(f"caption must be a string, got {short(caption)}; pass text.")
+    captions = list(dict.fromkeys(captions))
     if clip is not None:
         return Scorer("CLIP cosine", _cosines(clip))
     for caption in captions:
@@ -73,7 +75,7 @@ def scorer_of(captions: Iterable[str], clip: Any = None) -> Scorer:
             parse(caption)
         except UnknownWords as error:
             raise ValueError(
-                f"The judge can't score {caption[:60]!r}: {error}. Mend the words, or give clip= "
+                f"The judge can't score {short(caption)}: {error}. Mend the words, or give clip= "
                 '(such as clip="openai/clip-vit-base-patch32") to take the CLIP cosine.'
             ) from None
     return Scorer("obedience", _obedience)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from ldmkit.distill.cells import Job, OnUpdate, gather, plain
+from ldmkit.check import did_you_mean, function, short
+from ldmkit.distill.cells import Job, OnUpdate, gather, lend, plain
 from ldmkit.distill.compare import distinct, sampler_label
 from ldmkit.distill.scoring import Scorer, scorer_of
 from ldmkit.loading import load
@@ -66,6 +66,12 @@ def sweep(
             type.
         ValueError: an empty axis, values that repeat, or one out of its range.
     """
+    function("on_update", on_update)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(
+            f"executor must be a concurrent.futures executor or None, got {short(executor)}; "
+            "leave it out to run here."
+        )
     model = load(pipe) if isinstance(pipe, str) else pipe
     parameters = checks.parameters_of(model, "sweep")
     values = _values(model, axes, parameters)
@@ -83,22 +89,23 @@ def sweep(
         seeds=tuple(None if job.seeds is None else job.seeds[0] for job in jobs),
     )
     scorer = _scorer(jobs, clip)
+    if isinstance(pipe, str):
+        lend(pipe, model)
     return gather(jobs, blank, scorer=scorer, executor=executor, on_update=on_update)
 
 
 def _values(pipe: Any, axes: Any, parameters: Mapping[str, Any]) -> dict[str, list[Any]]:
     if not isinstance(axes, Mapping) or not axes:
         raise TypeError(
-            f"axes must be a dict of keyword to values, got {str(axes)[:60]!r}; "
+            f"axes must be a dict of keyword to values, got {short(axes)}; "
             'write {"seed": range(6)}.'
         )
     known = sorted({*parameters, "seed", "scheduler"} - {"output_type", "return_dict"})
     values: dict[str, list[Any]] = {}
     for name, several in axes.items():
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            advice = f"did you mean {near[0]!r}?" if near else f"it takes: {', '.join(known)}."
-            raise TypeError(f"sweep and {type(pipe).__name__} know no axis {name!r}; {advice}")
+            advice = did_you_mean(name, known, f"it takes: {', '.join(known)}.")
+            raise TypeError(f"sweep and {type(pipe).__name__} know no axis {short(name)}; {advice}")
         if isinstance(several, (str, bytes)) or not isinstance(several, Iterable):
             raise TypeError(
                 f"The axis {name!r} needs a list of values, got {type(several).__name__}; "
@@ -179,7 +186,7 @@ def _labels(name: str, values: Sequence[Any]) -> tuple[Label, ...]:
         return distinct([str(label) for label in labels])
     if len(set(labels)) < len(labels):
         raise ValueError(
-            f"Values of the axis {name!r} must differ, got {str(list(labels))[:60]}; drop some."
+            f"Values of the axis {name!r} must differ, got {short(list(labels))}; drop some."
         )
     return labels
 

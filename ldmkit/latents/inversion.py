@@ -23,18 +23,28 @@ from typing import Any
 
 import torch
 
-from ldmkit.check import say
+from ldmkit.check import say, whole
 from ldmkit.latents.codec import encode_image
+from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import checks
 from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
 
-__all__ = ["invert"]
+__all__ = ["MOST_ROUNDS", "check_inversion", "invert"]
 
 _SCHEDULERS = ("DDIMScheduler", "DDIMParallelScheduler")
-_MOST_ROUNDS = 20
+MOST_ROUNDS = 20
 _UNSETTLED = 0.05  # of the latents' own size: more in the last round is no fixed point
 # What this call decides itself, and what would make a step something that can't be undone.
-_OWN = ("latents", "output_type", "return_dict", "eta", "guidance_scale", "num_images_per_prompt")
+_OWN = (
+    "latents",
+    "output_type",
+    "return_dict",
+    "eta",
+    "guidance_scale",
+    "num_images_per_prompt",
+    "timesteps",
+    "sigmas",
+)
 
 
 def invert(
@@ -74,10 +84,14 @@ def invert(
         TypeError: a pipeline without what is needed, or an unknown keyword.
         ValueError: a schedule that can't be walked backwards, or a value out of its range.
     """
-    parameters = checks.parameters_of(pipe)
+    check_inversion(pipe, num_inference_steps, fixed_point, call)
+    parameters = checks.parameters_of(pipe, "invert")
+    pipe = twin_of(pipe)  # a scheduler that walks backwards is no one else's meanwhile
     scheduler = _walkable(pipe, parameters)
-    _check_call(pipe, parameters, num_inference_steps, fixed_point, call)
+    if prompt is None:
+        raise TypeError('prompt must be a string or a list of strings, got None; "" is no words.')
     checks.check_prompt("prompt", prompt)
+    seed = whole("seed", seed, 0, 2**63 - 1)
     checks.check_seed(seed, call.get("generator"), takes_generator=True)
     checks.warn_if_cut(pipe, "prompt", prompt)
     with exclusive(scheduler, denoiser_of(pipe)):
@@ -211,17 +225,22 @@ def _walkable(pipe: Any, parameters: Mapping[str, Any]) -> Any:
     return scheduler
 
 
-def _check_call(
-    pipe: Any, parameters: Mapping[str, Any], steps: Any, rounds: Any, call: Mapping[str, Any]
-) -> None:
+def check_inversion(pipe: Any, steps: Any, rounds: Any, call: Mapping[str, Any]) -> None:
+    """Refuses a pipeline, schedule or keywords of which nothing can be inverted.
+
+    Raises:
+        TypeError: a pipeline without what is needed, or an unknown keyword.
+        ValueError: a schedule that can't be walked backwards, or a value out of its range.
+    """
+    parameters = checks.parameters_of(pipe, "invert")
+    scheduler = _walkable(pipe, parameters)
     for name in _OWN:
         if name in call:
             raise TypeError(f"invert decides {name} itself (see its help); leave it out.")
-    checks.check_call(pipe, parameters, {**call, "num_inference_steps": steps})
-    if not isinstance(rounds, int) or isinstance(rounds, bool) or not 0 <= rounds <= _MOST_ROUNDS:
-        raise ValueError(
-            f"fixed_point must be a whole number between 0 and {_MOST_ROUNDS}, got {rounds!r:.60}."
-        )
+    most = int(scheduler.config.num_train_timesteps)
+    told = {**call, "num_inference_steps": whole("num_inference_steps", steps, 1, most)}
+    checks.check_call(pipe, parameters, told, "invert")
+    whole("fixed_point", rounds, 0, MOST_ROUNDS)
 
 
 def _each(prompt: str | Sequence[str], count: int) -> str | list[str]:

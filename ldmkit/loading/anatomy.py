@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ldmkit.check import short
+from ldmkit.loading.device import is_pipeline
+from ldmkit.loading.siblings import twin_of
 from ldmkit.records.table import Table
 
 __all__ = ["anatomy"]
@@ -42,15 +46,15 @@ def anatomy(pipe: Any) -> Table:
     Raises:
         TypeError: not a pipeline.
     """
-    if not callable(pipe) or not hasattr(pipe, "components"):
+    if not is_pipeline(pipe):
         raise TypeError(
-            f"anatomy takes a diffusers pipeline, got {type(pipe).__name__}; "
+            f"anatomy takes a diffusers pipeline, got {short(pipe)}; "
             "open one with ldmkit.load(name)."
         )
     parts = {name: part for name, part in pipe.components.items() if part is not None}
     parts = dict(sorted(parts.items(), key=lambda item: _place(item[0])))
     with _watched(parts) as seen:
-        _trial(pipe)
+        _trial(twin_of(pipe))  # a panel may be running it meanwhile
     rows = tuple(_row(name, part, seen.get(name)) for name, part in parts.items())
     return Table(columns=_COLUMNS, rows=tuple(row for row in rows if row is not None))
 
@@ -116,11 +120,17 @@ def _watched(parts: dict[str, Any]) -> Iterator[dict[str, _Seen]]:
 
 
 def _watch(seen: _Seen) -> tuple[Callable[..., None], Callable[..., None]]:
+    me = threading.get_ident()  # the networks are shared: another thread's calls pass here, too
+
     def before(module: Any, args: Any, kwargs: Any) -> None:
+        if threading.get_ident() != me:
+            return
         _wait(module)
         seen.started = time.perf_counter()
 
     def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        if threading.get_ident() != me:
+            return
         _wait(module)
         seen.seconds = min(seen.seconds, time.perf_counter() - seen.started)
         seen.taken = _shape([*args, *kwargs.values()])

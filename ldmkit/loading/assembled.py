@@ -6,13 +6,13 @@ a class by a place that diffusers (0.42) has left. Here is which part comes from
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from ldmkit.loading.folder import read_json
-from ldmkit.loading.quiet import swift_imports
+from ldmkit.loading.quiet import Switch, swift_imports
 
 __all__ = ["CLIP_LARGE", "KARLO", "fetch_parts", "moved_classes", "parts_of"]
 
@@ -43,17 +43,17 @@ def parts_of(family: str | None, *, dtype: Any, local: bool) -> dict[str, Any]:
     return _karlos_prior(dtype, local) if family == "StableUnCLIPPipeline" else {}
 
 
-@contextmanager
-def moved_classes(source: str | Path) -> Iterator[None]:
-    """Lets ``from_pretrained`` find Karlo's class where its files say it is, while the block runs.
+def moved_classes(source: str | Path) -> AbstractContextManager[None]:
+    """Lets ``from_pretrained`` find Karlo's class where its files say it is, while a block runs.
 
     The hub's say ``unclip.UnCLIPTextProjModel``, those that diffusers 0.42 saves itself say
     ``diffusers.UnCLIPTextProjModel``; it has moved to ``pipelines.deprecated`` and is found by
     neither. Does nothing for others' folders, and where diffusers finds it.
     """
-    if not _is_karlo(source):
-        yield
-        return
+    return _moved() if _is_karlo(source) else nullcontext()
+
+
+def _name_moved() -> Callable[[], None]:
     import diffusers
     from diffusers import pipelines
     from diffusers.pipelines.deprecated import unclip
@@ -62,11 +62,15 @@ def moved_classes(source: str | Path) -> Iterator[None]:
     missing = [place for place in places if not hasattr(*place[:2])]
     for where, name, thing in missing:
         setattr(where, name, thing)
-    try:
-        yield
-    finally:
+
+    def forget() -> None:
         for where, name, _ in missing:
             delattr(where, name)
+
+    return forget
+
+
+_moved = Switch(_name_moved)
 
 
 def _is_karlo(source: str | Path) -> bool:

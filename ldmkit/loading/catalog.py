@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from ldmkit.records.table import Table
 
-__all__ = ["CATALOG", "Row", "embedded_folder", "models", "nearest"]
+__all__ = ["CATALOG", "Row", "embedded_folder", "models"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,12 +166,6 @@ def models() -> Table:
             "checked: tried with the real weights, or with small random ones of the same classes"
         ),
     )
-
-
-def nearest(name: str) -> str | None:
-    """The catalog name nearest to a misspelt one, or ``None``."""
-    near = difflib.get_close_matches(name.lower(), CATALOG, n=1, cutoff=0.5)
-    return near[0] if near else None
 
 
 def embedded_folder(name: str) -> Path:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+
+from ldmkit.check import short
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "RELEASED",
     "Released",
+    "akin",
     "at_work",
+    "check_open",
     "choose_device",
     "choose_dtype",
     "empty_cache",
     "fits",
+    "is_pipeline",
     "own",
     "place",
     "release",
@@ -25,6 +32,7 @@ __all__ = [
 ]
 
 _owned: weakref.WeakSet[Any] = weakref.WeakSet()  # what load made, for release()
+_akin: weakref.WeakSet[Any] = weakref.WeakSet()  # pipelines with twins that share their networks
 _HEADROOM = 1.3  # activations of one picture beside the weights
 
 
@@ -32,6 +40,7 @@ def choose_device(device: Any = None) -> torch.device:
     """The device asked for, or the best there is: CUDA, then MPS, then the CPU.
 
     Raises:
+        TypeError: not a device's name or number.
         ValueError: no such device on this machine.
     """
     import torch
@@ -40,16 +49,19 @@ def choose_device(device: Any = None) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    known = isinstance(device, (str, int, torch.device)) and not isinstance(device, bool)
     try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError):
+        chosen = torch.device(device) if known else None
+    except (RuntimeError, OverflowError, ValueError):
+        chosen = None
+    if chosen is None:
+        raise (ValueError if known else TypeError)(
+            f'device must be a name that torch knows, got {short(device)}; try "cpu" or "cuda".'
+        )
+    found = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (chosen.index or 0) >= {**found, "meta": 0}.get(chosen.type, math.inf):
         raise ValueError(
-            f'device must be a name that torch knows, got {device!r}; try "cpu" or "cuda".'
-        ) from None
-    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
-    if missing.get(chosen.type, False):
-        raise ValueError(
-            f'device must be on this machine, got {device!r} and torch finds none; use "cpu".'
+            f'device must be on this machine, got {short(device)} and torch finds none; use "cpu".'
         )
     return chosen
 
@@ -69,7 +81,7 @@ def choose_dtype(dtype: Any, device: torch.device, *, embedded: bool) -> torch.d
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
         raise ValueError(
-            f'dtype must be "float32", "float16" or "bfloat16", got {dtype!r}; '
+            f'dtype must be "float32", "float16" or "bfloat16", got {short(dtype)}; '
             'leave it out or say "float32".'
         )
     return chosen
@@ -131,15 +143,40 @@ def own(pipe: Any) -> Any:
     return pipe
 
 
+def akin(*pipes: Any) -> None:
+    """Notes pipelines that share networks, so that all of them say when those were released."""
+    with suppress(TypeError):  # can't be referred to weakly: a stranger, which says nothing
+        _akin.update(pipes)
+
+
 class Released:
-    """What a pipeline becomes: every call says what happened."""
+    """What a pipeline becomes: whatever is asked of it, it says what happened."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Raises ``RuntimeError``."""
-        raise RuntimeError(
-            "This pipeline was released and has no weights any more; load it again with "
-            "ldmkit.load."
-        )
+        raise RuntimeError(RELEASED)
+
+    def __getattr__(self, name: str) -> Any:
+        # Not AttributeError, which hasattr and getattr(..., None) would turn into "no pipeline".
+        # What notebooks and inspectors poke at begins with _ and is merely not there.
+        raise AttributeError(name) if name.startswith("_") else RuntimeError(RELEASED)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises ``RuntimeError``: a scheduler given to it would be lost."""
+        raise RuntimeError(RELEASED)
+
+
+def check_open(pipe: Any) -> None:
+    """Refuses a pipeline that was released.
+
+    Raises:
+        RuntimeError: it was.
+    """
+    if isinstance(pipe, Released):
+        raise RuntimeError(RELEASED)
+
+
+RELEASED = "This pipeline was released and has no weights any more; load it again with ldmkit.load."
 
 
 def release(pipe: Any = None) -> None:
@@ -151,15 +188,26 @@ def release(pipe: Any = None) -> None:
     Raises:
         TypeError: not a pipeline.
     """
-    if pipe is not None and not hasattr(pipe, "components") and not isinstance(pipe, Released):
+    if isinstance(pipe, Released):
+        return
+    if pipe is not None and not is_pipeline(pipe):
         raise TypeError(
-            f"release takes a pipeline that load gave, got {type(pipe).__name__}; "
+            f"release takes a pipeline that load gave, got {short(pipe)}; "
             "release() without anything frees all of them."
         )
     for one in list(_owned) if pipe is None else [pipe]:
         _empty(one)
     gc.collect()
     empty_cache()
+
+
+def is_pipeline(thing: Any) -> bool:
+    """Whether this is an open pipeline: its parts are named, and it can be called.
+
+    Raises:
+        RuntimeError: it was one and is released.
+    """
+    return callable(thing) and not isinstance(thing, type) and hasattr(thing, "components")
 
 
 def empty_cache() -> None:
@@ -173,16 +221,22 @@ def empty_cache() -> None:
 def _empty(pipe: Any) -> None:
     if isinstance(pipe, Released):
         return
-    for part in _networks(pipe):
+    networks = _networks(pipe)
+    gone = {id(network) for network in networks}
+    others = [one for one in list(_akin) if gone.intersection(map(id, _networks(one)))]
+    for part in networks:
         part.to("meta")  # whoever still holds the network holds no memory
-    kind = type(pipe)
-    vars(pipe).clear()
-    pipe.__class__ = type(f"Released{kind.__name__}", (Released,), {})
-    _owned.discard(pipe)
+    for one in (pipe, *others):
+        kind = type(one)
+        if not isinstance(one, Released):
+            vars(one).clear()
+            one.__class__ = type(f"Released{kind.__name__}", (Released,), {})
+        _owned.discard(one)
+        _akin.discard(one)
 
 
 def _networks(pipe: Any) -> list[Any]:
     import torch
 
-    parts = getattr(pipe, "components", {}).values()
-    return [part for part in parts if isinstance(part, torch.nn.Module)]
+    parts = {} if isinstance(pipe, Released) else getattr(pipe, "components", {})
+    return [part for part in parts.values() if isinstance(part, torch.nn.Module)]

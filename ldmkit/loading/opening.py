@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ldmkit.check import did_you_mean, short
 from ldmkit.loading import catalog
 from ldmkit.loading import device as devices
 from ldmkit.loading.assembled import fetch_parts, moved_classes, parts_of
@@ -15,12 +17,12 @@ from ldmkit.loading.origin import Origin, remember
 from ldmkit.loading.quiet import (
     no_progress_bars,
     no_retirement_notice,
-    one_scan,
+    one_load,
     parts_on_demand,
     swift_imports,
 )
 
-__all__ = ["fetch", "load"]
+__all__ = ["fetch", "is_folder", "is_hub_id", "load", "unknown"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -51,12 +53,15 @@ def load(
         ConnectionError: a hub id that can't be reached.
         TypeError: something else.
     """
+    if variant is not None and not isinstance(variant, str):
+        raise TypeError(
+            f'variant must be a name such as "steps4" or None, got {short(variant)}; leave it out.'
+        )
     if not isinstance(what, (str, os.PathLike)):
         return _as_it_is(what, device, dtype, variant)
     folder, row = _local(what)
-    with swift_imports(), one_scan():
+    with swift_imports():
         import diffusers
-        import transformers.models  # noqa: F401  # while its files are read once only
 
         parts_on_demand()
         chosen = devices.choose_device(device)
@@ -83,9 +88,15 @@ def fetch(name: str) -> Path:
     """Downloads a model ahead of class; returns its folder.
 
     Raises:
+        TypeError: not a name.
         ValueError: an unknown name.
         ConnectionError: the hub can't be reached.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(
+            f"fetch takes a model's name or hub id, got {short(name)}; "
+            "ldmkit.models() lists the names."
+        )
     folder, row = _local(name)
     if folder is not None:
         return folder
@@ -105,9 +116,9 @@ def fetch(name: str) -> Path:
 
 
 def _as_it_is(what: Any, device: Any, dtype: Any, variant: str | None) -> Any:
-    if not callable(what) or not hasattr(what, "components"):
+    if not devices.is_pipeline(what):
         raise TypeError(
-            f"load takes a name, folder, hub id or diffusers pipeline, got {type(what).__name__}; "
+            f"load takes a name, folder, hub id or diffusers pipeline, got {short(what)}; "
             "ldmkit.models() lists the names."
         )
     if variant is not None:
@@ -132,27 +143,37 @@ def _local(what: str | os.PathLike[str]) -> tuple[Path | None, catalog.Row | Non
     name, path = os.fspath(what), Path(what)
     row = catalog.CATALOG.get(name)
     # A folder that merely has a model's name, such as a checkout of its sources, is no pipeline.
-    if _is_folder(name) and (row is None or (path / "model_index.json").is_file()):
+    if is_folder(name) and (row is None or (path / "model_index.json").is_file()):
         return path, None
     if row is not None:
         return (catalog.embedded_folder(name) if row.embedded else None), row
-    if isinstance(what, os.PathLike) or not _HUB_ID.fullmatch(name) or name.startswith("."):
-        raise ValueError(_unknown(name))
+    if isinstance(what, os.PathLike) or not is_hub_id(name):
+        raise ValueError(unknown(name))
     return None, None
 
 
-def _is_folder(name: str) -> bool:
+def is_folder(name: str) -> bool:
+    """Whether a folder has this name; whatever the name is."""
     try:
         return bool(name) and Path(name).is_dir()
     except (OSError, ValueError):  # too long for any file, or with a zero byte
         return False
 
 
-def _unknown(name: str) -> str:
-    shown = name if len(name) <= 80 else name[:77] + "..."
-    near = catalog.nearest(name)
-    advice = f"did you mean {near!r}?" if near else "ldmkit.models() lists the names."
-    return f"{shown!r} is neither a folder, nor a model's name, nor a hub id (owner/name); {advice}"
+def is_hub_id(name: str) -> bool:
+    """Whether it has the form ``owner/name``; anything else is no reason to ask the network."""
+    return bool(_HUB_ID.fullmatch(name))
+
+
+def unknown(name: str, also: Iterable[str] = ()) -> str:
+    """The sentence on a name that is nothing; the nearest of the catalog's, and more, is told."""
+    advice = did_you_mean(
+        name.lower(), [*catalog.CATALOG, *also], "ldmkit.models() lists the names."
+    )
+    return (
+        f"{short(name, 80)} is neither a folder, nor a model's name, nor a hub id (owner/name); "
+        f"{advice}"
+    )
 
 
 def _open_folder(folder: Path, variant: str | None, dtype: Any) -> Any:
@@ -160,7 +181,13 @@ def _open_folder(folder: Path, variant: str | None, dtype: Any) -> Any:
     check_variant(folder, variant)
     from diffusers import DiffusionPipeline
 
-    with no_progress_bars(), swift_imports(), no_retirement_notice(), moved_classes(folder):
+    with (
+        one_load,
+        no_progress_bars(),
+        swift_imports(),
+        no_retirement_notice(),
+        moved_classes(folder),
+    ):
         try:
             return DiffusionPipeline.from_pretrained(
                 folder,
@@ -184,7 +211,7 @@ def _open_hub(pipeline: Any, hub_id: str, variant: str | None, dtype: Any) -> An
         parts = parts_of(pipeline.__name__, dtype=dtype, local=local)
         return pipeline.from_pretrained(hub_id, local_files_only=local, **options, **parts)
 
-    with swift_imports(), no_retirement_notice(), moved_classes(hub_id):
+    with one_load, swift_imports(), no_retirement_notice(), moved_classes(hub_id):
         try:
             # What was fetched once opens without asking the hub, which may be slow or away.
             return opened(local=True)
@@ -208,9 +235,8 @@ def _hub_error(hub_id: str, error: BaseException) -> Exception:
         )
     if "RepositoryNotFoundError" in names:
         gone = [row.if_gone for row in catalog.CATALOG.values() if row.hub_id == hub_id]
-        near = catalog.nearest(hub_id.rpartition("/")[2])
-        advice = f"did you mean {near!r}?" if near else "check its spelling."
-        advice = "".join(gone) or advice
+        last = hub_id.rpartition("/")[2].lower()
+        advice = "".join(gone) or did_you_mean(last, catalog.CATALOG, "check its spelling.")
         return ValueError(f"The hub has no model {hub_id!r}; {advice}")
     if names & {"ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "HTTPError"}:
         return ConnectionError(

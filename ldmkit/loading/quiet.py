@@ -1,24 +1,96 @@
-"""Libraries that load without chatter and without the collector in their way."""
+"""Libraries that load without chatter and without the collector in their way.
+
+What is switched here (the collector, bars, modules of the libraries) belongs to the whole process,
+and a panel's thread may load a model while a cell does. So each switch is counted: whoever comes
+first throws it, whoever leaves last puts it back. What is dropped from a log is dropped for the
+thread that asked alone.
+"""
 
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 __all__ = [
+    "Switch",
     "no_progress_bars",
     "no_retirement_notice",
-    "one_scan",
+    "one_load",
     "parts_on_demand",
     "swift_imports",
+    "unsaid",
 ]
+
+
+class Switch:
+    """A switch of the whole process that several threads may want thrown at once."""
+
+    def __init__(self, throw: Callable[[], Callable[[], None]]) -> None:
+        """Of a function that throws it and returns another that puts it back."""
+        self._throw, self._count, self._lock = throw, 0, threading.Lock()
+        self._put_back: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Thrown while the block runs, and as long as any other thread's block does."""
+        with self._lock:
+            if not self._count:
+                self._put_back = self._throw()
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
+                if not self._count:
+                    self._put_back()
+
+
+#: Held while a model is opened. The libraries take torch's functions that fill new weights away
+#: meanwhile, and change its default dtype; of two threads the later would make that last for good.
+one_load = threading.RLock()
+
+
+@contextmanager
+def unsaid(*loggers: str, words: str = "") -> Iterator[None]:
+    """Drops what this thread's code says below an error; other threads are heard.
+
+    Args:
+        *loggers: names of the loggers that speak, not of their parents.
+        words: only what has these words.
+    """
+    me = threading.get_ident()
+
+    def keep(entry: logging.LogRecord) -> bool:
+        mine = entry.thread == me and entry.levelno < logging.ERROR
+        return not (mine and words in entry.getMessage())
+
+    speakers = [logging.getLogger(name) for name in loggers]
+    for speaker in speakers:
+        speaker.addFilter(keep)
+    try:
+        yield
+    finally:
+        for speaker in speakers:
+            speaker.removeFilter(keep)
+
+
+def _stop_collector() -> Callable[[], None]:
+    if not gc.isenabled():
+        return lambda: None
+    gc.disable()
+    return gc.enable
+
+
+_no_collector = Switch(_stop_collector)
 
 
 @contextmanager
@@ -28,100 +100,70 @@ def swift_imports() -> Iterator[None]:
     Some 3,000 modules make objects by the million and no garbage; walking through them again and
     again takes a sixth of the time.
     """
-    enabled = gc.isenabled()
-    gc.disable()
     # One line for each image processor when torchvision is missing; nothing of ours needs it.
-    logger = logging.getLogger("transformers.utils.import_utils")
-    logger.addFilter(_not_about_torchvision)
-    try:
+    torchvision = unsaid("transformers.utils.import_utils", words="requires torchvision")
+    with _no_collector(), torchvision:
         yield
-    finally:
-        logger.removeFilter(_not_about_torchvision)
-        if enabled:
-            gc.enable()
-
-
-def _not_about_torchvision(entry: logging.LogRecord) -> bool:
-    return "requires torchvision" not in entry.getMessage()
-
-
-@contextmanager
-def one_scan() -> Iterator[None]:
-    """Lets transformers read the heads of its 1,000 model files once instead of twice.
-
-    It asks for the same folder first by its path, then by that of its ``__init__``, which its
-    own cache takes for two things (a quarter of a second). Does nothing where it works otherwise.
-    """
-    from transformers.utils import import_utils
-
-    original = getattr(import_utils, "create_import_structure_from_path", None)
-    if original is None or "transformers.models" in sys.modules:
-        yield
-        return
-
-    def by_folder(path: str | Path) -> Any:
-        path = Path(path)
-        return original(path.parent if path.name == "__init__.py" else path)
-
-    import_utils.create_import_structure_from_path = by_folder
-    try:
-        yield
-    finally:
-        import_utils.create_import_structure_from_path = original
 
 
 class _OnDemand(ModuleType):
-    """A package whose modules can be imported one by one; its own names make it load whole."""
+    """Stands for a package whose modules can be imported one by one.
+
+    Whoever asks for one of its own names has Python import the package as it is, under Python's own
+    locks, so that a second thread waits until the first has all of it.
+    """
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__all__":  # what inspectors poke at
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        self.__class__ = ModuleType  # type: ignore[assignment]
-        if self.__spec__ is not None and self.__spec__.loader is not None:
-            self.__spec__.loader.exec_module(self)
-        return getattr(self, name)
+        with _one_by_one:
+            if sys.modules.get(self.__name__) is self:
+                del sys.modules[self.__name__]
+        whole = importlib.import_module(self.__name__)
+        for part, module in list(vars(self).items()):  # those that came one by one
+            if isinstance(module, ModuleType):
+                vars(whole).setdefault(part, module)
+        return getattr(whole, name)
+
+
+_one_by_one = threading.Lock()
 
 
 def parts_on_demand() -> None:
     """Spares diffusers the networks of families that nobody asked for.
 
     One U-Net needs one module of ``models.transformers``, whose ``__init__`` imports all eighty
-    (half a second). Whoever wants another by name still gets it: then the package loads as it is.
+    (a third of a second). Whoever wants another by name still gets it.
     """
     for name in ("diffusers.models.autoencoders", "diffusers.models.transformers"):
         if name in sys.modules or (spec := importlib.util.find_spec(name)) is None:
             continue
         module = importlib.util.module_from_spec(spec)
         module.__class__ = _OnDemand
-        sys.modules[name] = module
+        sys.modules.setdefault(name, module)
 
 
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Switches the loading bars of diffusers and transformers off, and on again if they were."""
+def _hide_bars() -> Callable[[], None]:
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
     shown = [of for of in (of_diffusers, of_transformers) if of.is_progress_bar_enabled()]
     for of in shown:
         of.disable_progress_bar()
-    try:
-        yield
-    finally:
+
+    def show() -> None:
         for of in shown:
             of.enable_progress_bar()
+
+    return show
+
+
+#: Switches the loading bars of diffusers and transformers off, and on again if they were.
+no_progress_bars = Switch(_hide_bars)
 
 
 @contextmanager
 def no_retirement_notice() -> Iterator[None]:
     """Drops what diffusers says at each making of a pipeline class that it no longer mends."""
-    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
-    logger.addFilter(_not_about_retirement)
-    try:
+    with unsaid("diffusers.pipelines.pipeline_utils", words="will not receive bug fixes"):
         yield
-    finally:
-        logger.removeFilter(_not_about_retirement)
-
-
-def _not_about_retirement(entry: logging.LogRecord) -> bool:
-    return "will not receive bug fixes" not in entry.getMessage()

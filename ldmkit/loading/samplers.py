@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from typing import Any
 
+from ldmkit.check import did_you_mean, short
+from ldmkit.loading.device import akin
 from ldmkit.loading.origin import origin_of, remember
 
 __all__ = ["SAMPLERS", "remember_as", "sampler_name", "with_sampler"]
@@ -46,7 +47,7 @@ def with_sampler(pipe: Any, sampler: Any) -> Any:
     own = getattr(pipe, "scheduler", None)
     if own is None or not callable(pipe):
         raise TypeError(
-            f"A pipeline with a scheduler is needed, got {type(pipe).__name__}; "
+            f"A pipeline with a scheduler is needed, got {short(pipe)}; "
             "open one with ldmkit.load(name)."
         )
     scheduler = _scheduler(sampler, own)
@@ -57,7 +58,8 @@ def with_sampler(pipe: Any, sampler: Any) -> Any:
 
 
 def remember_as(twin: Any, pipe: Any) -> None:
-    """Gives a copy of a pipeline the name and defaults of its original."""
+    """Gives a copy of a pipeline the name and defaults of its original, and its end."""
+    akin(twin, pipe)
     origin = origin_of(pipe)
     if origin.name != type(pipe).__name__ or origin.defaults:  # a stranger stays one
         remember(twin, origin)
@@ -73,24 +75,23 @@ def _scheduler(sampler: Any, own: Any) -> Any:
         return sampler.from_config(own.config if isinstance(sampler, type) else sampler.config)
     raise TypeError(
         f"scheduler must be a name ({', '.join(SAMPLERS)}), a scheduler's class or a scheduler, "
-        f"got {type(sampler).__name__}."
+        f"got {short(sampler)}."
     )
 
 
 def _known(name: str) -> str:
     # diffusers' own names are understood, too: "DDIMScheduler", "ddimscheduler", "DDIM".
-    by_class = {kind.lower(): short for short, kind in SAMPLERS.items()}
+    by_class = {kind.lower(): name for name, kind in SAMPLERS.items()}
     wanted = " ".join(name.lower().split())
     wanted = by_class.get(wanted, wanted)
     if wanted in SAMPLERS:
         return wanted
-    near = difflib.get_close_matches(wanted, SAMPLERS, n=1)
-    advice = f"did you mean {near[0]!r}?" if near else "take one of those."
-    raise ValueError(f"scheduler must be one of {', '.join(SAMPLERS)}, got {name[:40]!r}; {advice}")
+    advice = did_you_mean(wanted, SAMPLERS, "take one of those.", cutoff=0.6)
+    raise ValueError(f"scheduler must be one of {', '.join(SAMPLERS)}, got {short(name)}; {advice}")
 
 
 def sampler_name(scheduler: Any) -> str:
     """The short name of a scheduler, or its class's name without ``Scheduler``."""
     kind = type(scheduler).__name__ if not isinstance(scheduler, type) else scheduler.__name__
-    short = {kind: name for name, kind in SAMPLERS.items()}
-    return short.get(kind, kind.removesuffix("Scheduler"))
+    names = {kind: name for name, kind in SAMPLERS.items()}
+    return names.get(kind, kind.removesuffix("Scheduler"))

@@ -7,7 +7,7 @@ import importlib
 import inspect
 from typing import Any
 
-from ldmkit.loading.quiet import swift_imports
+from ldmkit.loading.quiet import swift_imports, unsaid
 from ldmkit.loading.samplers import remember_as
 
 __all__ = ["can_take_picture", "from_picture", "takes_picture", "twin_of"]
@@ -66,12 +66,5 @@ def _name(kind: type) -> str | None:
 
 def _quietly(kind: type, options: dict[str, Any]) -> Any:
     """Without the advice on safety checkers, which was given when the first was made."""
-    from diffusers.utils import logging
-
-    logger = logging.get_logger("diffusers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
+    with unsaid(*{parent.__module__ for parent in kind.__mro__}):
         return kind(**options)
-    finally:
-        logger.setLevel(level)

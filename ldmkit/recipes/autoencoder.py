@@ -9,7 +9,6 @@ latents are means with a little fixed noise: a learned variance collapsed to gre
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from ldmkit.critters.world import EVALUATION_SEED
-from ldmkit.recipes.common import Run, arguments, drawings, half, to_tensor
+from ldmkit.recipes.common import Run, arguments, drawings, exported, half, target_of, to_tensor
 from ldmkit.recipes.muon import Muon
 
 BATCH = 16  # crops
@@ -138,9 +137,10 @@ def main() -> None:
     )
     parser.add_argument("--decoder-only", action="store_true", help="leave the encoder as it is")
     options = parser.parse_args()
+    target = target_of(options, "autoencoder")
     model = train(options)
-    target: Path = options.export or options.runs / (options.name or "autoencoder") / "model"
-    model.half().save_pretrained(target, safe_serialization=True)
+    with exported(target) as folder:
+        model.half().save_pretrained(folder, safe_serialization=True)
 
 
 if __name__ == "__main__":

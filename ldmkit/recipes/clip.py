@@ -27,7 +27,7 @@ from transformers import (
 
 from ldmkit.critters.world import EVALUATION_SEED, VERSION
 from ldmkit.recipes.captioning import captions_of
-from ldmkit.recipes.common import Run, arguments, drawings, half, scene
+from ldmkit.recipes.common import Run, arguments, drawings, exported, half, scene, target_of
 from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.vocabulary import POSITIONS, build_tokenizer
 
@@ -157,10 +157,11 @@ def export(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
         image_std=_STD,
         resample=int(Image.Resampling.BICUBIC),
     )
-    model.half().save_pretrained(folder)
-    CLIPProcessor(processor, tokenizer).save_pretrained(folder)
-    full_precision_config(folder / "config.json")
-    (folder / "model.safetensors").chmod(0o644)
+    with exported(folder) as partial:
+        model.half().save_pretrained(partial)
+        CLIPProcessor(processor, tokenizer).save_pretrained(partial)
+        full_precision_config(partial / "config.json")
+        (partial / "model.safetensors").chmod(0o644)
 
 
 def full_precision_config(path: Path) -> None:
@@ -180,9 +181,10 @@ def full_precision_config(path: Path) -> None:
 def main() -> None:
     """Command line."""
     options = arguments(__doc__, minutes=12, batch=BATCH).parse_args()
+    target = target_of(options, "clip")
     model, tokenizer = train(options)
     print(top1(model, tokenizer))
-    export(model, tokenizer, options.export or options.runs / (options.name or "clip") / "model")
+    export(model, tokenizer, target)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What every recipe shares: drawings on disk, a run that can stop and go on, averaged weights.
 
 A run lives in an ignored folder: ``checkpoint.safetensors`` (weights, their average and the
-optimiser's state), ``state.json`` and ``metrics.jsonl`` with one line a minute.
+optimiser's state; its metadata has step and seconds), ``state.json`` with the same for a reader,
+and ``metrics.jsonl`` with one line a minute.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import cos, pi
 from pathlib import Path
@@ -20,11 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from ldmkit.critters.scene import Scene
 from ldmkit.critters.world import EVALUATION_SEED, VERSION
+from ldmkit.records.record import write_atomically
 
 TUNING_SEED = 400_000  # up to `EVALUATION_SEED`: what runs watch themselves by, and are tuned on
 _CHUNK = 500  # drawings per task of the pool
@@ -92,9 +99,7 @@ def drawings(count: int, start: int, cache: Path) -> NDArray[np.uint8]:
     path = cache / f"drawings-v{VERSION}-{start}-{count}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part.npy")
-        np.save(partial, np.concatenate(list(drawn(count, start))))
-        partial.replace(path)
+        save_array(path, np.concatenate(list(drawn(count, start))))
     pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return pictures
 
@@ -198,15 +203,13 @@ class Run:
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        partial = self.folder / "checkpoint.part"
-        save_file(
-            {k: v.contiguous().clone() for k, v in tensors.items()},
-            partial,
-            {"step": str(self.step), "seconds": str(self.seconds)},
+        whole = {k: v.contiguous().clone() for k, v in tensors.items()}
+        state = {"step": self.step, "seconds": self.seconds}
+        words = {name: str(value) for name, value in state.items()}
+        write_atomically(
+            self.folder / "checkpoint.safetensors", lambda part: save_file(whole, part, words)
         )
-        partial.replace(self.folder / "checkpoint.safetensors")
-        state_file = self.folder / "state.json"
-        state_file.write_text(json.dumps({"step": self.step, "seconds": self.seconds}))
+        write_text(self.folder / "state.json", json.dumps(state))
         self._saved = self.seconds
 
     def _resume(self) -> None:
@@ -214,6 +217,8 @@ class Run:
         if not path.exists():
             return
         tensors = load_file(path)
+        with safe_open(path, "pt") as file:  # the one file that was written in one piece with them
+            words = file.metadata() or {}
 
         def pick(prefix: str) -> dict[str, torch.Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
@@ -227,8 +232,9 @@ class Run:
             states.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
-        state = json.loads((self.folder / "state.json").read_text())
-        self.step, self.seconds = state["step"], state["seconds"]
+        if not {"step", "seconds"} <= words.keys():  # a checkpoint of old
+            words = json.loads((self.folder / "state.json").read_text())
+        self.step, self.seconds = int(words["step"]), float(words["seconds"])
 
     def _set_rate(self) -> None:
         warm = min(1.0, (self.step + 1) / 200)
@@ -264,6 +270,121 @@ class AveragedWeights:
         self._run.model.train()
 
 
+# --- what a run leaves -------------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    write_atomically(path, lambda part: _write(part, text))
+
+
+def _write(part: Path, text: str) -> None:
+    part.write_text(text, encoding="utf-8")
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Writes a PNG whole or not at all."""
+    write_atomically(path, lambda part: picture.save(part, "PNG"))
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Writes an ``.npy`` whole or not at all, whichever of two runs is first."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            np.save(file, array)
+
+    write_atomically(path, write)
+
+
+def target_of(options: argparse.Namespace, name: str) -> Path:
+    """The folder that a recipe writes its model to; asked for before it trains.
+
+    Raises:
+        ValueError: as `check_target`.
+    """
+    folder: Path = options.export or options.runs / (options.name or name) / "model"
+    check_target(folder)
+    return folder
+
+
+def check_target(folder: Path) -> None:
+    """Refuses to replace what no recipe wrote.
+
+    Raises:
+        ValueError: a file, a link, or a folder with something else in it.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ValueError(
+            f"A model is written to a folder of its own, got {str(folder)!r}, which is a "
+            f"{'link' if folder.is_symlink() else 'file'}; give another name."
+        )
+    of_a_run = folder.name == "model" and (folder.parent / "checkpoint.safetensors").is_file()
+    if not of_a_run and folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
+        raise ValueError(
+            f"{str(folder)!r} holds something that no recipe of ldmkit wrote, and would be "
+            "replaced; give a new folder or an empty one."
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    for name in ("ldmkit.json", "config.json"):
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict) and "critters_version" in found:
+            return True
+    return False
+
+
+@contextmanager
+def exported(folder: Path) -> Iterator[Path]:
+    """Gives a new folder to write a model into, which takes its place when it is whole.
+
+    An earlier model of ours is replaced as a whole; where it holds files that the new one lacks
+    (notes, another variant's weights), it is kept beside.
+
+    Args:
+        folder: where the model shall be.
+
+    Raises:
+        ValueError: as `check_target`.
+    """
+    check_target(folder)
+    mark = secrets.token_hex(4)
+    aside = folder.with_name(f".{folder.name}.{mark}.part")
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        if not _is_ours(aside):
+            write_text(aside / "ldmkit.json", json.dumps({"critters_version": VERSION}) + "\n")
+        check_target(folder)  # again: much may have happened meanwhile
+        _swap(aside, folder, folder.with_name(f"{folder.name}.before-{mark}"))
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(new: Path, folder: Path, before: Path) -> None:
+    if not folder.exists():
+        new.replace(folder)
+        return
+    folder.replace(before)
+    try:
+        new.replace(folder)
+    except BaseException:
+        before.replace(folder)
+        raise
+    if left := _files(before) - _files(folder):
+        print(f"{len(left)} files of the model that was there are in {before}: {min(left)}, ...")
+    else:
+        shutil.rmtree(before)
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 # --- the command line --------------------------------------------------------------------------
 
 
@@ -296,7 +417,10 @@ def arguments(doc: str | None, minutes: float, batch: int) -> argparse.ArgumentP
     parser.add_argument("--drawings", type=int, default=48_000, help="training pictures")
     parser.add_argument("--unseen", type=int, default=1000, help="evaluation pictures")
     parser.add_argument(
-        "--export", type=Path, default=None, help="write the folder here at the end"
+        "--export",
+        type=Path,
+        default=None,
+        help="write the folder here at the end; new, empty, or of an earlier export",
     )
     return parser
 

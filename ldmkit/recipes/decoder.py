@@ -27,7 +27,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ldmkit.recipes import reading
 from ldmkit.recipes.captioning import captions_of
-from ldmkit.recipes.common import TUNING_SEED, Run, arguments, drawings, half, scene
+from ldmkit.recipes.common import (
+    TUNING_SEED,
+    Run,
+    arguments,
+    drawings,
+    exported,
+    half,
+    scene,
+    target_of,
+)
 from ldmkit.recipes.embeddings import (
     CLIP,
     UNET,
@@ -257,9 +266,10 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCL
 
 def save(unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer, folder: Path) -> None:
     """Write ``unet`` and ``image_normalizer`` below a folder, in float32: a run may go on."""
-    for name, part in (("unet", unet), ("image_normalizer", normalizer)):
-        part.save_pretrained(folder / name)
-        forget_origin(folder / name / "config.json")
+    with exported(folder) as partial:
+        for name, part in (("unet", unet), ("image_normalizer", normalizer)):
+            part.save_pretrained(partial / name)
+            forget_origin(partial / name / "config.json")
 
 
 def main() -> None:
@@ -277,8 +287,8 @@ def main() -> None:
         "--hold", action="store_true", help="hold a reader that learns no more (--reading-steps 0)"
     )
     options = parser.parse_args()
-    unet, normalizer = train(options)
-    save(unet, normalizer, options.export or options.runs / (options.name or "decoder") / "model")
+    target = target_of(options, "decoder")
+    save(*train(options), target)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from transformers import CLIPModel
 
 import ldmkit.critters
 from ldmkit.recipes.clip import pixels
-from ldmkit.recipes.common import TUNING_SEED, drawn
+from ldmkit.recipes.common import TUNING_SEED, drawn, save_array
 
 WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
 CLIP, VAE, UNET = (
@@ -92,7 +92,7 @@ class Pictures:
             cache.mkdir(parents=True, exist_ok=True)
             parts = [part for part in (seeds[:TUNING_SEED], seeds[TUNING_SEED:]) if len(part)]
             chunks = [self.embed(c) for part in parts for c in drawn(len(part), int(part[0]))]
-            np.save(path, torch.cat(chunks).numpy())
+            save_array(path, torch.cat(chunks).numpy())
         return torch.from_numpy(np.load(path))
 
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ldmkit.critters.judging import Verdict, judge_many
 from ldmkit.critters.scene import Scene
 from ldmkit.critters.world import EVALUATION_SEED
+from ldmkit.recipes.common import write_picture
 from ldmkit.records.intervals import wilson
 
 _BATCH = 25
@@ -104,7 +105,7 @@ def main() -> None:
     pictures = paint(pipe, texts, options.steps, options.guidance)
     print(json.dumps(report(judge_many(pictures, texts)), indent=1))
     if options.sheet:
-        sheet(pictures[:60]).save(options.sheet)
+        write_picture(options.sheet, sheet(pictures[:60]))
 
 
 if __name__ == "__main__":

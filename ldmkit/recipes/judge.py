@@ -26,8 +26,10 @@ from ldmkit.recipes.common import (
     arguments,
     device_of,
     drawings,
+    exported,
     half,
     scene,
+    target_of,
     to_tensor,
 )
 from ldmkit.recipes.muon import Muon
@@ -188,14 +190,12 @@ def train(options: argparse.Namespace) -> Recogniser:
 
 def export(model: Recogniser, folder: Path) -> None:
     """Write weights (float16) and configuration."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.half().contiguous() for k, v in model.state_dict().items()},
-        folder / "model.safetensors",
-    )
-    (folder / "model.safetensors").chmod(0o644)
+    weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     config = {"critters_version": VERSION, "widths": list(_WIDTHS), "hidden_size": _HIDDEN}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    with exported(folder) as partial:
+        save_file(weights, partial / "model.safetensors")
+        (partial / "model.safetensors").chmod(0o644)
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def main() -> None:
@@ -204,8 +204,8 @@ def main() -> None:
     parser.add_argument("--autoencoder", default=None, help="folder of the embedded autoencoder")
     parser.add_argument("--recoded", type=int, default=4000, help="drawings that go through it")
     options = parser.parse_args()
-    model = train(options)
-    export(model, options.export or options.runs / (options.name or "judge") / "model")
+    target = target_of(options, "judge")
+    export(train(options), target)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import ldmkit.critters
 from ldmkit.critters.judging import judge_many, look, recogniser
 from ldmkit.critters.world import EVALUATION_SEED
 from ldmkit.recipes import autoencoder, clip, evaluate, judge, variety
-from ldmkit.recipes.common import drawings, scene
+from ldmkit.recipes.common import drawings, scene, write_picture, write_text
 from ldmkit.recipes.unet import Conditions
 from ldmkit.records.intervals import paired_difference
 
@@ -85,7 +85,8 @@ def measure_pipeline(folder: Path, count: int, sheets: Path, cache: Path) -> dic
         )
         results[name] = evaluate.report(judge_many(pictures, texts))
         if name in _SHEETS:
-            evaluate.sheet(pictures[:60]).save(sheets / f"sheet-{name.replace('_', '-')}.png")
+            sheet = evaluate.sheet(pictures[:60])
+            write_picture(sheets / f"sheet-{name.replace('_', '-')}.png", sheet)
         results.setdefault("effects", {})[name] = _effects(pipe, texts, pictures, settings)
         if name == "seen":
             results["novelty"] = variety.novelty(pictures, _training(cache), pipe.vae, cache)
@@ -133,7 +134,7 @@ def write_hashes(folder: Path = WEIGHTS) -> None:
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}"
         for path in sorted(folder.rglob("*.safetensors"))
     ]
-    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+    write_text(folder / "SHA256SUMS", "\n".join(lines) + "\n")
 
 
 def card_rows(metrics: dict[str, Any]) -> str:
@@ -205,7 +206,7 @@ def fill_card(card: Path, section: str, text: str) -> None:
     """Put text between a section's markers of the model card."""
     before, rest = card.read_text().split(f"<!-- {section} -->")
     after = rest.split(f"<!-- /{section} -->")[1]
-    card.write_text(f"{before}<!-- {section} -->\n{text}\n<!-- /{section} -->{after}")
+    write_text(card, f"{before}<!-- {section} -->\n{text}\n<!-- /{section} -->{after}")
 
 
 def main() -> None:
@@ -230,7 +231,7 @@ def main() -> None:
     found = {name: measure() for name, measure in parts.items() if name in options.only}
     path = WEIGHTS / "metrics.json"
     metrics = json.loads(path.read_text()) | found  # with those of `measure_unclip`
-    path.write_text(json.dumps(metrics, indent=1) + "\n")
+    write_text(path, json.dumps(metrics, indent=1) + "\n")
     fill_card(WEIGHTS / "MODEL_CARD.md", "measured", card_rows(metrics))
     write_hashes()
     print(json.dumps(found, indent=1))

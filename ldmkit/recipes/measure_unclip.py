@@ -29,6 +29,7 @@ from ldmkit.latents.inversion import invert
 from ldmkit.loading import load
 from ldmkit.recipes import evaluate, variety
 from ldmkit.recipes.calibration import calibration
+from ldmkit.recipes.common import write_picture, write_text
 from ldmkit.recipes.measure import WEIGHTS, fill_card, write_hashes
 from ldmkit.records.embedding import Embedding
 from ldmkit.records.intervals import mean_of, paired_difference
@@ -155,7 +156,8 @@ def measure_decoder(pipe: Any, clip: ClipSpace, count: int) -> dict[str, Any]:
     for name, embeddings in ways.items():
         pictures = decode(embeddings)
         if name in _SHEETS:
-            evaluate.sheet(pictures[:60]).save(WEIGHTS / f"sheet-unclip-{name}.png")
+            sheet = evaluate.sheet(pictures[:60])
+            write_picture(WEIGHTS / f"sheet-unclip-{name}.png", sheet)
         obeyed[name] = [v.obeyed for v in judge_many(pictures, captions)]
         found[name] = mean_of(obeyed[name])
     for name in ("text", "text_and_gap"):
@@ -363,7 +365,7 @@ def main() -> None:
         print(name, json.dumps(found, indent=1), flush=True)
         metrics = json.loads(path.read_text())  # anew: another part may be measured meanwhile
         metrics.setdefault("unclip", {})[name] = found
-        path.write_text(json.dumps(metrics, indent=1) + "\n")
+        write_text(path, json.dumps(metrics, indent=1) + "\n")
     measured = json.loads(path.read_text())["unclip"]
     if measured.keys() >= parts.keys():
         fill_card(WEIGHTS / "MODEL_CARD.md", "unclip", card_rows(measured))

@@ -10,7 +10,6 @@ section 2.2: it predicts x0, not the noise). Some captions are empty, for guidan
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ldmkit.recipes.captioning import Captioned, captions_of, empty_captions
-from ldmkit.recipes.common import TUNING_SEED, Run, arguments, drawings, half
+from ldmkit.recipes.common import TUNING_SEED, Run, arguments, drawings, exported, half, target_of
 from ldmkit.recipes.embeddings import CLIP, WIDTH, Pictures, fit
 from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.unet import stratified
@@ -189,9 +188,10 @@ def main() -> None:
     parser.add_argument("--clip", default=CLIP, help="folder of the embedded CLIP")
     empty_captions(parser)
     options = parser.parse_args()
+    target = target_of(options, "prior")
     prior = train(options)
-    folder: Path = options.export or options.runs / (options.name or "prior") / "model"
-    prior.save_pretrained(folder)  # float32: a run may go on
+    with exported(target) as folder:
+        prior.save_pretrained(folder)  # float32: a run may go on
 
 
 if __name__ == "__main__":

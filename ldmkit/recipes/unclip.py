@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -28,6 +27,7 @@ from transformers import CLIPTokenizer
 from ldmkit.critters.world import VERSION
 from ldmkit.recipes import decoder, prior
 from ldmkit.recipes.clip import full_precision_config
+from ldmkit.recipes.common import check_target, exported
 from ldmkit.recipes.embeddings import CLIP, UNET, VAE, Pictures, build_noising, fit
 from ldmkit.recipes.unet import build_scheduler, forget_origin, text_encoder
 
@@ -63,24 +63,24 @@ def export(pipe: StableUnCLIPPipeline, folder: Path) -> None:
 
     Args:
         pipe: its parts become float16.
-        folder: replaced as a whole.
+        folder: new, empty, or of an earlier export, which is replaced as a whole.
+
+    Raises:
+        ValueError: something else is there.
     """
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.half()
-    pipe.save_pretrained(partial, safe_serialization=True)
-    for path in partial.rglob("*.safetensors"):
-        path.chmod(0o644)  # safetensors writes them for the owner alone
-    for name in ("text_encoder", "prior_text_encoder"):
-        full_precision_config(partial / name / "config.json")
-    for name in ("vae", "unet", "prior", "image_normalizer"):
-        forget_origin(partial / name / "config.json")
-    settings = {"critters_version": VERSION, "variants": {"": {**_DECODER, **_PRIOR}}}
-    (partial / "ldmkit.json").write_text(json.dumps(settings, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+    with exported(folder) as partial:
+        pipe.save_pretrained(partial, safe_serialization=True)
+        for path in partial.rglob("*.safetensors"):
+            path.chmod(0o644)  # safetensors writes them for the owner alone
+        for name in ("text_encoder", "prior_text_encoder"):
+            full_precision_config(partial / name / "config.json")
+        for name in ("vae", "unet", "prior", "image_normalizer"):
+            forget_origin(partial / name / "config.json")
+        settings = {"critters_version": VERSION, "variants": {"": {**_DECODER, **_PRIOR}}}
+        (partial / "ldmkit.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def main() -> None:
@@ -101,6 +101,8 @@ def main() -> None:
     )
     parser.add_argument("--export", type=Path, default=None, help="write the folder here")
     options = parser.parse_args()
+    target = options.export or options.runs / "unclip"
+    check_target(target)
     if options.decoder:
         normalizer = StableUnCLIPImageNormalizer.from_pretrained(
             options.decoder, subfolder="image_normalizer"
@@ -119,7 +121,7 @@ def main() -> None:
         options.clip,
         options.autoencoder,
     )
-    export(pipe, options.export or options.runs / "unclip")
+    export(pipe, target)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,16 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from ldmkit.critters.world import EVALUATION_SEED, VERSION
 from ldmkit.recipes.captioning import Captioned, captions_of, empty_captions
 from ldmkit.recipes.clip import full_precision_config, tokens
-from ldmkit.recipes.common import Run, arguments, drawings, half, to_tensor
+from ldmkit.recipes.common import (
+    Run,
+    arguments,
+    drawings,
+    exported,
+    half,
+    save_array,
+    target_of,
+    to_tensor,
+)
 from ldmkit.recipes.muon import Muon
 
 BATCH = 64
@@ -105,7 +113,7 @@ class Conditions:
         path = cache / f"latents-{hashlib.sha256(weights).hexdigest()[:12]}-{count}.npy"
         self.vae.to(self.device)
         if not path.exists():
-            np.save(path, self.latents(drawings(count, 0, cache)).numpy())
+            save_array(path, self.latents(drawings(count, 0, cache)).numpy())
         return torch.from_numpy(np.load(path))
 
 
@@ -234,23 +242,20 @@ def export(unet: UNet2DConditionModel, clip: str, autoencoder: str, folder: Path
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
     for part in (pipe.vae, pipe.text_encoder, pipe.unet):
         part.half()
-    pipe.save_pretrained(partial, safe_serialization=True)
-    for path in partial.rglob("*.safetensors"):
-        path.chmod(0o644)  # safetensors writes them for the owner alone
-    full_precision_config(partial / "text_encoder" / "config.json")
-    for name in ("vae", "unet"):
-        forget_origin(partial / name / "config.json")
     settings = {
         "critters_version": VERSION,
         "variants": {"": {"num_inference_steps": _STEPS, "guidance_scale": _GUIDANCE}},
     }
-    (partial / "ldmkit.json").write_text(json.dumps(settings, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+    with exported(folder) as partial:
+        pipe.save_pretrained(partial, safe_serialization=True)
+        for path in partial.rglob("*.safetensors"):
+            path.chmod(0o644)  # safetensors writes them for the owner alone
+        full_precision_config(partial / "text_encoder" / "config.json")
+        for name in ("vae", "unet"):
+            forget_origin(partial / name / "config.json")
+        (partial / "ldmkit.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def forget_origin(path: Path) -> None:
@@ -275,8 +280,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.keep and not (options.kept or options.start):
         parser.error("--keep needs --from or --kept: the folder of the weights to keep")
+    target = target_of(options, "unet")
     unet, _ = train(options)
-    target = options.export or options.runs / (options.name or "unet") / "model"
     export(unet, options.clip, options.autoencoder, target)
 
 

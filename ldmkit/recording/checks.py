@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, SupportsIndex
 
-from ldmkit.check import say
+from ldmkit.check import number, say
 
 __all__ = [
     "ARRAYS",
@@ -79,10 +78,8 @@ def check_call(
             raise TypeError(
                 _unknown_keyword(f"{caller} and {type(pipe).__name__}", name, known, own)
             )
-        if isinstance(value, Real) and not math.isfinite(value):
-            raise ValueError(
-                f"{name} must be a finite number, got {value}; give a number like 4.0."
-            )
+        if isinstance(value, Real) and not isinstance(value, bool):
+            number(name, value, like="4.0")
     for name in ("guidance_scale", "strength", "eta"):
         if call.get(name) is not None and not _is_number(call[name]):
             raise TypeError(
@@ -205,6 +202,8 @@ def check_keep(keep: str | Sequence[str]) -> tuple[str, ...]:
     """
     if keep == "all":
         return ARRAYS
+    if not isinstance(keep, Iterable):
+        raise TypeError(f'keep must be names of arrays or "all", got {_short(keep)}.')
     names = (keep,) if isinstance(keep, str) else tuple(keep)
     for name in names:
         if name not in ARRAYS:
@@ -242,11 +241,11 @@ def check_seed(seed: Any, generator: Any, takes_generator: bool) -> int | tuple[
         raise ValueError("This pipeline takes no generator, so seed must stay None.")
     several = isinstance(seed, Sequence) and not isinstance(seed, (str, bytes))
     numbers = list(seed) if several else [seed]
-    for number in numbers:
-        if not _is_whole(number):
-            raise TypeError(f"seed must be a whole number or a list of them, got {_short(number)}.")
-        if not 0 <= number < 2**63:
-            raise ValueError(f"seed must be between 0 and 2**63 - 1 inclusive, got {number}.")
+    for one in numbers:
+        if not _is_whole(one):
+            raise TypeError(f"seed must be a whole number or a list of them, got {_short(one)}.")
+        if not 0 <= one < 2**63:
+            raise ValueError(f"seed must be between 0 and 2**63 - 1 inclusive, got {_short(one)}.")
     return tuple(map(int, numbers)) if several else int(seed)
 
 

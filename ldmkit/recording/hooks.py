@@ -27,6 +27,7 @@ __all__ = [
     "denoiser_of",
     "exclusive",
     "hooked",
+    "is_mine",
     "prior_of",
     "scheduler_of",
 ]
@@ -197,3 +198,8 @@ def exclusive(*parts: Any) -> Iterator[None]:
             yield
         finally:
             mine.difference_update(held)
+
+
+def is_mine(part: Any) -> bool:
+    """Whether this thread holds a part's lock already, as inside ``on_step``."""
+    return id(part) in _busy.__dict__.get("parts", ())

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ldmkit.loading.device import check_open
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.quiet import no_retirement_notice, swift_imports
 from ldmkit.recording.hooks import denoiser_of
@@ -72,11 +73,15 @@ class Family:
         """How many numbers an embedding has."""
         raise NotImplementedError
 
-    def keywords(self) -> set[str]:
+    def keywords(self) -> dict[str, inspect.Parameter]:
         """The keywords that ``decode_embedding`` passes on, ldmkit's names and the decoder's."""
         known = inspect.signature(self.decoder().__call__).parameters
-        kept = {name for name in known if name not in _SET_BY_LDMKIT and known[name].kind != _REST}
-        return kept | {own for own, name in self.names.items() if name in known}
+        kept = {
+            name: parameter
+            for name, parameter in known.items()
+            if name not in _SET_BY_LDMKIT and parameter.kind != _REST
+        }
+        return kept | {own: known[name] for own, name in self.names.items() if name in known}
 
     def arguments(self, vectors: torch.Tensor, noise_level: int, prompt: str) -> Call:
         """The decoder's keywords for embeddings (b, d)."""
@@ -296,7 +301,12 @@ _FAMILIES: dict[str, type[Family]] = {
 
 
 def family_of(pipe: Any) -> Family | None:
-    """The family of a pipeline, ``None`` for a stranger; a subclass belongs to its parent's."""
+    """The family of a pipeline, ``None`` for a stranger; a subclass belongs to its parent's.
+
+    Raises:
+        RuntimeError: a pipeline that was released.
+    """
+    check_open(pipe)
     for kind in type(pipe).__mro__:
         if kind.__name__ in _FAMILIES:
             return _FAMILIES[kind.__name__](pipe)

@@ -12,29 +12,40 @@ what the captions don't speak of can stay where it is.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ldmkit.check import choice, flag, function, number, short, whole
+from ldmkit.latents.inversion import MOST_ROUNDS
 from ldmkit.recording import checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
 from ldmkit.space.adaptors import Family, family_of
 from ldmkit.space.changes import tell_changes
 from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.clip_way import size_of, steps_of
+from ldmkit.space.decoding import check_decoding
 from ldmkit.space.ends import label_of, picture_of
 from ldmkit.space.halves import EMBEDDED
-from ldmkit.space.interpolate import interpolate
+from ldmkit.space.interpolate import METHODS, interpolate
 from ldmkit.space.inverting import invert as find_noise
+from ldmkit.space.ways import check_held
 
-__all__ = ["check_decodes", "difference", "start_of", "text_diff", "weighted_sum"]
+__all__ = [
+    "check_decodes",
+    "check_keywords",
+    "check_walk",
+    "difference",
+    "start_of",
+    "text_diff",
+    "weighted_sum",
+]
 
 _MOST_FRAMES = 1000
+_OWN = ("theta", "num_frames", "seed", "invert", "fixed_point", "clip", "on_frame", "on_step")
 
 
 def text_diff(
@@ -80,10 +91,12 @@ def text_diff(
         TypeError: a pipeline that decodes no embeddings, or a wrong type.
         ValueError: θ outside 0…1, texts that say the same, or as ``decode_embedding``.
     """
+    family = check_decodes(unclip, "text_diff")
     thetas = _thetas(theta, num_frames)
-    check_decodes(unclip, "text_diff")
     for name, text in (("source", source), ("target", target)):
         _check_text(name, text)
+    check_walk(picture, seed, invert, fixed_point, clip, on_frame, on_step)
+    check_keywords(family, call, "text_diff", alone=invert and not isinstance(picture, Embedding))
     space = clip or clip_space(unclip)
     turn = difference(space, source, target)
     here = start_of(unclip, picture, space, call, seed=seed, invert=invert, fixed_point=fixed_point)
@@ -120,6 +133,58 @@ def check_decodes(unclip: Any, who: str) -> Family:
             f'{type(unclip).__name__}; open one with ldmkit.load("critters-unclip").'
         )
     return family
+
+
+def check_walk(
+    picture: Any,
+    seed: Any,
+    invert: Any,
+    fixed_point: Any,
+    clip: Any,
+    on_frame: Any,
+    on_step: Any,
+) -> None:
+    """Refuses what no walk from a picture can mean, before anything is encoded or drawn.
+
+    Raises:
+        TypeError: of a wrong kind.
+        ValueError: out of its range, or a picture that can't be read.
+    """
+    whole("seed", seed, 0, 2**63 - 1)
+    flag("invert", invert)
+    whole("fixed_point", fixed_point, 0, MOST_ROUNDS)
+    function("on_frame", on_frame)
+    function("on_step", on_step)
+    if clip is not None and not isinstance(clip, ClipSpace):
+        raise TypeError(
+            f"clip must be what ldmkit.clip_space gives or None, got {short(clip)}; leave it out."
+        )
+    if not isinstance(picture, (Embedding, str)):
+        _picture(picture, None)
+
+
+def check_keywords(family: Family, call: Mapping[str, Any], caller: str, *, alone: bool) -> None:
+    """Refuses keywords that no decoded walk can mean, before anything is encoded or drawn.
+
+    Args:
+        family: of the pipeline.
+        call: the keywords.
+        caller: who was called, in words.
+        alone: whether the walk finds its first noise by itself.
+
+    Raises:
+        TypeError: an unknown keyword, or of a wrong kind.
+        ValueError: out of its range.
+    """
+    check_held(call, caller)
+    if alone and "latents" in call:
+        raise TypeError("invert=True finds the latents itself; leave latents= out.")
+    if call.get("batch_size") is not None:
+        whole("batch_size", call["batch_size"], 1, 256)
+    if call.get("method") is not None:
+        choice("method", call["method"], METHODS)
+    theirs = {name: value for name, value in call.items() if name not in ("batch_size", "method")}
+    check_decoding(family, theirs, caller, _OWN)
 
 
 def start_of(
@@ -169,8 +234,8 @@ def difference(clip: ClipSpace, source: str, target: str) -> Embedding:
     step = after.normalised() - before.normalised()
     if step.norm < 1e-4:
         raise ValueError(
-            f"source and target must say different things, got {source!r:.60} and {target!r:.60}, "
-            "which are the same to CLIP; take other words."
+            f"source and target must say different things, got {short(source)} and "
+            f"{short(target)}, which are the same to CLIP; take other words."
         )
     label = f"norm({after.label} − {before.label})"
     return dataclasses.replace(step.normalised(), label=label, compound=False)
@@ -193,6 +258,8 @@ def weighted_sum(terms: Sequence[tuple[float, Embedding]]) -> Embedding:
         TypeError: not pairs of a number and an embedding.
         ValueError: no terms, none with a positive weight, a sum of nothing, or other spaces.
     """
+    if not isinstance(terms, Iterable):
+        raise TypeError(f"terms must be pairs of a weight and an embedding, got {short(terms)}.")
     pairs = [_term(term) for term in terms]
     if not any(weight > 0 for weight, _ in pairs):
         raise RecordError(
@@ -219,37 +286,34 @@ def _term(term: Any) -> tuple[float, Embedding]:
         weight, embedding = term
     except (TypeError, ValueError):
         weight = embedding = None
-    number = isinstance(weight, Real) and not isinstance(weight, bool)
-    if not number or not isinstance(embedding, Embedding):
+    if not isinstance(embedding, Embedding):
         raise TypeError(
-            f"A term is a pair of a weight and an embedding, got {term!r:.60}; "
+            f"A term is a pair of a weight and an embedding, got {short(term)}; "
             'write (1.0, clip.encode_text("a cat")).'
         )
-    if not math.isfinite(weight):
-        raise RecordError(f"A weight must be a finite number, got {weight}.")
-    return float(weight), embedding
+    return number("weight", weight), embedding
 
 
 def _thetas(theta: Any, num_frames: Any) -> list[float]:
-    checks.check_count("num_frames", num_frames, _MOST_FRAMES)
+    count = whole("num_frames", num_frames, 1, _MOST_FRAMES)
     try:
-        first, last = (float(angle) for angle in theta)
+        first, last = theta
     except (TypeError, ValueError):
         raise TypeError(
-            f"theta must be two numbers, the first and the last, got {theta!r:.60}; "
+            f"theta must be two numbers, the first and the last, got {short(theta)}; "
             "write theta=(0.0, 0.4)."
         ) from None
-    if not 0 <= first <= last <= 1:  # NaN fails too
+    first, last = (number("theta", angle, 0, 1, like="0.4") for angle in (first, last))
+    if first > last:
         raise ValueError(
-            f"theta must be two rising numbers between 0 and 1, got {theta!r:.60}; "
-            "the paper ends between 0.25 and 0.5."
+            f"theta must be two rising numbers, got {short(theta)}; write theta=(0.0, 0.4)."
         )
-    return [last] if num_frames == 1 else [float(x) for x in np.linspace(first, last, num_frames)]
+    return [last] if count == 1 else [float(x) for x in np.linspace(first, last, count)]
 
 
 def _check_text(name: str, text: Any) -> None:
     if not isinstance(text, str):
-        raise TypeError(f'{name} must be a text, got {text!r:.60}; write it like "a red cat".')
+        raise TypeError(f'{name} must be a text, got {short(text)}; write it like "a red cat".')
     checks.check_prompt(name, text)
 
 
@@ -257,7 +321,8 @@ def _picture(picture: Any, size: tuple[int, int] | None) -> Image.Image:
     shown = picture_of(picture, size)
     if shown is None:
         raise TypeError(
-            f"text_diff edits a picture, a scene or an earlier run, got {type(picture).__name__}; "
+            f"picture must be a picture, a scene, an earlier run or an Embedding, got "
+            f"{short(picture)}; "
             "open a file with PIL.Image.open(path)."
         )
     return shown
@@ -271,8 +336,6 @@ def _noise(
     fixed_point: int,
     call: dict[str, Any],
 ) -> torch.Tensor:
-    if "latents" in call:
-        raise TypeError("invert=True finds the latents itself; leave latents= out.")
     told = {name: call[name] for name in ("num_inference_steps", "noise_level") if name in call}
     return find_noise(
         unclip,

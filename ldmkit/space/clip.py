@@ -12,9 +12,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ldmkit.check import short
 from ldmkit.loading import catalog, load
 from ldmkit.loading import device as devices
 from ldmkit.loading.folder import read_json
+from ldmkit.loading.opening import is_folder, is_hub_id, unknown
 from ldmkit.space.encoding import LOGIT_SCALE, ClipSpace
 from ldmkit.space.halves import (
     EMBEDDED,
@@ -54,32 +56,53 @@ def clip_space(
         ConnectionError: a hub id that can't be reached.
         TypeError: something else, or a pipeline without a CLIP whose vectors can be compared.
     """
+    if isinstance(what, (str, os.PathLike)):
+        if processor is not None:
+            raise TypeError(
+                f"processor goes with a CLIPModel that is given as an object, got "
+                f"{short(processor)} beside {short(what)}; leave it out."
+            )
+        return _named(what, device, dtype)
+    space = _of_object(what, processor)
+    for name, value in (("device", device), ("dtype", dtype)):
+        if value is not None:
+            raise TypeError(
+                f"{name} must be left out for what is open already, got {short(value)}; give a "
+                "name."
+            )
+    return space
+
+
+def _of_object(what: Any, processor: Any) -> ClipSpace:
     if isinstance(what, ClipSpace):
         return what
-    if isinstance(what, (str, os.PathLike)):
-        return _named(what, device, dtype)
-    if hasattr(what, "get_text_features") and hasattr(what, "get_image_features"):
+    if isinstance(what, type):
+        pass
+    elif hasattr(what, "get_text_features") and hasattr(what, "get_image_features"):
         return _of_model(what, processor)
-    if hasattr(what, "components"):
+    elif hasattr(what, "components"):
         return _of_pipeline(what)
     raise TypeError(
-        f"clip_space takes a name, a folder, a CLIPModel or a pipeline, got {_short(what)}; "
+        f"clip_space takes a name, a folder, a CLIPModel or a pipeline, got {short(what)}; "
         'begin with ldmkit.clip_space("critters").'
     )
 
 
 def _named(what: str | os.PathLike[str], device: Any, dtype: Any) -> ClipSpace:
     name, path = os.fspath(what), Path(what)
+    here = is_folder(name)
     # A folder that merely has a model's name, such as a checkout of its sources, is no model.
     is_pipeline, is_model = (
-        (path / file).is_file() for file in ("model_index.json", "config.json")
+        here and (path / file).is_file() for file in ("model_index.json", "config.json")
     )
     if name in _EMBEDDED_NAMES and not is_pipeline and not is_model:
         return _embedded(device, dtype)
     if is_pipeline or (name in catalog.CATALOG and not is_model):
         return _of_pipeline(load(what, device=device, dtype=dtype))
-    if path.is_dir():
+    if here:
         return _opened(path, path.resolve().name, device, dtype)
+    if isinstance(what, os.PathLike) or not is_hub_id(name):
+        raise ValueError(unknown(name, also=_EMBEDDED_NAMES))
     return _opened(name, name, device, dtype)
 
 
@@ -91,7 +114,7 @@ def _embedded(device: Any, dtype: Any) -> ClipSpace:
 
 
 def _opened(source: str | Path, name: str, device: Any, dtype: Any) -> ClipSpace:
-    chosen = devices.choose_device(device or "cpu")
+    chosen = devices.choose_device("cpu" if device is None else device)
     text, image = _open(source, devices.choose_dtype(dtype, chosen, embedded=True))
     return ClipSpace(name, text, image, _scale(text.network.to(chosen)))
 
@@ -133,7 +156,7 @@ def _of_model(model: Any, processor: Any) -> ClipSpace:
     if tokenizer is None or images is None:
         raise TypeError(
             "A CLIPModel needs its processor beside it: clip_space(model, "
-            f"processor=CLIPProcessor.from_pretrained(...)), got {_short(processor)}."
+            f"processor=CLIPProcessor.from_pretrained(...)), got {short(processor)}."
         )
     text, image = of_model(model, tokenizer, images)
     name = Path(str(getattr(model, "name_or_path", "") or type(model).__name__))
@@ -159,8 +182,3 @@ def _scale(model: Any) -> float:
 
 def _first(error: BaseException) -> str:
     return str(error).strip().split("\n")[0][:200]
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} " + (text if len(text) <= 60 else text[:57] + "...")

@@ -12,10 +12,11 @@ from ldmkit.recording import checks
 from ldmkit.records import Embedding
 from ldmkit.space.adaptors import Family, family_of
 from ldmkit.space.clip import clip_space
+from ldmkit.space.decoding import check_decoding
 from ldmkit.space.ends import label_of, picture_of, refused
 from ldmkit.space.inverting import invert
 from ldmkit.space.unclip import decode_embedding, sample_prior
-from ldmkit.space.ways import Order, Pictures, Way, check_call
+from ldmkit.space.ways import OWN, Order, Pictures, Way, check_held
 
 __all__ = ["clip_image", "size_of", "steps_of"]
 
@@ -28,8 +29,15 @@ def clip_image(walk: Order) -> Way:
             'space="clip_image" needs an unCLIP pipeline, which decodes embeddings, got '
             f'{type(walk.pipe).__name__}; load "critters-unclip", or take space="prompt".'
         )
-    own = {"latents", "noise_level", "prompt"}  # decode_embedding's
-    check_call(walk, family.decoder(), own | family.keywords())
+    check_held(walk.call, "interpolate")
+    if walk.invert and "latents" in walk.call:
+        raise TypeError("invert=True finds the latents of this walk; leave latents= out.")
+    check_decoding(family, walk.call, "interpolate", OWN)
+    for i, end in enumerate(walk.ends):  # all, before the first is encoded
+        if not isinstance(end, (Embedding, str)) and picture_of(end) is None:
+            raise refused(
+                "clip_image", "pictures, scenes, words, embeddings and earlier runs", end, i
+            )
     ends = [_embedding(walk, end, i) for i, end in enumerate(walk.ends)]
     points = walk.along(ends)
     noises = _inverted(walk, family, ends) if walk.invert else None
@@ -57,8 +65,6 @@ def clip_image(walk: Order) -> Way:
 
 def _inverted(walk: Order, family: Family, ends: list[Embedding]) -> torch.Tensor:
     """(k, c, h, w): between the noises that give the ends' pictures under their embeddings."""
-    if "latents" in walk.call:
-        raise TypeError("invert=True finds the latents of this walk; leave latents= out.")
     decoder, call = family.decoder(), walk.call
     call.setdefault("guidance_scale", 1.0)  # of two answers no step could be undone
     call.setdefault("num_inference_steps", steps_of(walk.pipe, decoder))
@@ -98,7 +104,5 @@ def _embedding(walk: Order, end: Any, number: int) -> Embedding:
     if isinstance(end, str):
         return sample_prior(walk.pipe, end, seed=walk.seed)
     picture = picture_of(end)
-    if picture is None:
-        wanted = "pictures, scenes, words, embeddings and earlier runs"
-        raise refused("clip_image", wanted, end, number)
+    assert picture is not None  # checked
     return clip_space(walk.pipe).encode_image(picture, label=label_of(end, number))

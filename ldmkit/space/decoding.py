@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 from PIL import Image
 
+from ldmkit.check import function, short, whole
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import checks, record
 from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.space.adaptors import UNCLIPS, Family, family_of
-from ldmkit.space.given import embeddings_of, generators, noise_of, stacked
+from ldmkit.space.given import check_generator, embeddings_of, generators, noise_of, stacked
 from ldmkit.space.halves import space_name
 from ldmkit.space.prior import check_least
 from ldmkit.space.sampling import run_behind
 
-__all__ = ["decode_embedding", "variations"]
+__all__ = ["check_decoding", "decode_embedding", "variations"]
 
 _MOST_IMAGES = 64
-_OWN = ("embedding", "seed", "noise_level", "latents", "keep", "preview", "on_step")
+_HANDLED = ("noise_level", "prompt", "latents", "keep", "preview", "on_step")
+_OWN = ("embedding", "seed", *_HANDLED)
 
 
 def decode_embedding(
@@ -66,7 +68,9 @@ def decode_embedding(
     decoder = family.decoder()
     given = embeddings_of(embedding, family.width(), space_name(unclip))
     seeds = checks.check_seed(seed, call.get("generator"), takes_generator=True)
-    _check_decoding(family, decoder, noise_level, prompt, call)
+    own = {"noise_level": noise_level, "prompt": prompt, "latents": latents}
+    own |= {"keep": keep, "preview": preview, "on_step": on_step}
+    check_decoding(family, {**call, **own})
     count = len(given) * int(call.get("num_images_per_prompt") or 1)
     drawing = generators(seeds, count) if seeds is not None else call.get("generator")
     vectors = family.noised(torch.tensor(stacked(given)), noise_level, drawing)
@@ -98,26 +102,49 @@ def _decoding(unclip: Any, caller: str) -> Family:
     if family is None:
         raise TypeError(
             f"{caller} takes an unCLIP pipeline, which decodes embeddings of pictures, got "
-            f"{type(unclip).__name__}; open one with ldmkit.load({UNCLIPS})."
+            f"{short(unclip)}; open one with ldmkit.load({UNCLIPS})."
         )
     return family
 
 
-def _check_decoding(
-    family: Family, decoder: Any, noise_level: Any, prompt: Any, call: dict[str, Any]
+def check_decoding(
+    family: Family,
+    call: Mapping[str, Any],
+    caller: str = "decode_embedding",
+    own: Iterable[str] = _OWN,
 ) -> None:
-    checks.check_call(decoder, family.keywords(), call, "decode_embedding", _OWN)
+    """Refuses what no decoding can mean, before anything is encoded or drawn.
+
+    Args:
+        family: of the pipeline.
+        call: ``decode_embedding``'s keywords, as far as they were given.
+        caller: who was called, in words.
+        own: the caller's own keywords.
+
+    Raises:
+        TypeError: an unknown keyword, or of a wrong kind.
+        ValueError: out of its range.
+    """
+    decoder, prompt, latents = family.decoder(), call.get("prompt", ""), call.get("latents")
+    checks.check_keep(call.get("keep", ()))
+    checks.check_preview(call.get("preview", "none"))
+    function("on_step", call.get("on_step"))
+    theirs = {name: value for name, value in call.items() if name not in _HANDLED}
+    check_generator(theirs.get("generator"))
+    checks.check_call(decoder, family.keywords(), theirs, caller, own)
     scheduler = getattr(decoder, "decoder_scheduler", None) or decoder.scheduler
-    check_least(scheduler, call)
+    check_least(scheduler, theirs)
     checks.check_prompt("prompt", prompt)
     if not isinstance(prompt, str) or (prompt and not family.takes_prompt):
         raise TypeError(
             f"The decoder of {type(family.pipe).__name__} takes "
-            f"{'one string as prompt' if family.takes_prompt else 'no words'}, got {prompt!r:.60}; "
-            "leave it out."
+            f"{'one string as prompt' if family.takes_prompt else 'no words'}, "
+            f"got {short(prompt)}; leave it out."
         )
-    _check_noise_level(family, noise_level)
-    missing = set(family.needs) - set(call)
+    check_noise_level(family, call.get("noise_level", 0))
+    if latents is not None:
+        noise_of(latents, (1, 0, 0, 0), many=True)
+    missing = set(family.needs) - set(theirs)
     if missing:
         raise TypeError(
             f"{type(family.pipe).__name__} alone needs {', '.join(sorted(missing))}=, which its "
@@ -125,15 +152,14 @@ def _check_decoding(
         )
 
 
-def _check_noise_level(family: Family, level: Any) -> None:
+def check_noise_level(family: Family, level: Any) -> None:
     most = family.most_noise()
-    if not isinstance(level, SupportsIndex) or isinstance(level, bool):
-        raise TypeError(f"noise_level must be a whole number from 0 to {most}, got {level!r:.60}.")
-    if not 0 <= int(level) <= most:
+    if not most and whole("noise_level", level, 0):
         raise ValueError(
-            f"noise_level must be between 0 and {most} inclusive, got {level}"
-            + ("." if most else "; nothing here says what noise is to these embeddings.")
+            f"noise_level must be 0, got {short(level)}; nothing here says what noise is to these "
+            "embeddings."
         )
+    whole("noise_level", level, 0, most)
 
 
 def variations(
@@ -167,11 +193,15 @@ def variations(
     """
     from ldmkit.space.clip import clip_space
 
-    _decoding(unclip, "variations")
-    checks.check_count("num_images", num_images, _MOST_IMAGES)
-    first = checks.check_seed(seed, None, takes_generator=True)
-    if not isinstance(first, int):
-        raise TypeError(f"seed must be one whole number, got {seed!r:.60}; picture i has seed + i.")
+    family = _decoding(unclip, "variations")
+    num_images = whole("num_images", num_images, 1, _MOST_IMAGES)
+    first = whole("seed", seed, 0, 2**63 - 1 - _MOST_IMAGES)
+    check_decoding(family, {**options, "noise_level": noise_level})
+    if not isinstance(picture, (Embedding, Image.Image)):
+        raise TypeError(
+            f"picture must be a PIL picture or its Embedding, got {short(picture)}; open a file "
+            "with PIL.Image.open(path)."
+        )
     if not isinstance(picture, Embedding):
         picture = clip_space(unclip).encode_image(picture)
     seeds = first if num_images == 1 else [first + i for i in range(num_images)]

@@ -7,7 +7,7 @@ unCLIP pipelines feed; every comparison here is by cosine, so lengths never matt
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldmkit.check import say, whole
+from ldmkit.check import say, short, whole
 from ldmkit.recording.checks import check_prompt
 from ldmkit.recording.told import length_said_once
 from ldmkit.records import Embedding, Gap
@@ -132,15 +132,14 @@ class ClipSpace:
         Raises:
             TypeError: something else among them.
         """
-        if isinstance(points, Embedding) or is_picture_like(points):
-            points = [points]  # type: ignore[list-item]
+        points = _listed("points", points, 0)
         made: list[Embedding | None] = [p if isinstance(p, Embedding) else None for p in points]
         texts = [i for i, point in enumerate(points) if isinstance(point, str)]
         pictures = [i for i, point in enumerate(points) if not isinstance(point, (str, Embedding))]
         encoded = zip(
             texts + pictures,
             (self.encode_text([str(points[i]) for i in texts]) if texts else [])
-            + (self.encode_image([points[i] for i in pictures]) if pictures else []),  # type: ignore[misc]
+            + (self.encode_image([points[i] for i in pictures]) if pictures else []),
             strict=True,
         )
         for i, embedding in encoded:
@@ -162,6 +161,8 @@ class ClipSpace:
         Raises:
             ValueError: none on a side, another space, or a zero vector.
         """
+        a = _listed("a", a)
+        b = None if b is None else _listed("b", b)  # before anything is encoded
         rows = self._units(self.encode(a))
         columns = rows if b is None else self._units(self.encode(b))
         return np.clip(rows @ columns.T, -1.0, 1.0)
@@ -181,9 +182,11 @@ class ClipSpace:
         Raises:
             ValueError: no candidates, another space, or a zero vector.
         """
-        count = None if count is None else whole("count", count, 1)
+        if count is not None:
+            count = whole("count", count, 1)
+        points, candidates = _listed("point", [point]), _listed("candidates", candidates)
         found = self.encode(candidates)
-        cosines = self.similarity([point], found)[0]
+        cosines = self.similarity(points, found)[0]
         order = np.argsort(-cosines, kind="stable")[:count]
         rows = tuple(
             {
@@ -216,8 +219,11 @@ class ClipSpace:
             ValueError: no text or picture.
         """
         one = isinstance(picture, Embedding) or is_picture_like(picture)
-        pictures = self.encode([picture] if one else picture)  # type: ignore[list-item, arg-type]
-        words = list(texts) if not isinstance(texts, str) else [texts]
+        points, words = _listed("picture", picture), _listed("texts", texts)
+        for text in words:
+            if not isinstance(text, str):
+                raise TypeError(f"texts must be captions, got {short(text)}; write strings.")
+        pictures = self.encode(points)
         cosines = self.similarity(pictures, words)
         logits = self.scale * cosines
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -257,7 +263,8 @@ class ClipSpace:
         Raises:
             ValueError: too few, another space, or a zero vector.
         """
-        groups = [self.encode(list(group)) for group in (texts, pictures)]
+        points = [_listed("texts", texts), _listed("pictures", pictures)]
+        groups = [self.encode(group) for group in points]
         for group in groups:
             self._check_here(group)
         return Gap(tuple(groups[0]), tuple(groups[1]))
@@ -282,6 +289,28 @@ class ClipSpace:
             'give clip_space the whole model, such as "openai/clip-vit-large-patch14" for Karlo '
             "and stable-unclip-small."
         )
+
+
+def _listed(name: str, points: Any, least: int = 1) -> list[Any]:
+    """Points as a list, each of them something that can be encoded.
+
+    Raises:
+        TypeError: something else among them.
+        ValueError: fewer than ``least``.
+    """
+    if isinstance(points, (str, Embedding)) or is_picture_like(points):
+        return [points]
+    several = isinstance(points, Iterable) and not isinstance(points, (bytes, Mapping))
+    found = list(points) if several else [points]
+    for one in found:
+        if not isinstance(one, (str, Embedding)) and not is_picture_like(one):
+            raise TypeError(
+                f"{name} must be texts, pictures or embeddings, got {short(one)}; a picture may be "
+                "a PIL image, a pathlib.Path, an array or a tensor."
+            )
+    if len(found) < least:
+        raise ValueError(f"{name} must hold one text, picture or embedding at least, got none.")
+    return found
 
 
 def _say_what_fell_off(half: TextHalf, texts: list[str]) -> None:
@@ -309,12 +338,14 @@ def _say_what_fell_off(half: TextHalf, texts: list[str]) -> None:
 def _labels(pictures: list[Any], label: str | Sequence[str] | None) -> list[str]:
     if label is None:
         return [_file_of(picture) or "a picture" for picture in pictures]
-    labels = [label] if isinstance(label, str) else list(label)
+    labels = [label] if isinstance(label, str) else label
+    if not isinstance(labels, (list, tuple)) or not all(isinstance(one, str) for one in labels):
+        raise TypeError(f"label must be words, or a list of them, got {short(label)}.")
     if len(labels) != len(pictures):
         raise ValueError(
             f"Each picture needs its label, got {len(pictures)} pictures and {len(labels)} labels."
         )
-    return labels
+    return list(labels)
 
 
 def _file_of(picture: Any) -> str:

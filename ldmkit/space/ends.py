@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ldmkit.check import short
 from ldmkit.critters import Scene
 from ldmkit.records import Embedding, Trajectory
 from ldmkit.records.rgb import to_rgb
@@ -77,9 +78,7 @@ def words_of(end: Any) -> str | None:
 
 def refused(space: str, wanted: str, end: Any, number: int) -> TypeError:
     """The error for an end that a space can't take."""
-    shown = repr(end)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
     return TypeError(
-        f"space={space!r} walks between {wanted}, got {type(end).__name__} {shown} as end "
+        f"space={space!r} walks between {wanted}, got {type(end).__name__} {short(end)} as end "
         f"{number + 1}; give another end or another space."
     )

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ldmkit.check import short
 from ldmkit.records import Embedding
 
-__all__ = ["embeddings_of", "generators", "noise_of", "stacked"]
+__all__ = ["check_generator", "embeddings_of", "generators", "noise_of", "stacked"]
 
 # One CLIP has many names: that of the model which carries it, that of its own repository.
 _LARGE, _GIANT = "clip-vit-large-patch14", "CLIP-ViT-bigG-14-laion2B-39B-b160k"
@@ -60,7 +61,7 @@ def _listed(given: Any, space: str) -> list[Embedding]:
     if array is None:
         raise TypeError(
             "An embedding, a vector (d,) or a batch (b, d) is needed, got "
-            f"{type(given).__name__} {getattr(given, 'shape', given)!s:.60}; make one with "
+            f"{short(given)}; make one with "
             "sample_prior or clip.encode_image."
         )
     return [Embedding(row, model=space) for row in array]
@@ -71,7 +72,7 @@ def _array(given: Any) -> NDArray[np.float32] | None:
     whole = given.detach().float().cpu().numpy() if torch.is_tensor(given) else given
     try:
         array = np.asarray(whole, dtype=np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return np.atleast_2d(array) if array.ndim in (1, 2) else None
 
@@ -88,23 +89,31 @@ def _same(one: str, other: str) -> bool:
     return _SPACES.get(first, first) == _SPACES.get(second, second)
 
 
-def noise_of(given: Any, shape: tuple[int, ...]) -> torch.Tensor:
+def noise_of(given: Any, shape: tuple[int, ...], *, many: bool = False) -> torch.Tensor:
     """First noise as a tensor; that of one serves a batch.
 
     Args:
         given: tensor or array (b, ...), or (1, ...).
         shape: what is needed, the batch first; of pictures' only the batch counts.
+        many: whether the batch may be any, where it isn't known yet.
 
     Raises:
+        TypeError: no numbers.
         ValueError: another shape, or numbers that aren't finite.
     """
-    tensor = given if torch.is_tensor(given) else torch.tensor(np.array(given, dtype=np.float32))
-    fits = tensor.ndim == len(shape) and tensor.shape[0] in (1, shape[0])
+    try:
+        plain = given if torch.is_tensor(given) else np.array(given, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(
+            f"latents must be a tensor or array of the shape {shape}, got {short(given)}."
+        ) from None
+    tensor = plain if torch.is_tensor(plain) else torch.tensor(plain)
+    fits = tensor.ndim == len(shape) and (many or tensor.shape[0] in (1, shape[0]))
     if not fits or (len(shape) == 2 and tensor.shape[1] != shape[1]):
         raise ValueError(f"latents must have the shape {shape}, got {tuple(tensor.shape)}.")
     if not torch.isfinite(tensor).all():
         raise ValueError("latents must be finite numbers, got NaN or infinity among them.")
-    return tensor.expand(shape[0], *tensor.shape[1:])
+    return tensor if many else tensor.expand(shape[0], *tensor.shape[1:])
 
 
 def generators(seeds: int | tuple[int, ...] | None, count: int, each: int = 1) -> Any:
@@ -125,6 +134,21 @@ def generators(seeds: int | tuple[int, ...] | None, count: int, each: int = 1) -
         )
     own = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     return [generator for generator in own for _ in range(each)]
+
+
+def check_generator(generator: Any) -> None:
+    """Refuses what draws no noise.
+
+    Raises:
+        TypeError: neither a ``torch.Generator``, nor a list of them, nor ``None``.
+    """
+    several = generator if isinstance(generator, (list, tuple)) else [generator]
+    right = all(isinstance(one, torch.Generator) for one in several)
+    if generator is not None and not (right and several):
+        raise TypeError(
+            f"generator must be a torch.Generator or a list of them, got {short(generator)}; "
+            "seed=7 makes one."
+        )
 
 
 def stacked(embeddings: Sequence[Embedding]) -> NDArray[np.float32]:

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldmkit.loading.device import RELEASED, works_on
 from ldmkit.loading.origin import origin_of
-from ldmkit.loading.quiet import no_progress_bars, swift_imports
+from ldmkit.loading.quiet import no_progress_bars, one_load, swift_imports
 
 __all__ = [
     "EMBEDDED",
@@ -61,7 +62,7 @@ class TextHalf:
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Texts to (n, d) projected vectors, not normalised; what is too long is cut."""
-        device, rows = next(self.network.parameters()).device, []
+        device, rows = _weight(self.network).device, []
         for start in range(0, len(texts), _BATCH):
             words = self.tokenizer(
                 [*texts[start : start + _BATCH]],
@@ -88,12 +89,19 @@ class ImageHalf:
     @torch.no_grad()
     def encode(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
         """RGB pictures to (n, d) projected vectors, not normalised."""
-        weight, rows = next(self.network.parameters()), []
+        weight, rows = _weight(self.network), []
         for start in range(0, len(pictures), _BATCH):
             batch = [_no_sliver(one) for one in pictures[start : start + _BATCH]]
             pixels = self.processor(batch, return_tensors="pt").pixel_values
             rows.append(self.features(pixel_values=pixels.to(weight.device, weight.dtype)))
         return np.concatenate([row.float().cpu().numpy() for row in rows])
+
+
+def _weight(network: Any) -> torch.Tensor:
+    weight: torch.Tensor = next(network.parameters())
+    if weight.is_meta and works_on(network).type == "meta":  # offloaded ones come when called
+        raise RuntimeError(RELEASED)
+    return weight
 
 
 def _no_sliver(picture: Image.Image) -> Image.Image:
@@ -137,7 +145,7 @@ def open_folder(source: str | Path, dtype: Any, **where: Any) -> tuple[TextHalf,
         OSError: files are missing.
         ValueError: files are damaged or of another model.
     """
-    with no_progress_bars(), swift_imports():
+    with one_load, no_progress_bars(), swift_imports():
         from transformers import CLIPModel, CLIPTokenizer
 
         model = CLIPModel.from_pretrained(source, dtype=dtype, use_safetensors=True, **where)

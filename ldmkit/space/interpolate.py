@@ -7,7 +7,6 @@ what lies between differs, and it differs greatly.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -15,12 +14,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ldmkit.check import choice, flag, function, short, whole
 from ldmkit.loading.origin import origin_of
-from ldmkit.recording import checks
 from ldmkit.recording.hooks import denoiser_of
 from ldmkit.recording.told import versions
 from ldmkit.records import Step, Walk
-from ldmkit.space import ways
+from ldmkit.space import paths, ways
 from ldmkit.space.clip_way import clip_image
 from ldmkit.space.ends import label_of
 from ldmkit.space.ways import Order, Pictures, Way, seed_of
@@ -35,7 +34,7 @@ WAYS: dict[str, Callable[[Order], Way]] = {
     "noise": ways.noise,
 }
 SPACES = tuple(WAYS)
-METHODS = ("slerp", "lerp")
+METHODS = tuple(paths.METHODS)
 _MOST_FRAMES = 1000
 _SMALL = 50_000_000  # parameters: what runs in batches without asking
 _BATCH = 8
@@ -103,8 +102,14 @@ def interpolate(
         ValueError: an unknown space or method, too few frames, ends of different models, NaN.
         RuntimeError: stopped before the first picture.
     """
-    _check_names(space, method)
+    choice("space", space, SPACES)
+    if method is not None:
+        choice("method", method, METHODS)
+    function("on_frame", on_frame)
+    function("on_step", on_step)
     places = _places(num_frames, t)
+    if batch_size is not None:
+        whole("batch_size", batch_size, 1, 256)
     walk = Order(
         pipe=pipe,
         ends=(a, b, *more_ends),
@@ -138,46 +143,38 @@ def interpolate(
     )
 
 
-def _check_names(space: Any, method: Any) -> None:
-    for name, value, known in (("space", space, SPACES), ("method", method, METHODS)):
-        if value in known or (name == "method" and value is None):
-            continue
-        near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
-        advice = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r:.60}{advice}")
-
-
 def _places(num_frames: Any, t: Any) -> list[float]:
     if t is None:
-        checks.check_count("num_frames", num_frames, _MOST_FRAMES)
-        if num_frames < 2:
-            raise ValueError(f"num_frames must be between 2 and {_MOST_FRAMES}, got {num_frames}.")
-        return [float(place) for place in np.linspace(0, 1, num_frames)]
-    several = isinstance(t, Sequence) or (isinstance(t, np.ndarray) and t.ndim == 1)
-    places = list(t) if several and not isinstance(t, str) else []
-    right = all(isinstance(p, Real) and 0 <= float(p) <= 1 for p in places)  # NaN is neither
+        count = whole("num_frames", num_frames, 2, _MOST_FRAMES)
+        # Not linspace, whose steps are added up: 0.6000000000000001 is no end of six.
+        return [i / (count - 1) for i in range(count)]
+    several = isinstance(t, (list, tuple, range)) or (isinstance(t, np.ndarray) and t.ndim == 1)
+    places = list(t) if several else []
+    right = all(
+        isinstance(p, (int, float, np.integer, np.floating)) and p is not True and 0 <= p <= 1
+        for p in places  # NaN is neither
+    )
     if not 0 < len(places) <= _MOST_FRAMES or not right or sorted(places) != places:
-        raise ValueError(
-            f"t must be rising numbers between 0 and 1, at most {_MOST_FRAMES}, got {t!r:.60}; "
+        raise (ValueError if several else TypeError)(
+            f"t must be rising numbers between 0 and 1, at most {_MOST_FRAMES}, got {short(t)}; "
             "leave it out for evenly spread ones."
         )
     return [float(place) for place in places]
 
 
 def _inverting(invert: Any, space: str) -> bool:
+    flag("invert", invert)
     if invert and space != "clip_image":
         raise TypeError(
             f'invert=True goes with space="clip_image", got {space!r}; walk between inverted '
             'noises alone with space="noise" and the latents of ldmkit.invert as ends.'
         )
-    return bool(invert)
+    return invert
 
 
 def _label(names: list[str], place: float) -> str:
     """``"62 % a red cat, 38 % a blue dog"``; at an end its own name."""
-    position = place * (len(names) - 1)
-    first = min(int(position), len(names) - 2)
-    share = position - first
+    first, share = paths.leg(place, len(names))
     if share in (0, 1):
         return names[first + int(share)]
     return f"{100 - 100 * share:.3g} % {names[first]}, {100 * share:.3g} % {names[first + 1]}"
@@ -185,7 +182,6 @@ def _label(names: list[str], place: float) -> str:
 
 def _batch_size(asked: Any, pipe: Any, call: Mapping[str, Any]) -> int:
     if asked is not None:
-        checks.check_count("batch_size", asked)
         return int(asked)
     network = denoiser_of(pipe)
     small = network is not None and sum(p.numel() for p in network.parameters()) <= _SMALL

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from ldmkit.check import short, whole
 from ldmkit.latents import inversion
+from ldmkit.latents.codec import listed
 from ldmkit.recording import checks
 from ldmkit.records import Embedding
-from ldmkit.records.rgb import is_picture_like, to_rgb
 from ldmkit.space.adaptors import family_of
 from ldmkit.space.clip import clip_space
 from ldmkit.space.given import embeddings_of, stacked
@@ -70,12 +71,12 @@ def invert(
     if not isinstance(prompt, str) or (prompt and not family.takes_prompt):
         raise TypeError(
             f"The decoder of {type(pipe).__name__} takes "
-            f"{'one text' if family.takes_prompt else 'no words'}, got prompt={prompt!r:.60}."
+            f"{'one text' if family.takes_prompt else 'no words'}, got prompt={short(prompt)}."
         )
-    level = call.pop("noise_level", 0)
-    checks.check_seed(seed, None, takes_generator=True)
-    one = is_picture_like(picture) or not isinstance(picture, Iterable)
-    pictures = [to_rgb(each) for each in ([picture] if one else picture)]
+    level = whole("noise_level", call.pop("noise_level", 0), 0, family.most_noise())
+    seed = whole("seed", seed, 0, 2**63 - 1)
+    inversion.check_inversion(family.decoder(), num_inference_steps, fixed_point, call)
+    pictures = listed(picture)
     count = len(pictures)
     if embedding is None:
         embedding = clip_space(pipe).encode_image(pictures)

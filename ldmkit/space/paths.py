@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldmkit.check import choice, short
 from ldmkit.records.embedding import Embedding
 
-__all__ = ["lerp", "path", "slerp"]
+__all__ = ["leg", "lerp", "path", "slerp"]
 
 Float64 = NDArray[np.float64]
 Walk = Callable[[Float64, Float64, float], Float64]  # two vectors (d,) and t
@@ -73,16 +74,26 @@ def path(ends: Sequence[Any], t: Any, *, method: str = "slerp") -> Any:
     ends = list(ends)
     if len(ends) < 2:
         raise ValueError(f"A path needs two ends or more, got {len(ends)}; give a list of them.")
-    if method not in METHODS:
-        raise ValueError(f'method must be "slerp" or "lerp", got {str(method)[:40]!r}.')
+    choice("method", method, METHODS)
     several, numbers = _times(t)
-    last = len(ends) - 2
     points = []
     for number in numbers:
-        first = min(int(number * (last + 1)), last)
-        rest = min(1.0, number * (last + 1) - first)
-        points.append(_between(ends[first], ends[first + 1], rest, METHODS[method]))
+        first, share = leg(number, len(ends))
+        points.append(_between(ends[first], ends[first + 1], share, METHODS[method]))
     return _gathered(points) if several else points[0]
+
+
+def leg(t: float, ends: int) -> tuple[int, float]:
+    """Between which ends a place lies: the first of the two, and the share of the next, 0…1.
+
+    A place that only rounding keeps from an end is that end: 3/5 of five legs is 3.0000000000000004
+    in floating point where ``t`` came as 0.6000000000000001.
+    """
+    position = t * (ends - 1)
+    if abs(position - round(position)) <= 1e-12 * ends:
+        position = round(position)
+    first = min(int(position), ends - 2)
+    return first, float(position - first)
 
 
 def _between(a: Any, b: Any, t: Any, walk: Walk) -> Any:
@@ -148,16 +159,18 @@ def _length(vector: Float64) -> float:
 
 
 def _times(t: Any) -> tuple[bool, list[float]]:
+    advice = "t must be a number between 0 and 1, or a row of them"
     try:
-        array = np.asarray(t.detach().cpu() if hasattr(t, "detach") else t, dtype=np.float64)
+        given = np.asarray(t.detach().cpu() if hasattr(t, "detach") else t)
+        array = given.astype(np.float64) if given.dtype.kind in "iuf" else None
     except (TypeError, ValueError):
-        raise TypeError(
-            f"t must be a number between 0 and 1 or several, got {type(t).__name__}."
-        ) from None
+        array = None
+    if array is None:
+        raise TypeError(f"{advice}, got {short(t)}.")
     if array.ndim > 1 or not array.size:
-        raise ValueError(f"t must be one number or a row of them, got the shape {array.shape}.")
+        raise ValueError(f"{advice}, got the shape {array.shape}.")
     if not ((array >= 0) & (array <= 1)).all():  # NaN fails too
-        raise ValueError(f"t must be between 0 and 1 inclusive, got {t}.")
+        raise ValueError(f"{advice}, got {short(t)}.")
     return array.ndim == 1, [float(number) for number in array.ravel()]
 
 
@@ -166,14 +179,21 @@ def _check_kinds(a: Any, b: Any) -> None:
     if unlike or hasattr(a, "detach") != hasattr(b, "detach"):
         raise TypeError(
             "Both ends must be of one kind (arrays, tensors or embeddings), got "
-            f"{type(a).__name__} and {type(b).__name__}."
+            f"{short(a)} and {short(b)}."
         )
 
 
 def _finite(value: Any) -> Float64:
     # float() before numpy: it has no bfloat16
     plain = value.detach().cpu().double().numpy() if hasattr(value, "detach") else value
-    array = np.asarray(plain, dtype=np.float64)
+    try:
+        array = np.asarray(plain, dtype=np.float64)
+        # None and False become numbers, words are read as such: neither is a place in a space.
+        known = np.asarray(plain).dtype.kind in "iuf"
+    except (TypeError, ValueError, OverflowError):
+        known = False
+    if not known:
+        raise TypeError(f"A path's ends must be arrays, tensors or embeddings, got {short(value)}.")
     if not array.size or not np.isfinite(array).all():
         raise ValueError(
             f"A path's ends must be finite numbers, got {array.size} of which "

@@ -6,13 +6,14 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, overload
 
+from ldmkit.check import short, whole
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import checks
 from ldmkit.recording.stages import prior_arrays
 from ldmkit.recording.told import length_said_once, versions
 from ldmkit.records import Embedding, Trajectory
 from ldmkit.space.adaptors import UNCLIPS, Family, family_of
-from ldmkit.space.given import generators, noise_of
+from ldmkit.space.given import check_generator, generators, noise_of
 from ldmkit.space.halves import space_name
 from ldmkit.space.prior import Drawn, Prior, check_least, draw
 
@@ -89,9 +90,10 @@ def sample_prior(
     """
     family, prior = _with_prior(unclip)
     texts = _texts(prior, prompt)
+    check_generator(generator)
     seeds = checks.check_seed(seed, generator, takes_generator=True)
     settings = _settings(family, prior, num_inference_steps, guidance_scale)
-    checks.check_count("best_of", best_of, _MOST_SAMPLES)
+    best_of = whole("best_of", best_of, 1, _MOST_SAMPLES)
     if latents is not None:
         shape = (len(texts) * best_of, prior.network.config.embedding_dim)
         latents = noise_of(latents, shape).to(prior.device)
@@ -116,7 +118,7 @@ def _with_prior(unclip: Any) -> tuple[Family, Prior]:
     if family is None or prior is None:
         raise TypeError(
             "sample_prior takes an unCLIP pipeline with a prior, and "
-            f"{type(unclip).__name__} has none; open one with ldmkit.load({UNCLIPS})."
+            f"{short(unclip)} has none; open one with ldmkit.load({UNCLIPS})."
         )
     return family, prior
 

@@ -14,8 +14,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ldmkit.check import choice, number, short, whole
 from ldmkit.records import Embedding, RecordError, Step, Walk
-from ldmkit.space.arithmetic import check_decodes, start_of, weighted_sum
+from ldmkit.space.arithmetic import (
+    check_decodes,
+    check_keywords,
+    check_walk,
+    start_of,
+    weighted_sum,
+)
 from ldmkit.space.changes import tell_changes
 from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.ends import label_of, picture_of
@@ -76,12 +83,14 @@ def walk_sum(
         TypeError: no unCLIP pipeline, or a term of a wrong kind.
         ValueError: nothing to begin with or to add, terms that cancel, θ outside 0…1.
     """
-    check_decodes(unclip, "walk_sum")
+    family = check_decodes(unclip, "walk_sum")
     first, others = parted(terms)
-    if not 0 <= theta <= 1:  # NaN fails too
-        raise RecordError(
-            f"theta must be between 0 and 1, got {theta}; the paper ends at 0.25…0.5."
-        )
+    choice("form", form, FORMS)
+    number("theta", theta, 0, 1)
+    num_frames = whole("num_frames", num_frames, 2, 1000)
+    check_walk(first[1], seed, invert, fixed_point, clip, on_frame, on_step)
+    alone = invert and not isinstance(first[1], (Embedding, str))
+    check_keywords(family, call, "walk_sum", alone=alone)
     space = clip or clip_space(unclip)
     added = [(weight, _embedding(space, thing)) for weight, thing in others]
     towards = direction(added) if form == "turn" else None
@@ -116,7 +125,14 @@ def parted(terms: Sequence[Term]) -> tuple[Term, list[Term]]:
     Raises:
         ValueError: no term with a positive weight, or none beside it.
     """
-    counted = [(weight, thing) for weight, thing in terms if weight != 0]
+    try:
+        pairs = [(weight, thing) for weight, thing in terms]
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"terms must be pairs of a weight and a thing, got {short(terms)}; write "
+            '[(1.0, picture), (0.5, "a crown")].'
+        ) from None
+    counted = [(number("weight", weight), thing) for weight, thing in pairs if weight != 0]
     start = next((i for i, (weight, _) in enumerate(counted) if weight > 0), None)
     if not counted:
         raise RecordError("The sum is empty; add a picture or words with +.")
@@ -170,6 +186,6 @@ def _embedding(clip: ClipSpace, thing: Any) -> Embedding:
     if picture is None:
         raise TypeError(
             "A term is words, a picture, a scene, an earlier run or an Embedding, got "
-            f"{type(thing).__name__}; open a file with PIL.Image.open(path)."
+            f"{short(thing)}; open a file with PIL.Image.open(path)."
         )
     return clip.encode_image(picture, label=label_of(thing, 0))

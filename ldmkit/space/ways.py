@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,19 +11,22 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ldmkit.check import short, whole
 from ldmkit.latents import decode_latents, encode_image
 from ldmkit.recording import checks, record
 from ldmkit.recording.hooks import denoiser_of
 from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.space.ends import picture_of, refused, words_of
 from ldmkit.space.mixing import Between, mixing
-from ldmkit.space.paths import path
+from ldmkit.space.paths import leg, path
 
 __all__ = [
+    "OWN",
     "Order",
     "Pictures",
     "Way",
     "check_call",
+    "check_held",
     "latent",
     "noise",
     "pixel",
@@ -31,7 +34,7 @@ __all__ = [
     "seed_of",
 ]
 
-_OWN = (
+OWN = (
     "num_frames",
     "t",
     "seed",
@@ -67,7 +70,7 @@ class Order:
 
     def is_end(self, i: int) -> bool:
         """Whether place i is one of the ends."""
-        return (self.places[i] * (len(self.ends) - 1)) % 1 == 0
+        return leg(self.places[i], len(self.ends))[1] in (0, 1)
 
 
 @dataclass
@@ -96,15 +99,24 @@ class Way:
         return None if traj.stopped else list(traj.images)
 
 
-def check_call(walk: Order, target: Any, known: Iterable[str] | None = None) -> None:
+def check_call(walk: Order, target: Any) -> None:
     """Refuses unknown keywords and those that a walk sets itself, before anything runs."""
+    check_held(walk.call, "interpolate")
+    known = checks.parameters_of(target, "interpolate")
+    checks.check_call(target, known, walk.call, "interpolate", OWN)
+
+
+def check_held(call: Mapping[str, Any], caller: str) -> None:
+    """Refuses keywords that would give each frame others, or several pictures.
+
+    Raises:
+        TypeError: one of them.
+    """
     for name in _HELD:
-        if name in walk.call:
+        if name in call:
             raise TypeError(
-                f"interpolate makes one picture per place and takes no {name!r}; leave it out."
+                f"{caller} makes one picture per place and takes no {name!r}; leave it out."
             )
-    known = checks.parameters_of(target, "interpolate") if known is None else known
-    checks.check_call(target, known, walk.call, "interpolate", _OWN)
 
 
 def _refuse_call(walk: Order, space: str) -> None:
@@ -121,11 +133,9 @@ def seed_of(seed: Any) -> int:
         TypeError: none, several, or no whole number.
         ValueError: out of range.
     """
-    if seed is None or isinstance(seed, (list, tuple)):
-        raise TypeError(f"seed must be one whole number for the whole walk, got {seed!r:.60}.")
-    checked = checks.check_seed(seed, None, takes_generator=True)
-    assert isinstance(checked, int)  # one was given
-    return checked
+    if isinstance(seed, (list, tuple)):
+        raise TypeError(f"seed must be one whole number for the whole walk, got {short(seed)}.")
+    return whole("seed", seed, 0, 2**63 - 1)
 
 
 def prompt(walk: Order) -> Way:
@@ -181,12 +191,18 @@ def noise(walk: Order) -> Way:
     prompt = walk.call.pop("prompt", None)
     if not isinstance(prompt, str):
         raise TypeError(
-            f'space="noise" needs the words that stay the same, got prompt={prompt!r:.60}; '
+            f'space="noise" needs the words that stay the same, got prompt={short(prompt)}; '
             'add prompt="a red cat".'
         )
     check_call(walk, walk.pipe)
     if "latents" in walk.call:
         raise TypeError("The ends are the latents of this walk; leave latents= out.")
+    for i, end in enumerate(walk.ends):  # all, before the pipeline is asked for its noise
+        if _is_seed(end):
+            seed_of(end)
+        elif getattr(end, "latents", None) is None and _latents_of(end) is None:
+            wanted = "seeds, noise (c, h, w) and runs that kept latents"
+            raise refused("noise", wanted, end, i)
     first = _first_noise(walk, prompt)
     points = walk.along([_noise_of(first, end, i) for i, end in enumerate(walk.ends)])
 
@@ -223,7 +239,7 @@ def _first_noise(walk: Order, prompt: str) -> torch.Tensor:
 
 def _noise_of(like: torch.Tensor, end: Any, number: int) -> torch.Tensor:
     """(c, h, w) of variance 1; the pipeline multiplies it by the scheduler's first sigma."""
-    if isinstance(end, (int, np.integer)) and not isinstance(end, bool):
+    if _is_seed(end):
         generator = torch.Generator("cpu").manual_seed(seed_of(end))
         return torch.randn((1, *like.shape), generator=generator, dtype=like.dtype)[0]
     if isinstance(end, Trajectory) and end.latents is not None:
@@ -231,14 +247,16 @@ def _noise_of(like: torch.Tensor, end: Any, number: int) -> torch.Tensor:
         array = end.latents[0, 0] / (scale if math.isfinite(scale) and scale > 0 else 1)
     else:
         array = _latents_of(end)
-    if array is None:
-        raise refused("noise", "seeds, noise (c, h, w) and runs that kept latents", end, number)
     if array.shape != tuple(like.shape):
         raise ValueError(
             f"The first noise of this pipeline has the shape {tuple(like.shape)}, got "
             f"{array.shape} as end {number + 1}; take noise of this pipeline and size."
         )
     return torch.from_numpy(array.copy()).to(like.dtype)
+
+
+def _is_seed(end: Any) -> bool:
+    return isinstance(end, (int, np.integer)) and not isinstance(end, bool)
 
 
 def _latents_of(end: Any) -> Any:
@@ -253,14 +271,15 @@ def _latents_of(end: Any) -> Any:
 def latent(walk: Order) -> Way:
     """Between encoded pictures; each place is decoded, nothing is denoised."""
     _refuse_call(walk, "latent")
+    for i, end in enumerate(walk.ends):  # all, before the first is encoded
+        if _latents_of(end) is None and picture_of(end) is None:
+            raise refused("latent", "pictures, scenes, earlier runs and latents", end, i)
     latents: list[Any] = []
     size = next((p.size for end in walk.ends if (p := picture_of(end)) is not None), None)
-    for i, end in enumerate(walk.ends):
+    for end in walk.ends:
         array, picture = _latents_of(end), picture_of(end, size)
         if picture is not None:
             array = encode_image(walk.pipe, picture)[0].float().cpu().numpy()
-        if array is None:
-            raise refused("latent", "pictures, scenes, earlier runs and latents", end, i)
         latents.append(array)
     points = walk.along(latents)
 

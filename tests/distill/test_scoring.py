@@ -59,7 +59,7 @@ def test_unknown_words_say_what_to_do_next():
     ("picture", "caption", "words"),
     [
         (None, "a red cat", "must be a PIL image, a path, an array or a tensor, got NoneType"),
-        (Image.new("RGB", (8, 8)), 3, "caption must be a string, got int"),
+        (Image.new("RGB", (8, 8)), 3, "caption must be a string, got 3"),
     ],
 )
 def test_refuses(picture, caption, words):

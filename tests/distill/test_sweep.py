@@ -12,6 +12,7 @@ from PIL import Image
 
 import ldmkit
 from ldmkit.distill import cells
+from ldmkit.loading.device import own
 
 PROMPT = "a red cat with a crown"
 
@@ -118,20 +119,77 @@ def test_other_processes_make_the_same_pictures(pipe):
     assert there.axes == here.axes
 
 
-def test_a_name_is_opened_once(pipe, monkeypatch):
-    opened = []
+@pytest.fixture
+def opened(monkeypatch):
+    """Names that were loaded; each gives a pipeline of its own."""
+    names, cache = [], dict(cells._kept)
 
     def load(name):
-        opened.append(name)
-        return pipe
+        names.append(name)
+        return own(tiny.pipeline(size="small"))
 
     for module in ("ldmkit.distill.sweep", "ldmkit.distill.cells"):
         monkeypatch.setattr(sys.modules[module], "load", load)
-    cells._named.cache_clear()
-    grid = ldmkit.sweep("some model", AXES, PROMPT, num_inference_steps=1)
-    cells._named.cache_clear()
-    assert opened == ["some model"] * 2  # to check the call, and where the jobs run
+    cells._kept.clear()
+    yield names
+    cells._kept.clear()
+    cells._kept.update(cache)
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_a_name_is_opened_once(opened, threads):
+    pool = ThreadPoolExecutor(threads) if threads else None
+    grid = ldmkit.sweep("some model", AXES, PROMPT, num_inference_steps=1, executor=pool)
+    assert opened == ["some model"]
     assert len(grid) == 4
+
+
+def test_a_worker_opens_a_name_once_and_again_after_release(opened):
+    """A process that only runs jobs: nobody lends it the model."""
+    job = cells.Job("some model", None, (PROMPT,), (1,), {"num_inference_steps": 1}, (0,))
+    cells.run(job)
+    cells.run(job)
+    assert opened == ["some model"]
+    ldmkit.release()
+    cells.run(job)
+    assert opened == ["some model"] * 2
+
+
+def test_a_sweep_by_name_after_release_opens_it_again(opened):
+    for number in (1, 2):
+        ldmkit.sweep("some model", {"seed": [1]}, PROMPT, num_inference_steps=1)
+        assert len(opened) == number
+        ldmkit.release()
+
+
+def test_released_in_the_middle_says_so(opened):
+    with pytest.raises(RuntimeError, match="was released"):
+        ldmkit.sweep(
+            "some model",
+            {"seed": [1, 2]},
+            PROMPT,
+            num_inference_steps=1,
+            on_update=lambda made: ldmkit.release(),
+        )
+    assert opened == ["some model"]
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_a_bare_run_beside_it_changes_nothing(pipe, threads):
+    """Another grid of timesteps on the reader's scheduler, in the midst of each picture."""
+
+    def beside(ran, step, timestep, tensors):
+        pipe.scheduler.set_timesteps(10)
+        return {}
+
+    call = {"num_inference_steps": 4, "callback_on_step_end": beside}
+    want = ldmkit.sweep(pipe, {"seed": range(3)}, PROMPT, num_inference_steps=4)
+    pool = ThreadPoolExecutor(threads) if threads else None
+    got = ldmkit.sweep(pipe, {"seed": range(3)}, PROMPT, executor=pool, **call)
+    assert got.values["calls"].tolist() == [4, 4, 4]
+    assert np.array_equal(pixels(want), pixels(got))
+    table = ldmkit.compare(pipe, [PROMPT], seed=1, clip=False, **call)
+    assert np.array_equal(pixels(table)[0], pixels(want)[1])
 
 
 class Lazy(Executor):

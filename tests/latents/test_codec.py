@@ -1,5 +1,7 @@
 """``encode_image`` and ``decode_latents`` against the pipeline's own."""
 
+import threading
+
 import numpy as np
 import pytest
 import tiny
@@ -8,6 +10,7 @@ from PIL import Image
 
 import ldmkit
 from ldmkit.recording import record
+from ldmkit.recording.hooks import exclusive
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def test_whatever_holds_the_picture_gives_the_same_latents(pipe, tmp_path):
         (np.full((8, 8, 3), 2.0), ValueError, "floats from 0 to 1, got 2 to 2"),
         (7, TypeError, "must be a PIL image, a path, an array or a tensor, got int"),
         (picture((3, 9)), ValueError, "at least 4 pixels a side"),
-        ([], ValueError, "Pictures of one size"),
+        ([], ValueError, "picture must be a picture or a list of them"),
         ([picture(), picture((16, 16))], ValueError, r"got \[\(16, 16\), \(32, 32\)\]"),
         (Image.new("L", (5000, 8)), ValueError, "at most 4096 pixels"),
     ],
@@ -91,3 +94,35 @@ def test_bad_latents(pipe, shape):
 def test_no_autoencoder():
     with pytest.raises(TypeError, match="autoencoder"):
         ldmkit.decode_latents(object(), np.zeros((1, 4, 8, 8)))
+
+
+def test_takes_turns_with_whoever_records(pipe):
+    """The pipeline may change its autoencoder's dtype meanwhile, as SDXL's does."""
+    for use in (
+        lambda: ldmkit.encode_image(pipe, picture((32, 32))),
+        lambda: ldmkit.decode_latents(pipe, np.zeros((4, 8, 8))),
+    ):
+        done = threading.Event()
+        thread = threading.Thread(target=lambda: (use(), done.set()))  # noqa: B023
+        with exclusive(pipe.unet):
+            thread.start()
+            assert not done.wait(0.3)
+        assert done.wait(20)
+        thread.join()
+
+
+def test_what_is_asked_within_a_run_waits_for_nobody(pipe):
+    seen = []
+
+    def look(step):
+        seen.append(ldmkit.decode_latents(pipe, step.latents))
+        seen.append(ldmkit.encode_image(pipe, seen[-1]))
+
+    ldmkit.record(pipe, "a cat", seed=1, num_inference_steps=2, on_step=look)
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_latents_that_hold_no_picture_are_refused(pipe, value):
+    with pytest.raises(ValueError, match="latents must be finite numbers, got NaN or infinity"):
+        ldmkit.decode_latents(pipe, np.full((4, 8, 8), value))

@@ -57,7 +57,7 @@ def test_a_pipeline_that_wants_a_picture_shows_its_sizes():
 
 
 def test_what_is_no_pipeline():
-    with pytest.raises(TypeError, match="anatomy takes a diffusers pipeline, got str"):
+    with pytest.raises(TypeError, match="anatomy takes a diffusers pipeline, got 'critters'"):
         ldmkit.anatomy("critters")
 
 

@@ -3,11 +3,15 @@
 import gc
 import weakref
 
+import numpy as np
 import pytest
 import tiny
+import tiny_unclip
+from PIL import Image
 
 import ldmkit
 from ldmkit.loading import device
+from ldmkit.loading.samplers import with_sampler
 from ldmkit.recording import record
 
 
@@ -16,10 +20,75 @@ def test_a_released_pipeline_says_so():
     unet = pipe.unet
     ldmkit.release(pipe)
     assert next(unet.parameters()).is_meta, "whoever held the network would hold its memory"
-    for use in (lambda: pipe("a cat"), lambda: record(pipe, "a cat")):
-        with pytest.raises((RuntimeError, TypeError), match=r"ldmkit\.load"):
-            use()
     ldmkit.release(pipe)  # twice is once
+
+
+@pytest.fixture(scope="module")
+def released():
+    pipe = tiny.pipeline(size="small")
+    twin = with_sampler(pipe, "euler")
+    ldmkit.release(pipe)
+    return {"pipe": pipe, "twin": twin}
+
+
+PICTURE = Image.new("RGB", (32, 32))
+USES = {
+    "call": lambda pipe: pipe("a cat"),
+    "record": lambda pipe: record(pipe, "a cat"),
+    "load": ldmkit.load,
+    "anatomy": ldmkit.anatomy,
+    "sweep": lambda pipe: ldmkit.sweep(pipe, {"seed": [1]}, "a red cat"),
+    "compare": lambda pipe: ldmkit.compare({"a": pipe}, ["a red cat"]),
+    "compare samplers": lambda pipe: ldmkit.compare(pipe, ["a red cat"], scheduler="ddim"),
+    "clip_space": ldmkit.clip_space,
+    "score": lambda pipe: ldmkit.score(PICTURE, "a red cat", clip=pipe),
+    **{
+        f"interpolate {space}": lambda pipe, space=space, ends=ends, more=more: ldmkit.interpolate(
+            pipe, *ends, space=space, **more
+        )
+        for space, ends, more in (
+            ("clip_image", (PICTURE, PICTURE), {}),
+            ("prompt", ("a cat", "a dog"), {}),
+            ("noise", (1, 2), {"prompt": "a cat"}),
+            ("latent", (PICTURE, PICTURE), {}),
+        )
+    },
+    "text_diff": lambda pipe: ldmkit.text_diff(pipe, PICTURE, "a cat", "a dog"),
+    "sample_prior": lambda pipe: ldmkit.sample_prior(pipe, "a cat"),
+    "decode_embedding": lambda pipe: ldmkit.decode_embedding(pipe, np.zeros(8)),
+    "variations": lambda pipe: ldmkit.variations(pipe, PICTURE),
+    "invert": lambda pipe: ldmkit.invert(pipe, PICTURE),
+    "encode_image": lambda pipe: ldmkit.encode_image(pipe, PICTURE),
+    "decode_latents": lambda pipe: ldmkit.decode_latents(pipe, np.zeros((4, 8, 8))),
+    "with_sampler": lambda pipe: with_sampler(pipe, "ddim"),
+    "a scheduler of another": lambda pipe: setattr(pipe, "scheduler", None),
+    "PromptPanel": ldmkit.PromptPanel,
+}
+
+
+@pytest.mark.parametrize("who", ["pipe", "twin"])
+@pytest.mark.parametrize("use", USES)
+def test_whatever_is_asked_of_it_and_of_its_twins(released, use, who):
+    with pytest.raises(RuntimeError, match="was released and has no weights any more"):
+        USES[use](released[who])
+
+
+def test_what_is_not_asked_of_it(released):
+    """What notebooks poke at; release; a repr."""
+    pipe = released["pipe"]
+    ldmkit.release(pipe)
+    assert "Released" in repr(pipe)
+    assert not hasattr(pipe, "_repr_html_")
+    assert not hasattr(pipe, "_ipython_canary_method_should_not_exist_")
+
+
+def test_a_space_of_a_released_pipeline_says_so():
+    unclip = tiny_unclip.stable()
+    space = ldmkit.clip_space(unclip)
+    space.encode_text("a cat")
+    ldmkit.release(unclip)
+    with pytest.raises(RuntimeError, match="was released"):
+        space.encode_text("a cat")
 
 
 def test_nothing_of_it_stays_in_memory():

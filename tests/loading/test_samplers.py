@@ -72,8 +72,8 @@ def test_a_twin_has_the_name_and_defaults_of_its_original():
     [
         ("eular", ValueError, "got 'eular'; did you mean 'euler'?"),
         ("x" * 99, ValueError, "take one of those"),
-        (3, TypeError, "a scheduler's class or a scheduler, got int"),
-        (dict, TypeError, "got type"),
+        (3, TypeError, "a scheduler's class or a scheduler, got 3"),
+        (dict, TypeError, "got <class 'dict'>"),
     ],
 )
 def test_refuses(pipe, sampler, error, words):
@@ -83,5 +83,5 @@ def test_refuses(pipe, sampler, error, words):
 
 
 def test_needs_a_pipeline():
-    with pytest.raises(TypeError, match=r"with a scheduler is needed, got int; open one with"):
+    with pytest.raises(TypeError, match=r"with a scheduler is needed, got 3; open one with"):
         with_sampler(3, "euler")

@@ -369,7 +369,7 @@ def test_a_pipeline_without_projection_is_refused():
 @pytest.mark.parametrize(
     ("what", "kind", "words"),
     [
-        (7, TypeError, "takes a name, a folder, a CLIPModel or a pipeline, got int 7"),
+        (7, TypeError, "takes a name, a folder, a CLIPModel or a pipeline, got 7"),
         (None, TypeError, "clip_space"),
         ("nobody/nothing-here", ConnectionError, "go online"),
     ],
@@ -412,3 +412,28 @@ def test_gap(clip):
     assert moved.label == "a cat + the mean gap"
     with pytest.raises(RecordError, match="of 'critters-clip' and 128 dimensions of 'x'"):
         clip.gap([Embedding(np.ones(128), "a", "text", "x")] * 3, DRAWINGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("critterz", "did you mean 'critters'?"),
+        ("criters-clip", "did you mean 'critters-clip'?"),
+        ("", "neither a folder"),
+        ("a b c", "ldmkit.models() lists the names"),
+        ("x\0y", "neither a folder"),
+        ("x" * 5000, "neither a folder"),
+    ],
+)
+def test_an_unknown_name_asks_no_network(name, said, monkeypatch):
+    monkeypatch.setattr("ldmkit.space.clip.open_folder", lambda *a, **k: pytest.fail("it asked"))
+    with pytest.raises(ValueError, match="neither a folder") as raised:
+        ldmkit.clip_space(name)
+    assert said in str(raised.value)
+    assert len(str(raised.value)) < 300
+
+
+def test_an_open_model_is_where_it_is():
+    for option in ({"device": "cpu"}, {"dtype": "float32"}):
+        with pytest.raises(TypeError, match="must be left out for what is open already"):
+            ldmkit.clip_space(ldmkit.clip_space("critters"), **option)

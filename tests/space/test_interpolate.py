@@ -277,3 +277,46 @@ def test_inverted_ends_are_the_pictures_themselves(unclip, seeing):
 def test_inverting_needs_pictures(unclip, seeing, ends, options, words):
     with pytest.raises(TypeError, match=words):
         interpolate(unclip, *ends, invert=True, num_inference_steps=2, **options)
+
+
+EXACT = [
+    *(
+        (s, rounds, ends)
+        for s in ("pixel", "latent")
+        for rounds in (1, 2, 3)
+        for ends in (2, 4, 6, 7)
+    ),
+    *((s, *way) for s in ("clip_image", "prompt", "noise") for way in ((1, 6), (2, 4))),
+]
+
+
+@pytest.mark.parametrize(("space", "rounds", "ends"), EXACT)
+def test_ends_are_exact_whatever_their_number(pipe, unclip, space, rounds, ends):
+    """Labels and pictures: that of a walk between two ends alone; ``t`` as near as numbers come."""
+    given = {
+        "pixel": [picture(i) for i in range(ends)],
+        "latent": [picture(i) for i in range(ends)],
+        "clip_image": points(*range(ends)),
+        "prompt": [f"a {c} cat" for c in ("red", "blue", "black", "white", "green", "grey")],
+        "noise": list(range(ends)),
+    }[space][:ends]
+    frames = rounds * (ends - 1) + 1
+    which = unclip if space == "clip_image" else pipe
+    call = {"space": space, "seed": 3}
+    call |= {} if space in ("pixel", "latent") else {"num_inference_steps": 1}
+    call |= {"prompt": "a cat"} if space == "noise" else {}
+    walk = interpolate(which, *given, num_frames=frames, **call)
+    assert walk.t.tolist() == [i / (frames - 1) for i in range(frames)]
+    for number, end in enumerate(given):
+        i = number * rounds
+        assert "%" not in walk.labels[i], walk.labels[i]
+        other = given[number - 1] if number else given[1]
+        alone = interpolate(which, end, other, num_frames=2, **call)
+        if space not in (
+            "pixel",
+            "latent",
+        ):  # whose ends may differ in what an unnamed one is called
+            assert walk.labels[i] == alone.labels[0]
+        assert worst(walk.images[i], alone.images[0]) == 0
+    between = [i for i in range(frames) if i % rounds]
+    assert all("%" in walk.labels[i] for i in between)

@@ -95,9 +95,14 @@ def test_weights_of_nothing_are_left_out():
         ([(1, "a cat")], {}, RecordError, "something to add"),
         ([(1, "a cat"), (0, "a dog")], {}, RecordError, "something to add"),
         ([(1, "a cat"), (1, "a dog"), (-1, "a dog")], {}, RecordError, "has no direction"),
-        ([(1, "a"), (1, "b")], {"theta": 1.2}, RecordError, "between 0 and 1, got 1.2"),
-        ([(1, "a"), (1, "b")], {"theta": float("nan")}, RecordError, "between 0 and 1, got nan"),
-        ([(1, "a"), (1, 3.5)], {}, TypeError, "A term is words.*got float"),
+        ([(1, "a"), (1, "b")], {"theta": 1.2}, ValueError, "between 0 and 1 inclusive, got 1.2"),
+        (
+            [(1, "a"), (1, "b")],
+            {"theta": float("nan")},
+            ValueError,
+            "theta must be a finite number, got nan",
+        ),
+        ([(1, "a"), (1, 3.5)], {}, TypeError, "A term is words.*got 3.5"),
         ([(1, "a"), (1, Embedding(np.ones(3)))], {}, RecordError, "Only embeddings of one model"),
     ],
 )

@@ -147,7 +147,7 @@ def test_refusals(stable):
         variations(tiny.pipeline(size="small"), PICTURE)
     with pytest.raises(ValueError, match="num_images must be between 1 and 64 inclusive, got 0"):
         variations(stable, PICTURE, num_images=0)
-    with pytest.raises(TypeError, match="seed must be one whole number"):
+    with pytest.raises(TypeError, match="seed must be a whole number"):
         variations(stable, PICTURE, seed=[1, 2])
     with pytest.raises(TypeError, match="no keyword 'noise_levels'; did you mean 'noise_level'"):
         variations(stable, PICTURE, noise_levels=3)
