@@ -303,7 +303,8 @@ def _listed(name: str, points: Any, least: int = 1) -> list[Any]:
     several = isinstance(points, Iterable) and not isinstance(points, (bytes, Mapping))
     found = list(points) if several else [points]
     for one in found:
-        if not isinstance(one, (str, Embedding)) and not is_picture_like(one):
+        known = isinstance(one, (str, Embedding)) or is_picture_like(one)
+        if not known or isinstance(one, bytes):
             raise TypeError(
                 f"{name} must be texts, pictures or embeddings, got {short(one)}; a picture may be "
                 "a PIL image, a pathlib.Path, an array or a tensor."
