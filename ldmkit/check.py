@@ -43,7 +43,9 @@ def short(value: object, limit: int = 60) -> str:
 
 def nearest(name: object, known: Iterable[object], cutoff: float = 0.5) -> str | None:
     """The known name that looks most like this one, or ``None``."""
-    found = difflib.get_close_matches(str(name)[:100], [str(k) for k in known], n=1, cutoff=cutoff)
+    # Python refuses to write integers of 4,300 digits.
+    words = name[:100] if isinstance(name, str) else short(name, 100)
+    found = difflib.get_close_matches(words, [str(k) for k in known], n=1, cutoff=cutoff)
     return found[0] if found else None
 
 

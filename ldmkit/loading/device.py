@@ -147,7 +147,7 @@ RELEASED = "This pipeline was released and has no weights any more; load it agai
 
 
 _uses: list[tuple[Any, Callable[[], None], threading.Event, threading.Thread]] = []
-_going: set[int] = set()  # networks that are being released
+_gone: weakref.WeakSet[Any] = weakref.WeakSet()  # networks that were released, or are just being
 _uses_lock = threading.Lock()
 
 
@@ -166,7 +166,7 @@ def in_use(pipe: Any, stop: Callable[[], None]) -> Iterator[None]:
     """
     use = (pipe, stop, threading.Event(), threading.current_thread())
     with _uses_lock:
-        if isinstance(pipe, Released) or _going.intersection(map(id, _networks(pipe))):
+        if isinstance(pipe, Released) or any(part in _gone for part in _networks(pipe)):
             raise RuntimeError(RELEASED)
         _uses.append(use)
     try:
@@ -180,15 +180,15 @@ def in_use(pipe: Any, stop: Callable[[], None]) -> Iterator[None]:
 @contextmanager
 def _unused(pipes: list[Any]) -> Iterator[None]:
     """Stops whoever works with the pipelines' networks, waits for them, and keeps others out."""
-    going = {id(network) for pipe in pipes for network in _networks(pipe)}
+    networks = {network for pipe in pipes for network in _networks(pipe)}
     with _uses_lock:
-        mine = [use for use in _uses if going.intersection(map(id, _networks(use[0])))]
+        mine = [use for use in _uses if networks.intersection(_networks(use[0]))]
         if any(thread is threading.current_thread() for *_, thread in mine):
             raise RuntimeError(
                 "A pipeline can't be released by its own run (a callback of it); release it when "
                 "the run has ended."
             )
-        _going.update(going)
+        _gone.update(networks)
     try:
         for _, stop, over, _ in mine:
             stop()
@@ -200,9 +200,9 @@ def _unused(pipes: list[Any]) -> Iterator[None]:
                 stacklevel=4,
             )
         yield
-    finally:
-        with _uses_lock:
-            _going.difference_update(going)
+    except BaseException:  # interrupted while it waited: nothing was released
+        _gone.difference_update(networks)
+        raise
 
 
 def release(pipe: Any = None) -> None:

@@ -195,7 +195,7 @@ def test_a_wrong_weight_stays_in_its_chip_and_is_not_run(panel):
     chips(panel)[0]._weight.value = 2
     assert (message(panel), panel.value["terms"][0][0]) == ("", 2.0)
     field(panel, "theta").value = 7
-    assert "between 0 and 1, got 7" in message(panel)
+    assert "between 0 and 1 inclusive, got 7" in message(panel)
     panel._form.run.click()
     assert panel.job is None
     field(panel, "theta").value = 0.2

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    UNet2DModel,
+)
 from PIL import Image
 
 import ldmkit
@@ -580,22 +586,24 @@ CODES = [
 ]
 
 
+def executed(panel, pipe):
+    """The record that the code makes, run as a cell would."""
+    names = {"pipe": pipe, "panel": panel, "ldmkit": ldmkit}
+    exec(panel.code, names)
+    return names["traj"]
+
+
 @pytest.mark.parametrize("settings", CODES, ids=lambda settings: " ".join(settings))
 def test_the_code_makes_the_same_record(panel, pipe, settings):
     panel.value = settings
     before = panel.code
     traj = finished(panel)
     assert panel.code == before
-    from PIL import ImageOps
-
     own = pipe.scheduler
-    names = {"pipe": pipe, "panel": panel, "ldmkit": ldmkit, "ImageOps": ImageOps}
-    try:
-        exec(panel.code, names)
-    finally:
-        pipe.scheduler = own
-    again = names["traj"]
+    again = executed(panel, pipe)
+    assert pipe.scheduler is own
     assert np.abs(again.latents - traj.latents).max() == 0
+    assert np.array_equal(np.asarray(again.image), np.asarray(traj.image))
     assert (again.prompt, again.negative_prompt, again.seed) == (
         traj.prompt,
         traj.negative_prompt,
@@ -616,6 +624,113 @@ def test_the_code_has_what_holds_for_every_run(pipe):
     assert "needs a record with step pictures" in message(panel), "nothing to draw is said"
     panel.close()
     assert "height=64" in panel.code, "a closed panel still tells it"
+
+
+def same_picture(traj, other):
+    return np.array_equal(np.asarray(traj.image), np.asarray(other.image))
+
+
+@pytest.mark.parametrize("chosen", ["ddim", "euler"])
+def test_the_code_with_a_scheduler_of_its_own_settings(chosen):
+    pipe = tiny.pipeline(size="small")
+    config = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **config)
+    panel = PromptPanel(pipe, "a cat", scheduler=chosen, **QUICK)
+    traj = finished(panel)
+    assert same_picture(executed(panel, pipe), traj)
+    # The reader goes on to another scheduler: the code makes the run's again.
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    assert same_picture(executed(panel, pipe), traj)
+    pipe.scheduler = tiny.pipeline(size="small").scheduler
+    assert same_picture(executed(panel, pipe), traj)
+    assert not same_picture(record(pipe, "a cat", seed=0, **QUICK), traj)
+    panel.close()
+
+
+def test_the_code_with_a_scheduler_that_was_changed_by_hand():
+    pipe = tiny.pipeline(size="small")
+    plain = finished(PromptPanel(pipe, "a cat", **QUICK))
+    pipe.scheduler.alphas_cumprod = pipe.scheduler.alphas_cumprod**1.5
+    panel = PromptPanel(pipe, "a cat", **QUICK)
+    traj = finished(panel)
+    assert same_picture(executed(panel, pipe), traj)
+    assert not same_picture(plain, traj)
+    panel.close()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"timesteps": [900, 500, 100]},
+        {"cross_attention_kwargs": {"scale": 0.5}},
+        {"guidance_rescale": np.float32(0.5), "eta": 0.5, "height": np.int64(64)},
+        {"num_images_per_prompt": 2, "clip_skip": None},
+        {"callback_on_step_end_tensor_inputs": ["latents"]},
+    ],
+    ids=lambda extra: next(iter(extra)),
+)
+def test_the_code_with_further_keywords(pipe, extra):
+    if "timesteps" in extra:
+        pipe = tiny.pipeline(size="small")
+        pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)  # takes them by hand
+    panel = PromptPanel(pipe, "a cat", seed=3, **QUICK, **extra)
+    traj = finished(panel)
+    assert same_picture(executed(panel, pipe), traj)
+    assert "can't hold" not in panel.code
+    panel.close()
+
+
+def test_what_the_code_can_not_hold_is_said_in_it(pipe):
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    seen = []
+    more = {"latents": latents, "callback_on_step_end": lambda *a: seen.append(1) or a[3]}
+    panel = PromptPanel(pipe, "a cat", **QUICK, **more)
+    traj = finished(panel)
+    assert seen == [1] * 4
+    for words in ("latents=Tensor", "callback_on_step_end=function"):
+        assert f"# These lines can't hold {words}: add what the panel was given." in panel.code
+    names = {"pipe": pipe, "ldmkit": ldmkit}
+    added = panel.code.rstrip().removesuffix(")") + "    latents=latents,\n)"
+    exec(added, names | (found := {"latents": latents}), found)
+    assert same_picture(found["traj"], traj)
+    panel.close()
+
+
+def test_the_code_of_an_earlier_start_picture_says_that_it_is_gone(panel, pipe):
+    first, second = (Image.radial_gradient("L"), Image.linear_gradient("L"))
+    panel.value = {"image": first, "strength": 0.75}
+    traj = finished(panel)
+    assert same_picture(executed(panel, pipe), traj)
+    kept = panel.value["image"]
+    panel.value = {"image": second}
+    assert "# The start picture of this run is no longer the panel's" in panel.code
+    with pytest.raises(NameError, match="picture"):
+        executed(panel, pipe)
+    names = {"pipe": pipe, "ldmkit": ldmkit, "picture": kept}
+    exec("from PIL import ImageOps\n" + panel.code, names)
+    assert same_picture(names["traj"], traj)
+    panel.value = {"image": None}
+    assert "no longer the panel's" in panel._code.value, "shown, too"
+
+
+def test_the_code_of_a_sibling_with_options_of_its_own(pipe):
+    from diffusers import StableDiffusionPipeline
+
+    odd = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    panel = PromptPanel(odd, "a cat", image=Image.radial_gradient("L"), **QUICK)
+    assert same_picture(executed(panel, odd), finished(panel))
+    assert "requires_safety_checker=False" in panel.code
+    panel.close()
+
+
+def test_the_code_names_adapters(monkeypatch):
+    pipe = tiny.pipeline(size="small")
+    pipe.unet.peft_config = {"zorp": object()}  # as peft leaves it on a network
+    panel = PromptPanel(pipe, "a cat", **QUICK)
+    assert "zorp" not in panel.code
+    finished(panel)
+    assert "# with the adapters that pipe carried: zorp" in panel.code
+    panel.close()
 
 
 # --- the same cell, again and again --------------------------------------------------------------
