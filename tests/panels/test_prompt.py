@@ -346,6 +346,27 @@ def test_preview_is_the_linear_fit_in_a_few_kilobytes(panel, pipe):
     assert min(distance) == 0  # the step that was due when it was drawn
 
 
+def test_a_run_costs_little_beside_the_record(panel, pipe, monkeypatch):
+    """No network, and few pictures and messages: counted, since a clock would be the machine's."""
+    finished(panel)  # the linear fit is made once per autoencoder
+    panel.value = {"num_inference_steps": 40}
+    decoded, drawn = [], []
+    real, live = pipe.vae.decode, prompt._live_preview
+    monkeypatch.setattr(pipe.vae, "decode", lambda *a, **k: decoded.append(1) or real(*a, **k))
+    monkeypatch.setattr(prompt, "_live_preview", lambda *a: drawn.append(1) or live(*a))
+    record(pipe, "a red cat", seed=7, num_inference_steps=40, guidance_scale=3.0)
+    alone = len(decoded)
+    sent = []
+    for widget in (panel._picture, panel._form._bar, panel._form._status, panel._form._message):
+        monkeypatch.setattr(widget, "send_state", lambda key=None: sent.append(key))
+    job = panel.run()
+    job.wait(60)
+    assert len(decoded) == 2 * alone, "what the record decodes, and nothing more"
+    due = job.seconds / 0.1 + 2  # ten times a second at most
+    assert 1 <= len(drawn) <= due
+    assert len(sent) <= 4 * due + 8
+
+
 def test_two_panels_on_one_pipeline_take_turns(panel, pipe):
     other = PromptPanel(pipe, "a blue dog", seed=1, **QUICK)
     with held(pipe, at=2) as (gate, reached):
