@@ -28,8 +28,8 @@ from ldmkit.panels.walks import (
     WalkingPanel,
     check_walk,
     is_embedded,
+    learned_words,
     usual_steps,
-    vocabulary_of,
     walk_checks,
 )
 from ldmkit.records import Walk
@@ -133,7 +133,7 @@ class ArithmeticPanel(WalkingPanel):
         )
         fields = _Form(
             self._edited,
-            vocabulary=vocabulary_of(self._embedded),
+            vocabulary=learned_words(self._embedded),
             on_enter=self._run_clicked,
         )
         self._build(fields, unclip, start, captions)
@@ -158,7 +158,7 @@ class ArithmeticPanel(WalkingPanel):
     def _order(self, settings: dict[str, Any]) -> tuple[list[float], str, Make]:
         form, clip = settings["form"], self._clip
         words = {name: entry for name, entry in settings.items() if name != "terms"} | self._call
-        vocabulary = vocabulary_of(self._embedded)
+        vocabulary = learned_words(self._embedded)
 
         def make(pipe: Any, on_frame: OnFrame, on_step: OnStep) -> tuple[Walk, Sequence[str]]:
             terms = _given(settings)

@@ -26,8 +26,8 @@ from ldmkit.panels.walks import (
     WalkingPanel,
     check_walk,
     is_embedded,
+    learned_words,
     usual_steps,
-    vocabulary_of,
     walk_checks,
     with_verdicts,
 )
@@ -136,7 +136,7 @@ class InterpolationPanel(WalkingPanel):
         form = _Form(
             self._edited,
             spaces=self._spaces,
-            vocabulary=vocabulary_of(self._embedded),
+            vocabulary=learned_words(self._embedded),
             on_enter=self._run_clicked,
         )
         self._build(form, pipe, start, captions)
@@ -150,7 +150,7 @@ class InterpolationPanel(WalkingPanel):
 
     def _order(self, settings: dict[str, Any]) -> tuple[list[float], str, Make]:
         space, embedded = settings["space"], self._embedded
-        vocabulary = vocabulary_of(embedded)
+        vocabulary = learned_words(embedded)
         words = {name: settings[name] for name in ("num_frames", "seed", "space", "method")}
         words["invert"] = settings["invert"] and space == "clip_image"
         by_picture = space != "clip_image" or words["invert"]

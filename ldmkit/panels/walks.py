@@ -45,8 +45,8 @@ __all__ = [
     "WalkingPanel",
     "check_walk",
     "is_embedded",
+    "learned_words",
     "usual_steps",
-    "vocabulary_of",
     "walk_checks",
     "with_verdicts",
     "write_walk",
@@ -143,7 +143,7 @@ def is_embedded(pipe: Any) -> bool:
     return (row is not None and row.embedded) or space_name(pipe) == EMBEDDED
 
 
-def vocabulary_of(embedded: bool) -> frozenset[str]:
+def learned_words(embedded: bool) -> frozenset[str]:
     """The words that an embedded model learned; empty for models that know any word."""
     return critter_words if embedded else frozenset()
 
