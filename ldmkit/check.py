@@ -50,7 +50,9 @@ def short(value: object, limit: int = 60) -> str:
 
 def nearest(name: object, known: Iterable[object], cutoff: float = 0.5) -> str | None:
     """The known name that looks most like this one, or ``None``."""
-    found = difflib.get_close_matches(str(name)[:100], [str(k) for k in known], n=1, cutoff=cutoff)
+    # Python refuses to write integers of 4,300 digits.
+    words = name[:100] if isinstance(name, str) else short(name, 100)
+    found = difflib.get_close_matches(words, [str(k) for k in known], n=1, cutoff=cutoff)
     return found[0] if found else None
 
 
@@ -114,8 +116,14 @@ def number(
     return found
 
 
-def choice(name: str, value: Any, known: Iterable[str]) -> str:
+def choice(name: str, value: Any, known: Iterable[str], why: str = "") -> str:
     """One of a few names.
+
+    Args:
+        name: of the setting, as the reader wrote it.
+        value: anything.
+        known: the names.
+        why: what decides which there are, such as ``" with this pipeline"``.
 
     Raises:
         ValueError: another; the nearest is told.
@@ -124,7 +132,7 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
     if isinstance(value, str) and value in names:
         return value
     advice = did_you_mean(value, names, "take one of those.")
-    raise ValueError(f"{name} must be one of {', '.join(names)}, got {short(value)}; {advice}")
+    raise ValueError(f"{name} must be one of {', '.join(names)}{why}, got {short(value)}; {advice}")
 
 
 def flag(name: str, value: Any) -> bool:

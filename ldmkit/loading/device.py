@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import math
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ldmkit.check import short
+from ldmkit.check import say, short
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,7 @@ __all__ = [
     "choose_dtype",
     "empty_cache",
     "fits",
+    "in_use",
     "is_pipeline",
     "own",
     "place",
@@ -179,14 +181,76 @@ def check_open(pipe: Any) -> None:
 RELEASED = "This pipeline was released and has no weights any more; load it again with ldmkit.load."
 
 
+_uses: list[tuple[Any, Callable[[], None], threading.Event, threading.Thread]] = []
+_gone: weakref.WeakSet[Any] = weakref.WeakSet()  # networks that were released, or are just being
+_uses_lock = threading.Lock()
+
+
+@contextmanager
+def in_use(pipe: Any, stop: Callable[[], None]) -> Iterator[None]:
+    """Notes while the block runs that this thread works with a pipeline.
+
+    ``release`` asks it to end by ``stop()``, and waits until the block is left.
+
+    Args:
+        pipe: the pipeline; siblings that share its networks are meant, too.
+        stop: asks the work to end after its present step.
+
+    Raises:
+        RuntimeError: the pipeline was released, or is just being.
+    """
+    use = (pipe, stop, threading.Event(), threading.current_thread())
+    with _uses_lock:
+        if isinstance(pipe, Released) or any(part in _gone for part in _networks(pipe)):
+            raise RuntimeError(RELEASED)
+        _uses.append(use)
+    try:
+        yield
+    finally:
+        with _uses_lock:
+            _uses.remove(use)
+        use[2].set()
+
+
+@contextmanager
+def _unused(pipes: list[Any]) -> Iterator[None]:
+    """Stops whoever works with the pipelines' networks, waits for them, and keeps others out."""
+    networks = {network for pipe in pipes for network in _networks(pipe)}
+    with _uses_lock:
+        mine = [use for use in _uses if networks.intersection(_networks(use[0]))]
+        if any(thread is threading.current_thread() for *_, thread in mine):
+            raise RuntimeError(
+                "A pipeline can't be released by its own run (a callback of it); release it when "
+                "the run has ended."
+            )
+        _gone.update(networks)
+    try:
+        for _, stop, over, _ in mine:
+            stop()
+            over.wait()
+        if mine:
+            say(
+                f"release stopped {len(mine)} run{'s' if len(mine) > 1 else ''} of this pipeline "
+                "first; what was made so far is kept.",
+                stacklevel=4,
+            )
+        yield
+    except BaseException:  # interrupted while it waited: nothing was released
+        _gone.difference_update(networks)
+        raise
+
+
 def release(pipe: Any = None) -> None:
     """Frees a pipeline's memory; it is unusable afterwards, and so are siblings sharing its parts.
+
+    A run of a panel that is on its way with it is stopped first, and keeps its part.
 
     Args:
         pipe: a pipeline, or ``None`` for all that ``load`` made.
 
     Raises:
         TypeError: not a pipeline.
+        RuntimeError: called by the pipeline's own run.
     """
     if isinstance(pipe, Released):
         return
@@ -195,8 +259,10 @@ def release(pipe: Any = None) -> None:
             f"release takes a pipeline that load gave, got {short(pipe)}; "
             "release() without anything frees all of them."
         )
-    for one in list(_owned) if pipe is None else [pipe]:
-        _empty(one)
+    pipes = list(_owned) if pipe is None else [pipe]
+    with _unused(pipes):
+        for one in pipes:
+            _empty(one)
     gc.collect()
     empty_cache()
 
