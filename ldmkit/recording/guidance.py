@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 _SURE = 0.02  # a scale nearer than this to 0..1 decides nothing
+_ROUNDING = 0.02  # of what guidance moved, that half precision leaves
 _UNEXPLAINED = 0.9  # of what guidance moved: more, and it was no sum of the two
 
 
@@ -57,7 +59,7 @@ def sides(guided: Float32, parts: Sequence[Sequence[Float32]], words_first: bool
     fit = _fit(guided[two], first, second)
     if fit is None:
         return None
-    share, sign = fit  # (m,): guided = sign · (first + share · (second - first))
+    share, sign, exact = fit  # (m,): guided = sign · (first + share · (second - first))
     typical = np.nanmedian(share) if np.isfinite(share).any() else 0.5
     swapped = typical < 0.5 if abs(typical - 0.5) > 0.5 + _SURE else words_first
     with_words, without = (first, second) if swapped else (second, first)
@@ -65,11 +67,11 @@ def sides(guided: Float32, parts: Sequence[Sequence[Float32]], words_first: bool
     text, uncond = guided.copy(), np.full_like(guided, np.nan)
     text[two], uncond[two] = sign * with_words, sign * without
     scales = np.ones(len(guided))
-    scales[two] = 1.0 - share if swapped else share
+    scales[two] = np.where(exact, 1.0 - share if swapped else share, np.nan)
     return Sides(text, uncond, scales)
 
 
-def _fit(guided: Float32, first: Float32, second: Float32) -> tuple[Float64, float] | None:
+def _fit(guided: Float32, first: Float32, second: Float32) -> tuple[Float64, float, Any] | None:
     """Least squares of guided = a · first + d · (second - first), for each step and picture.
 
     ``a`` is 1, or another where the result was scaled after (``guidance_rescale``), and negative
@@ -91,7 +93,8 @@ def _fit(guided: Float32, first: Float32, second: Float32) -> tuple[Float64, flo
         return None
     sign = -1.0 if known.any() and np.median(a[known]) < 0 else 1.0
     rows = zip(share, known, strict=True)
-    return np.array([np.median(row[ok]) if ok.any() else np.nan for row, ok in rows]), sign
+    shares = np.array([np.median(row[ok]) if ok.any() else np.nan for row, ok in rows])
+    return shares, sign, np.nanmax(unexplained, axis=1, initial=0.0) < _ROUNDING
 
 
 def _dot(x: Float64, y: Float64) -> Float64:

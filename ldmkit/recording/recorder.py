@@ -431,8 +431,8 @@ class Recording:
             )
         self._say_what_is_missing(calls, arrays)
         facts, scales = dict(self.facts), arrays.pop("guidance")
-        if scales is not None and np.ptp(scales) > 1e-2:  # else guidance_scale says it
-            told = [round(float(scale), 3) for scale in scales]
+        if scales is not None and _changes(scales):  # else the call says it
+            told = [None if np.isnan(scale) else round(float(scale), 3) for scale in scales]
             facts["call"] = {**facts["call"], "guidance": told}
         pictures = _or_said("The pictures of the steps", lambda: self._pictures(calls, arrays), {})
         return Trajectory(
@@ -514,7 +514,7 @@ class Recording:
             asked = any(call.network for call in calls)
             reason = (
                 "nothing says which of the network's answers had the words (model_output keeps "
-                "their sum)"
+                "what was made of them)"
                 if asked
                 else "no network was watched"
             )
@@ -531,6 +531,14 @@ def _or_said(what: str, make: Callable[[], T], otherwise: T) -> T:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         say(f"{what} can't be made of this run, which is kept without ({reason[:200]}).")
         return otherwise
+
+
+def _changes(scales: NDArray[np.float64]) -> bool:
+    """Whether guidance was another at some steps, or off: then it is exactly 1."""
+    known = scales[np.isfinite(scales)]
+    return bool((known == 1.0).any() and (scales != 1.0).any()) or bool(
+        known.size and np.ptp(known) > 1e-2
+    )
 
 
 def _check_drawable(calls: Sequence[Call]) -> None:
