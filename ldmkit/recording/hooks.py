@@ -6,14 +6,17 @@ the bare picture to the bit. Tensors are copied where they are and leave the dev
 the end of the run: no step waits for the recorder.
 
 Schedulers and pipelines carry state from step to step. While one is recorded, only the recording
-thread may use it: whoever begins a run from another thread waits for its end.
+thread may use it: a record waits for a run that is under way, and later runs of other threads wait
+for the record.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import threading
+import time
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -37,6 +40,7 @@ __all__ = [
     "prior_of",
     "scheduler_of",
     "telling",
+    "wait_for_others",
 ]
 
 
@@ -253,6 +257,7 @@ def _keep_output(tape: Tape, here: int, module: torch.nn.Module, args: Any, outp
 _locks: dict[int, threading.Lock] = {}  # by identity: a student's scheduler may have no hash
 _locks_guard = threading.Lock()
 _busy = threading.local()
+_waiting: set[int] = set()  # threads whose run has not begun and waits for a record
 
 
 def _lock_of(part: Any) -> threading.Lock:
@@ -323,8 +328,9 @@ def _make_others_wait(
     if owner is scheduler:
         _refuse_while_told()
         if threading.get_ident() != here:
+            _waiting.add(threading.get_ident())
             with exclusive(scheduler):
-                pass
+                _waiting.discard(threading.get_ident())
     return method(*args, **kwargs)
 
 
@@ -341,9 +347,34 @@ def _refuse_others(
         raise RuntimeError(
             f"This {type(scheduler).__name__} is being recorded in another thread, which began "
             "while this run was under way; run it again when the record is done, or give each "
-            "thread a pipeline with a scheduler of its own."
+            "thread a scheduler of its own."
         )
     return method(*args, **kwargs)
+
+
+def wait_for_others(scheduler: Any) -> None:
+    """Waits until no other thread is within a pipeline that has this scheduler.
+
+    A bare run takes no lock, but stands on its thread's stack.
+    """
+    while any(_runs(frame, scheduler) for frame in _frames_of_others()):
+        time.sleep(0.005)
+
+
+def _frames_of_others() -> Iterator[types.FrameType]:
+    apart = {threading.get_ident(), *_waiting}
+    for thread, top in sys._current_frames().items():
+        frame = None if thread in apart else top
+        while frame:
+            yield frame
+            frame = frame.f_back
+
+
+def _runs(frame: types.FrameType, scheduler: Any) -> bool:
+    if frame.f_code.co_name != "__call__":
+        return False
+    parts = getattr(frame.f_locals.get("self"), "__dict__", {})
+    return any(part is scheduler for part in list(parts.values()))
 
 
 @contextmanager

@@ -48,6 +48,7 @@ from ldmkit.recording.hooks import (
     prior_of,
     scheduler_of,
     telling,
+    wait_for_others,
 )
 from ldmkit.recording.noise_law import estimates, guess_of, number, prediction_of
 from ldmkit.recording.shown import images_of, pictures_of, step_pictures
@@ -107,27 +108,23 @@ def record(
         pipe()  # says so
     parameters = inputs_of(pipe)
     names = checks.check_keep(keep)
+    checks.check_preview(preview)
+    check.function("on_step", on_step)
     scheduler, networks, prior = scheduler_of(pipe), denoisers_of(pipe), prior_of(pipe)
     _check_parts(pipe, scheduler, networks)
     seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
     call = _complete(pipe, parameters, prompt, seeds, call)
-    family, earlier = family_of(pipe), Tape()
+    tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
+    tape.on_step, tape.family, earlier = on_step, family_of(pipe), Tape()
+    tape.tape.halved = _number_of(tape.family.doubled_by, call, parameters) > 1
+    parts = (scheduler, *networks, *(prior or ()))
     with (
-        exclusive(*(prior or ())),
-        recorder(
-            scheduler,
-            networks,
-            previews.autoencoder_of(pipe),
-            keep=names,
-            preview=preview,
-            on_step=on_step,
-        ) as tape,
-        guarded(pipe, scheduler, *networks),
+        exclusive(*parts),
+        guarded(pipe, *parts),
+        _listening(tape),
         hooked(prior[1], (), earlier) if prior else nullcontext(),
         length_said_once(),
     ):
-        tape.family = family
-        tape.tape.halved = _number_of(family.doubled_by, call, parameters) > 1
         tape.result = pipe(**call)
     if tape.stopped and callable(getattr(pipe, "maybe_free_model_hooks", None)):
         pipe.maybe_free_model_hooks()  # the loop was left from inside: its end falls to us
@@ -288,16 +285,27 @@ def recorder(
         )
     checks.check_prompt("prompt", prompt)
     checks.check_preview(preview)
+    names = checks.check_keep(keep)
+    if scheduler is None:
+        names = _tellable(names, keep)
     networks = (network,) if isinstance(network, torch.nn.Module) else tuple(network or ())
-    tape = Recording(scheduler, networks, vae, checks.check_keep(keep), preview)
+    tape = Recording(scheduler, networks, vae, names, preview)
     tape.on_step = check.function("on_step", on_step)
     tape.facts["prompt"] = _frozen(prompt)
-    with exclusive(scheduler, *networks), ExitStack() as stack:
-        if scheduler is not None:
-            watched = networks if set(SIDES) & set(tape.names) else ()
-            stack.enter_context(hooked(scheduler, watched, tape.tape, tape.tell))
+    with exclusive(scheduler, *networks), _listening(tape):
+        yield tape
+
+
+@contextmanager
+def _listening(tape: Recording) -> Iterator[None]:
+    """The hooks in place while the block runs; how the block ended is noted on the tape."""
+    watched = tape.networks if set(SIDES) & set(tape.names) else ()
+    with ExitStack() as stack:
+        if tape.scheduler is not None:
+            wait_for_others(tape.scheduler)
+            stack.enter_context(hooked(tape.scheduler, watched, tape.tape, tape.tell))
         try:
-            yield tape
+            yield
         except Stop:
             tape.stopped = True
         except BaseException:
@@ -305,6 +313,18 @@ def recorder(
             raise
         else:
             tape.stopped = tape.result is None and tape.ended_early
+
+
+def _tellable(names: tuple[str, ...], keep: str | Sequence[str]) -> tuple[str, ...]:
+    """What a loop that tells its steps itself can keep."""
+    known = ("latents", "denoised", "noise_pred")
+    unknown = [name for name in names if name not in known]
+    if unknown and keep != "all":
+        raise ValueError(
+            f"keep takes {', '.join(known)} where a loop tells its steps itself, got "
+            f"{unknown[0]!r}; give recorder the loop's scheduler and network for more."
+        )
+    return known if unknown else names
 
 
 @dataclass(eq=False)
@@ -338,7 +358,7 @@ class Recording:
         denoised: Any,
         alpha: float,
         sigma: float,
-        timestep: float = math.nan,
+        timestep: float | None = None,
         output: Any = None,
     ) -> None:
         """Tells a step of a loop that has no scheduler object.
@@ -371,8 +391,9 @@ class Recording:
                     f"{name} must have the shape of latents, {tuple(tensors['latents'].shape)}, "
                     f"got {tuple(tensors[name].shape)}."
                 )
-        level = (check.number("alpha", alpha), check.number("sigma", sigma))
-        place = _Told(float(timestep), *level)
+        level = (_number("alpha", alpha), _number("sigma", sigma))
+        told_number = math.nan if timestep is None else _number("timestep", timestep)
+        place = _Told(told_number, *level)
         call = Call(place, tensors["latents"], tensors["denoised"], [], tensors["output"])
         self.tape.calls.append(call)
         self.tell(call)
@@ -683,6 +704,12 @@ def _as_4d(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.ndim == 2:  # (b, c): an embedding
         return tensor[:, :, None, None]
     return tensor.flatten(2, -2)  # (b, c, frames, h, w): a film, frames one above the other
+
+
+def _number(name: str, value: Any) -> float:
+    arrays = (torch.Tensor, np.ndarray, np.generic)
+    single = isinstance(value, arrays) and value.reshape(-1).shape[0] == 1
+    return check.number(name, value.item() if single else value, like="0.5")
 
 
 def _tensor(name: str, value: Any) -> torch.Tensor:

@@ -129,7 +129,7 @@ def test_the_figure_advises_nothing_that_was_done():
     call = {"num_inference_steps": 6, "guidance_scale": 4.0, "callback_on_step_end": cutoff(2)}
     traj = record(pipe, "a red cat", seed=7, keep="all", **call)
     traj.guidance_figure(2)
-    with pytest.raises(RecordError, match="off at step 3.*steps 0 to 2") as error:
+    with pytest.raises(RecordError, match=r"off at step 3.*steps 0 to 2") as error:
         traj.guidance_figure(3)
     assert "guidance_scale" not in str(error.value)
     call.pop("callback_on_step_end")
