@@ -125,7 +125,7 @@ def _check_sides(traj: Trajectory, step: int) -> None:
         raise RecordError(f'{lacks}; record again with keep="all"{also}.')
     if traj.noise_pred_uncond is None:
         return
-    off = np.isnan(traj.noise_pred_uncond).reshape(len(traj.timesteps), -1).all(axis=1)
+    off = np.array([np.isnan(noise).all() for noise in traj.noise_pred_uncond])
     if off[step] and not off.all():
         on = np.flatnonzero(~off)
         raise RecordError(
