@@ -81,12 +81,14 @@ class Tape:
         calls: the steps.
         network: what the network gave waits here for the step that follows it.
         halved: the pipeline's latents hold each picture twice, with and without words.
-        aside: steps of copies of the scheduler, which a pipeline makes to run beside it.
+        owner: the scheduler whose steps these are, or the copy of it that a pipeline made.
+        aside: steps of other copies of the scheduler.
     """
 
     calls: list[Call] = field(default_factory=list)
     network: list[torch.Tensor] = field(default_factory=list)
     halved: bool = False
+    owner: Any = None
     aside: int = 0
 
 
@@ -140,7 +142,15 @@ def hooked(
         networks: those whose unguided output is wanted.
         tape: written to.
         after: called after each step; may raise ``Stop``.
+
+    Raises:
+        TypeError: the scheduler allows no attributes of its own.
     """
+    if not hasattr(scheduler, "__dict__"):
+        raise TypeError(
+            f"{type(scheduler).__name__} has __slots__ and no __dict__, so its steps can't be "
+            "heard; add one, or tell the steps yourself: ldmkit.recorder() and tape.step(...)."
+        )
     networks, here = tuple(networks), threading.get_ident()
     methods = {
         "step": functools.partial(
@@ -214,20 +224,36 @@ def _record_step(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    if owner is not scheduler:
-        tape.aside += threading.get_ident() == here
-        return step(*args, **kwargs)
     _refuse_others(scheduler, here, owner, lambda: None, (), {})
+    if threading.get_ident() != here or not _follows(tape, scheduler, owner):
+        return step(*args, **kwargs)
     model_output, timestep, sample = _arguments(names, args, kwargs)
     latents, guided = _copy(tape, sample), _copy(tape, model_output)
-    place = place_of(scheduler, timestep)
+    place = place_of(owner, timestep)
     result = step(*args, **kwargs)
     call = Call(place(), latents, guided, tape.network, _copy(tape, _first(result)))
     tape.network = []
+    if tape.calls:
+        tape.calls[-1].output = None  # only the last output is an array of its own
     tape.calls.append(call)
     if after is not None:
         after(call)
     return result
+
+
+def _follows(tape: Tape, scheduler: Any, owner: Any) -> bool:
+    """Whether this step is recorded: the scheduler's own are, or those of its first copy.
+
+    Some pipelines make copies to run beside the scheduler, others run copies alone.
+    """
+    if owner is scheduler and tape.owner is not scheduler:
+        tape.aside += len(tape.calls)
+        tape.calls.clear()
+        tape.owner = owner
+    elif tape.owner is None:
+        tape.owner = owner
+    tape.aside += owner is not tape.owner
+    return owner is tape.owner
 
 
 def _names_of(step: Callable[..., Any]) -> tuple[str, ...]:

@@ -425,7 +425,7 @@ class Recording:
     def ended_early(self) -> bool:
         """Whether the scheduler's schedule goes on after the last step."""
         schedule = getattr(self.scheduler, "timesteps", None)
-        if not self.tape.calls or schedule is None or not len(schedule):
+        if schedule is None or not 0 < len(self.tape.calls) < len(schedule):
             return False
         return number(self.tape.calls[-1].place.timestep) != number(schedule[-1])
 
@@ -502,8 +502,8 @@ class Recording:
         who, aside = type(self.scheduler).__name__, self.tape.aside
         if aside:
             say(
-                f"The pipeline made copies of its {who} and ran them, too: {aside} steps of theirs "
-                "are not in the record."
+                f"The pipeline ran copies of its {who} beside each other: the record holds one "
+                f"run, and {aside} steps of its copies are left out."
             )
         if not calls:
             say("No step passed the pipeline's own scheduler: the record holds the picture alone.")
@@ -606,12 +606,14 @@ def arrays_of(
         The arrays by name, and ``"guidance"``: the scale of each step, where it could be told.
     """
     levels = np.array([call.place.level() for call in calls], dtype=np.float64)
-    latents = _stacked([call.latents for call in calls])  # (n, b, c, h, w)
     arrays = _nothing() | {
         "timesteps": np.array([number(call.place.timestep) for call in calls]),
         "alphas": levels[:, 0],
         "sigmas": levels[:, 1],
     }
+    if not names:
+        return arrays
+    latents = _stacked([call.latents for call in calls])  # (n, b, c, h, w)
     if "latents" in names:
         arrays["latents"] = np.concatenate([latents, _last_output(calls, latents)])
     fitted = [_fitted(call.model_output, call.latents) for call in calls]
@@ -795,5 +797,6 @@ def prior_arrays(
 
 
 def _some(call: Call, rows: list[int]) -> Call:
-    parts = ("latents", "model_output", "output")
-    return replace(call, network=[], **{name: getattr(call, name)[rows] for name in parts})
+    parts = {name: getattr(call, name) for name in ("latents", "model_output", "output")}
+    chosen = {name: None if part is None else part[rows] for name, part in parts.items()}
+    return replace(call, network=[], **chosen)

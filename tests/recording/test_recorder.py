@@ -264,6 +264,28 @@ def test_what_is_guessed_is_said():
     assert np.isnan(traj.denoised[1]).all()
 
 
+class Slotted:
+    __slots__ = ("last",)
+
+    def step(self, eps, t, x):
+        return x - eps
+
+
+def test_a_scheduler_that_can_not_be_heard():
+    with pytest.raises(TypeError, match="Slotted has __slots__"), recorder(Slotted()):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:Plain has a noise law")
+def test_a_loop_that_counts_its_steps_has_not_stopped():
+    scheduler, x = Plain(), torch.zeros(1, 4, 8, 8)
+    scheduler.timesteps = [900, 500, 100]
+    with recorder(scheduler) as tape:
+        for i in range(3):
+            x = scheduler.step(x, i, x)
+    assert not tape.trajectory.stopped
+
+
 def test_a_wrapper_of_ones_own_stays_on(pipe):
     plain, calls = pipe.scheduler.step, []
     pipe.scheduler.step = lambda *args, **kwargs: calls.append(1) or plain(*args, **kwargs)
