@@ -7,8 +7,9 @@ of a run through this file, from top to bottom:
     record          checks the call, runs the pipeline inside the recorder
     recorder        puts the hooks in place and takes them away (hooks.py)
     Recording       what the block gets: steps come in, a trajectory comes out
-    arrays          levels, clean estimates and noise of all steps (noise_law.py, guidance.py)
-    stages          a prior's run, which comes before its decoder's
+
+What passed becomes arrays in arrays.py, with the levels, clean estimates and noise of noise_law.py
+and the network's answers told apart by guidance.py.
 
 What fails after a run has ended costs the record that part only, and is said.
 """
@@ -20,8 +21,8 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,8 +36,17 @@ from ldmkit.loading.families import Family, family_of
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import checks
 from ldmkit.recording import preview as previews
+from ldmkit.recording.arrays import (
+    SIDES,
+    arrays_of,
+    nothing,
+    of_one_shape,
+    or_said,
+    prior_arrays,
+    say_what_is_missing,
+    stacked,
+)
 from ldmkit.recording.checks import ARRAYS
-from ldmkit.recording.guidance import Sides, sides
 from ldmkit.recording.hooks import (
     Call,
     Stop,
@@ -50,20 +60,15 @@ from ldmkit.recording.hooks import (
     telling,
     wait_for_others,
 )
-from ldmkit.recording.noise_law import estimates, guess_of, number, prediction_of
+from ldmkit.recording.noise_law import number, prediction_of
 from ldmkit.recording.shown import images_of, pictures_of, step_pictures
 from ldmkit.recording.told import length_said_once, say_what_was_hidden, versions, writable
 from ldmkit.records import Step, Trajectory
-from ldmkit.records.law import noise_of
 
-__all__ = ["Recording", "prior_arrays", "record", "recorder"]
+__all__ = ["Recording", "record", "recorder"]
 
-Float32 = NDArray[np.float32]
 Seed = int | Sequence[int]
 OnStep = Callable[[Step], bool | None]
-T = TypeVar("T")
-
-SIDES = ("noise_pred_text", "noise_pred_uncond")
 
 
 def record(
@@ -115,9 +120,9 @@ def record(
     seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
     call = _complete(pipe, parameters, prompt, seeds, call)
     tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
-    tape.on_step, tape.family, earlier = on_step, family_of(pipe), Tape()
+    tape.on_step, tape.pipe, tape.family = on_step, pipe, family_of(pipe)
     tape.tape.halved = _number_of(tape.family.doubled_by, call, parameters) > 1
-    parts = (scheduler, *networks, *(prior or ()))
+    parts, earlier = (scheduler, *networks, *(prior or ())), Tape()
     with (
         exclusive(*parts),
         guarded(pipe, *parts),
@@ -129,7 +134,6 @@ def record(
     if tape.stopped and callable(getattr(pipe, "maybe_free_model_hooks", None)):
         pipe.maybe_free_model_hooks()  # the loop was left from inside: its end falls to us
     tape.stopped = tape.stopped or getattr(pipe, "_interrupt", False) is True
-    tape.blurred = _guides_by_more(pipe)
     tape.facts |= {
         "prompt": _frozen(call.get("prompt")) or "",
         "negative_prompt": _frozen(call.get("negative_prompt")),
@@ -138,10 +142,11 @@ def record(
         "model": origin_of(pipe).name,
     }
     if tape.result is not None:
-        say_what_was_hidden(tape.result, tape.tape)
+        hidden = functools.partial(say_what_was_hidden, tape.result, tape.tape)
+        or_said("A word on what the pipeline hid", hidden, None)
     if prior is not None and earlier.calls:
         stage = functools.partial(_stage, tape.facts, prior, earlier, names, parameters, call)
-        tape.stages = _or_said("The prior's steps", stage, ())
+        tape.stages = or_said("The prior's steps", stage, ())
     return tape.trajectory
 
 
@@ -345,11 +350,11 @@ class Recording:
     tape: Tape = field(default_factory=Tape)
     stopped: bool = False
     family: Family = field(default_factory=Family)
-    blurred: bool = False  # guidance asks for more than two answers
-    result: Any = None  # what a pipeline gave
+    pipe: Any = None  # where it is a pipeline's run
+    result: Any = None  # what that gave
     facts: dict[str, Any] = field(default_factory=lambda: {"call": {}, "versions": versions()})
     stages: tuple[Trajectory, ...] = ()
-    _made: tuple[int, Trajectory] | None = None
+    _made: tuple[Any, Trajectory] | None = None
 
     def step(
         self,
@@ -436,26 +441,32 @@ class Recording:
         Raises:
             RuntimeError: there was no step and no picture.
         """
-        count = len(self.tape.calls)
-        if self._made is None or self._made[0] != count:
-            self._made = (count, self._trajectory())
+        now = (len(self.tape.calls), self.stopped)
+        if self._made is None or self._made[0] != now:
+            self._made = (now, self._trajectory())
         return self._made[1]
 
     def _trajectory(self) -> Trajectory:
-        calls = _of_one_shape(self.tape.calls)
-        arrays = _or_said("The arrays of the steps", lambda: self._arrays(calls), _nothing())
-        images = _or_said("The picture", lambda: self._images(calls), ())
+        calls = of_one_shape(self.tape.calls)
+        arrays = or_said("The arrays of the steps", lambda: self._arrays(calls), nothing())
+        images = or_said("The picture", lambda: self._images(calls), ())
         if not calls and not images:
             raise RuntimeError(
                 "The run made no scheduler step, so there is nothing to record; "
                 "ask for more num_inference_steps or, in img2img, more strength."
             )
-        self._say_what_is_missing(calls, arrays)
+        if self.tape.aside:
+            say(
+                f"The pipeline ran copies of its {type(self.scheduler).__name__} beside each "
+                f"other: the record holds one run, and {self.tape.aside} steps of its copies are "
+                "left out."
+            )
+        say_what_is_missing(self.scheduler, calls, arrays, self.names)
         facts, scales = dict(self.facts), arrays.pop("guidance")
         if scales is not None and _changes(scales):  # else the call says it
             told = [None if np.isnan(scale) else round(float(scale), 3) for scale in scales]
             facts["call"] = {**facts["call"], "guidance": told}
-        pictures = _or_said("The pictures of the steps", lambda: self._pictures(calls, arrays), {})
+        pictures = or_said("The pictures of the steps", lambda: self._pictures(calls, arrays), {})
         return Trajectory(
             **arrays,
             **pictures,
@@ -466,8 +477,8 @@ class Recording:
         )
 
     def _arrays(self, calls: Sequence[Call]) -> dict[str, Any]:
-        order = None if self.blurred else self.family.words_first
-        return arrays_of(calls, self._prediction, self.names, order) if calls else _nothing()
+        order = None if _guides_by_more(self.pipe) else self.family.words_first
+        return arrays_of(calls, self._prediction, self.names, order) if calls else nothing()
 
     @property
     def _prediction(self) -> str:
@@ -484,7 +495,7 @@ class Recording:
         if self.stopped or calls[-1].output is None:
             last = arrays_of(calls[-1:], self._prediction, ("denoised",))["denoised"]
         else:
-            last = _stacked([calls[-1].output])
+            last = stacked([calls[-1].output])
         return () if last is None or not np.isfinite(last).all() else pictures_of(self.vae, last[0])
 
     def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -496,64 +507,6 @@ class Recording:
         if not drawn and self.vae is not None and {"latents", "denoised"} & set(self.names):
             raise ValueError("nobody described how its latents are decoded")
         return drawn
-
-    def _say_what_is_missing(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> None:
-        """One sentence for each reason why something that was asked for can't be told."""
-        who, aside = type(self.scheduler).__name__, self.tape.aside
-        if aside:
-            say(
-                f"The pipeline ran copies of its {who} beside each other: the record holds one "
-                f"run, and {aside} steps of its copies are left out."
-            )
-        if not calls:
-            say("No step passed the pipeline's own scheduler: the record holds the picture alone.")
-            return
-        if not len(arrays["timesteps"]):  # said already
-            return
-        if calls[-1].latents.ndim == 5 and calls[-1].latents.shape[2] > 1:
-            say(
-                f"The latents are those of a film: its {calls[-1].latents.shape[2]} frames stand "
-                "one above the other in the record's arrays."
-            )
-        missing = {name for name in self.names if name in arrays and arrays[name] is None}
-        unknown = np.isnan(arrays["alphas"])
-        if unknown.all() and missing:
-            say(
-                f"{who} has a noise law that ldmkit doesn't know: latents, timesteps and the "
-                f"picture are recorded; {', '.join(sorted(missing))}, alphas and sigmas are "
-                "missing (use one of diffusers' common schedulers for them)."
-            )
-        elif unknown.any():
-            say(
-                f"{who} doesn't tell the noise level of {unknown.sum()} of its {len(unknown)} "
-                "steps: there alpha, sigma and the estimates are NaN."
-            )
-        elif missing - set(SIDES):
-            say(
-                "What the network gave has another shape than what entered the steps: "
-                f"{', '.join(sorted(missing))} are missing."
-            )
-        elif missing and arrays["guidance"] is None:
-            asked = any(call.network for call in calls)
-            reason = (
-                "nothing says which of the network's answers had the words (model_output keeps "
-                "what was made of them)"
-                if asked
-                else "no network was watched"
-            )
-            say(f"{', '.join(sorted(missing))} can't be told: {reason}.")
-        if self.scheduler is not None and not unknown.all() and (guess := guess_of(self.scheduler)):
-            say(f"ldmkit doesn't know {who}: {guess}.")
-
-
-def _or_said(what: str, make: Callable[[], T], otherwise: Any) -> T:
-    """Makes a part of a record; a run that has ended is not lost for what one part can't do."""
-    try:
-        return make()
-    except Exception as error:  # whatever a stranger's autoencoder or latents may raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        say(f"{what} can't be made of this run, which is kept without ({reason[:200]}).")
-        return otherwise
 
 
 def _changes(scales: NDArray[np.float64]) -> bool:
@@ -570,7 +523,7 @@ def _check_drawable(calls: Sequence[Call]) -> None:
         raise ValueError(f"nobody described how latents of the shape {shape} are decoded")
 
 
-# --- from what passed to arrays ----------------------------------------------------------------
+# --- a loop that tells its steps itself ----------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -583,135 +536,6 @@ class _Told:
 
     def level(self) -> tuple[float, float]:
         return self.alpha, self.sigma
-
-
-def _nothing() -> dict[str, Any]:
-    levels = dict.fromkeys(("timesteps", "alphas", "sigmas"), np.zeros(0))
-    return {**levels, **dict.fromkeys((*ARRAYS, "guidance"))}
-
-
-def arrays_of(
-    calls: Sequence[Call], prediction: str, names: Sequence[str], words_first: bool | None = None
-) -> dict[str, Any]:
-    """The arrays of ``Trajectory``: levels, and what was asked for (the rest is ``None``).
-
-    Args:
-        calls: the steps, of one shape.
-        prediction: what the network predicts.
-        names: of the arrays.
-        words_first: the usual order of the network's answers; ``None`` where they are not to be
-            told apart.
-
-    Returns:
-        The arrays by name, and ``"guidance"``: the scale of each step, where it could be told.
-    """
-    levels = np.array([call.place.level() for call in calls], dtype=np.float64)
-    arrays = _nothing() | {
-        "timesteps": np.array([number(call.place.timestep) for call in calls]),
-        "alphas": levels[:, 0],
-        "sigmas": levels[:, 1],
-    }
-    if not names:
-        return arrays
-    latents = _stacked([call.latents for call in calls])  # (n, b, c, h, w)
-    if "latents" in names:
-        arrays["latents"] = np.concatenate([latents, _last_output(calls, latents)])
-    fitted = [_fitted(call.model_output, call.latents) for call in calls]
-    if set(names) <= {"latents"} or any(output is None for output in fitted):
-        return arrays
-    guided = _stacked(fitted)
-    if "model_output" in names:
-        arrays["model_output"] = guided
-    if np.isnan(levels).all():
-        return arrays
-    alpha, sigma = (column.reshape(-1, 1, 1, 1, 1) for column in levels.T)
-    if {"denoised", "noise_pred"} & set(names):
-        both = estimates(latents, guided, alpha, sigma, prediction)
-        for name, estimate in zip(("denoised", "noise_pred"), both, strict=True):
-            arrays[name] = estimate if name in names else None
-    if words_first is None or not set(SIDES) & set(names):
-        return arrays
-    lost = Sides(None, None, np.full(len(calls), np.nan))
-    what = "noise_pred_text and noise_pred_uncond"
-    apart = _or_said(what, lambda: _apart(calls, guided, words_first), lost)
-    if apart is None:
-        return arrays
-    arrays["guidance"] = apart.scales
-    for name, side in zip(SIDES, (apart.text, apart.uncond), strict=True):
-        if name in names and side is not None:
-            arrays[name] = estimates(latents, side, alpha, sigma, prediction)[1]
-    return arrays
-
-
-def _apart(calls: Sequence[Call], guided: Float32, words_first: bool) -> Sides | None:
-    """The network's answers by words and no words; ``None`` where they can't be told apart."""
-    answers = [_answers(call) for call in calls]
-    if not all(len(parts) in (1, 2) for parts in answers):
-        return None
-    flat = iter(_stacked([part for parts in answers for part in parts]))  # in one transfer
-    words_first = words_first or any(len(call.network) == 2 for call in calls)
-    return sides(guided, [[next(flat) for _ in parts] for parts in answers], words_first)
-
-
-def _answers(call: Call) -> list[torch.Tensor]:
-    """What the network gave for a step, cut into parts of the latents' batch; or nothing."""
-    batch = call.latents.shape[0]
-    if any(len(output) % batch for output in call.network):
-        return []
-    parts = [part for output in call.network for part in torch.split(output, batch)]
-    fitted = [_fitted(part, call.latents) for part in parts]
-    return [] if any(part is None for part in fitted) else fitted  # type: ignore[return-value]
-
-
-def _fitted(output: Any, latents: torch.Tensor) -> torch.Tensor | None:
-    """The prediction itself, in the latents' shape, where a network gives more, or ``None``.
-
-    More channels are a variance, more tokens those of a picture that was put beside.
-    """
-    if not isinstance(output, torch.Tensor):
-        return None
-    if output.numel() == latents.numel():
-        return output.reshape(latents.shape)
-    if output.ndim != latents.ndim or any(
-        have < want for have, want in zip(output.shape, latents.shape, strict=True)
-    ):
-        return None
-    return output[tuple(slice(size) for size in latents.shape)]
-
-
-def _last_output(calls: Sequence[Call], latents: Float32) -> Float32:
-    output = calls[-1].output
-    if output is None or output.shape != calls[-1].latents.shape:
-        return np.full_like(latents[-1:], np.nan)
-    return _stacked([output])
-
-
-def _of_one_shape(calls: Sequence[Call]) -> Sequence[Call]:
-    shape = calls[-1].latents.shape if calls else ()
-    same = [call for call in calls if call.latents.shape == shape]
-    if len(same) < len(calls):
-        say(
-            f"The pipeline changed the size of its latents; only the last {len(same)} of "
-            f"{len(calls)} steps, of size {tuple(shape)}, are kept."
-        )
-    return same
-
-
-def _stacked(tensors: Sequence[Any]) -> Float32:
-    """(n, b, c, h, w) float32 on the CPU, in one transfer."""
-    stacked = torch.stack([_as_4d(tensor) for tensor in tensors])
-    return np.asarray(stacked.to("cpu", torch.float32).numpy())
-
-
-def _as_4d(tensor: torch.Tensor) -> torch.Tensor:
-    """(b, c, h, w) of whatever a family diffuses; unpacking is for those that are described."""
-    if tensor.ndim == 4:
-        return tensor
-    if tensor.ndim == 3:  # (b, tokens, c): packed
-        return tensor.transpose(1, 2).unsqueeze(2)
-    if tensor.ndim == 2:  # (b, c): an embedding
-        return tensor[:, :, None, None]
-    return tensor.flatten(2, -2)  # (b, c, frames, h, w): a film, frames one above the other
 
 
 def _number(name: str, value: Any) -> float:
@@ -756,47 +580,3 @@ def _stage(
     told |= {"scheduler": type(prior[1]).__name__}
     same = {name: facts[name] for name in ("prompt", "seed", "model", "versions")}
     return (Trajectory(**prior_arrays(*prior, tape, names), **same, call=told),)
-
-
-@torch.no_grad()
-def prior_arrays(
-    network: Any,
-    scheduler: Any,
-    tape: Tape,
-    names: Sequence[str],
-    rows: Sequence[int] | None = None,
-) -> dict[str, Any]:
-    """The arrays of a ``Trajectory`` from a prior's run, as embeddings of CLIP's space.
-
-    What a prior diffuses are embeddings at mean 0 and deviation 1; here they are taken back, so
-    that each clean estimate compares with embeddings of texts and pictures, and the last row of
-    ``latents`` is the embedding that came out. ``noise_pred`` is what makes the law of a record
-    (latents = alpha · x0 + sigma · noise) hold there. Other arrays are left out.
-
-    Args:
-        network: the ``PriorTransformer``.
-        scheduler: its scheduler.
-        tape: its run.
-        names: arrays to keep.
-        rows: of the batch; by default all.
-    """
-    calls = tape.calls if rows is None else [_some(call, list(rows)) for call in tape.calls]
-    arrays = arrays_of(calls, prediction_of(scheduler), ("latents", "denoised"))
-    del arrays["guidance"]
-    for name in ("latents", "denoised"):
-        if arrays[name] is not None:
-            scaled = torch.from_numpy(arrays[name])[..., 0, 0]  # (n, b, d)
-            mean, std = network.clip_mean.float().cpu(), network.clip_std.float().cpu()
-            arrays[name] = (scaled * std + mean).numpy()[..., None, None]
-    if "noise_pred" in names and arrays["denoised"] is not None:
-        alpha, sigma = (arrays[level].reshape(-1, 1, 1, 1, 1) for level in ("alphas", "sigmas"))
-        arrays["noise_pred"] = noise_of(arrays["latents"][:-1], arrays["denoised"], alpha, sigma)
-    for name in {"latents", "denoised"} - set(names):
-        arrays[name] = None
-    return arrays
-
-
-def _some(call: Call, rows: list[int]) -> Call:
-    parts = {name: getattr(call, name) for name in ("latents", "model_output", "output")}
-    chosen = {name: None if part is None else part[rows] for name, part in parts.items()}
-    return replace(call, network=[], **chosen)

@@ -12,7 +12,7 @@ import tiny_families as families
 import torch
 from PIL import Image
 
-from ldmkit.recording import preview, record, shown
+from ldmkit.recording import arrays, preview, record, shown
 from ldmkit.records import Trajectory
 
 QUICK = {"num_inference_steps": 3, "guidance_scale": 4.0}
@@ -85,7 +85,7 @@ def test_packed_latents(build, call, stop):
 
 
 def test_a_guidance_split_that_fails(pipe, monkeypatch):
-    monkeypatch.setattr(sys.modules["ldmkit.recording.recorder"], "sides", boom)
+    monkeypatch.setattr(arrays, "sides", boom)
     traj, said = said_by(lambda: record(pipe, "a cat", seed=7, keep="all", **QUICK))
     assert len(said) == 1
     assert traj.noise_pred_text is None

@@ -100,6 +100,20 @@ def test_the_part_is_kept_when_the_loop_is_left(pipe):
     assert np.array_equal(tape.trajectory.denoised, whole.denoised[:3])
 
 
+def test_the_record_may_be_read_while_it_is_made(pipe):
+    lengths = []
+
+    def on_step(step):
+        lengths.append(len(tape.trajectory.timesteps))
+        if step.index == 2:
+            raise KeyError
+
+    with pytest.raises(KeyError), recorder(pipe.scheduler, preview="none", on_step=on_step) as tape:
+        denoise(pipe)
+    assert lengths == [1, 2, 3]
+    assert tape.trajectory.stopped
+
+
 def test_on_step_ends_a_loop(pipe):
     seen = []
 

@@ -1,0 +1,274 @@
+"""From what the hooks wrote to the arrays of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ldmkit.check import say
+from ldmkit.recording.checks import ARRAYS
+from ldmkit.recording.guidance import Sides, sides
+from ldmkit.recording.hooks import Call, Tape
+from ldmkit.recording.noise_law import estimates, guess_of, number, prediction_of
+from ldmkit.records.law import noise_of
+
+__all__ = [
+    "SIDES",
+    "arrays_of",
+    "nothing",
+    "of_one_shape",
+    "or_said",
+    "prior_arrays",
+    "say_what_is_missing",
+    "stacked",
+]
+
+Float32 = NDArray[np.float32]
+T = TypeVar("T")
+
+SIDES = ("noise_pred_text", "noise_pred_uncond")
+
+
+def nothing() -> dict[str, Any]:
+    """The arrays of a run without steps."""
+    levels = dict.fromkeys(("timesteps", "alphas", "sigmas"), np.zeros(0))
+    return {**levels, **dict.fromkeys((*ARRAYS, "guidance"))}
+
+
+def arrays_of(
+    calls: Sequence[Call], prediction: str, names: Sequence[str], words_first: bool | None = None
+) -> dict[str, Any]:
+    """The arrays of ``Trajectory``: levels, and what was asked for (the rest is ``None``).
+
+    Args:
+        calls: the steps, of one shape.
+        prediction: what the network predicts.
+        names: of the arrays.
+        words_first: the usual order of the network's answers; ``None`` where they are not to be
+            told apart.
+
+    Returns:
+        The arrays by name, and ``"guidance"``: the scale of each step, where it could be told.
+    """
+    levels = np.array([call.place.level() for call in calls], dtype=np.float64)
+    arrays = nothing() | {
+        "timesteps": np.array([number(call.place.timestep) for call in calls]),
+        "alphas": levels[:, 0],
+        "sigmas": levels[:, 1],
+    }
+    if not names:
+        return arrays
+    latents = stacked([call.latents for call in calls])  # (n, b, c, h, w)
+    if "latents" in names:
+        arrays["latents"] = np.concatenate([latents, _last_output(calls, latents)])
+    fitted = [_fitted(call.model_output, call.latents) for call in calls]
+    if set(names) <= {"latents"} or any(output is None for output in fitted):
+        return arrays
+    guided = stacked(fitted)
+    if "model_output" in names:
+        arrays["model_output"] = guided
+    if np.isnan(levels).all():
+        return arrays
+    alpha, sigma = (column.reshape(-1, 1, 1, 1, 1) for column in levels.T)
+    if {"denoised", "noise_pred"} & set(names):
+        both = estimates(latents, guided, alpha, sigma, prediction)
+        for name, estimate in zip(("denoised", "noise_pred"), both, strict=True):
+            arrays[name] = estimate if name in names else None
+    if words_first is None or not set(SIDES) & set(names):
+        return arrays
+    lost = Sides(None, None, np.full(len(calls), np.nan))
+    what = "noise_pred_text and noise_pred_uncond"
+    apart = or_said(what, lambda: _apart(calls, guided, words_first), lost)
+    if apart is None:
+        return arrays
+    arrays["guidance"] = apart.scales
+    for name, side in zip(SIDES, (apart.text, apart.uncond), strict=True):
+        if name in names and side is not None:
+            arrays[name] = estimates(latents, side, alpha, sigma, prediction)[1]
+    return arrays
+
+
+def _apart(calls: Sequence[Call], guided: Float32, words_first: bool) -> Sides | None:
+    """The network's answers by words and no words; ``None`` where they can't be told apart."""
+    answers = [_answers(call) for call in calls]
+    if not all(len(parts) in (1, 2) for parts in answers):
+        return None
+    flat = iter(stacked([part for parts in answers for part in parts]))  # in one transfer
+    words_first = words_first or any(len(call.network) == 2 for call in calls)
+    return sides(guided, [[next(flat) for _ in parts] for parts in answers], words_first)
+
+
+def _answers(call: Call) -> list[torch.Tensor]:
+    """What the network gave for a step, cut into parts of the latents' batch; or nothing."""
+    batch = call.latents.shape[0]
+    if any(len(output) % batch for output in call.network):
+        return []
+    parts = [part for output in call.network for part in torch.split(output, batch)]
+    fitted = [_fitted(part, call.latents) for part in parts]
+    return [] if any(part is None for part in fitted) else fitted  # type: ignore[return-value]
+
+
+def _fitted(output: Any, latents: torch.Tensor) -> torch.Tensor | None:
+    """The prediction itself, in the latents' shape, where a network gives more, or ``None``.
+
+    More channels are a variance, more tokens those of a picture that was put beside.
+    """
+    if not isinstance(output, torch.Tensor):
+        return None
+    if output.numel() == latents.numel():
+        return output.reshape(latents.shape)
+    if output.ndim != latents.ndim or any(
+        have < want for have, want in zip(output.shape, latents.shape, strict=True)
+    ):
+        return None
+    return output[tuple(slice(size) for size in latents.shape)]
+
+
+def _last_output(calls: Sequence[Call], latents: Float32) -> Float32:
+    output = calls[-1].output
+    if output is None or output.shape != calls[-1].latents.shape:
+        return np.full_like(latents[-1:], np.nan)
+    return stacked([output])
+
+
+def of_one_shape(calls: Sequence[Call]) -> Sequence[Call]:
+    """The steps whose latents have the size of the last ones; fewer are said."""
+    shape = calls[-1].latents.shape if calls else ()
+    same = [call for call in calls if call.latents.shape == shape]
+    if len(same) < len(calls):
+        say(
+            f"The pipeline changed the size of its latents; only the last {len(same)} of "
+            f"{len(calls)} steps, of size {tuple(shape)}, are kept."
+        )
+    return same
+
+
+def stacked(tensors: Sequence[Any]) -> Float32:
+    """(n, b, c, h, w) float32 on the CPU, in one transfer."""
+    stacked = torch.stack([_as_4d(tensor) for tensor in tensors])
+    return np.asarray(stacked.to("cpu", torch.float32).numpy())
+
+
+def _as_4d(tensor: torch.Tensor) -> torch.Tensor:
+    """(b, c, h, w) of whatever a family diffuses; unpacking is for those that are described."""
+    if tensor.ndim == 4:
+        return tensor
+    if tensor.ndim == 3:  # (b, tokens, c): packed
+        return tensor.transpose(1, 2).unsqueeze(2)
+    if tensor.ndim == 2:  # (b, c): an embedding
+        return tensor[:, :, None, None]
+    return tensor.flatten(2, -2)  # (b, c, frames, h, w): a film, frames one above the other
+
+
+@torch.no_grad()
+def prior_arrays(
+    network: Any,
+    scheduler: Any,
+    tape: Tape,
+    names: Sequence[str],
+    rows: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """The arrays of a ``Trajectory`` from a prior's run, as embeddings of CLIP's space.
+
+    What a prior diffuses are embeddings at mean 0 and deviation 1; here they are taken back, so
+    that each clean estimate compares with embeddings of texts and pictures, and the last row of
+    ``latents`` is the embedding that came out. ``noise_pred`` is what makes the law of a record
+    (latents = alpha · x0 + sigma · noise) hold there. Other arrays are left out.
+
+    Args:
+        network: the ``PriorTransformer``.
+        scheduler: its scheduler.
+        tape: its run.
+        names: arrays to keep.
+        rows: of the batch; by default all.
+    """
+    calls = tape.calls if rows is None else [_some(call, list(rows)) for call in tape.calls]
+    arrays = arrays_of(calls, prediction_of(scheduler), ("latents", "denoised"))
+    del arrays["guidance"]
+    for name in ("latents", "denoised"):
+        if arrays[name] is not None:
+            scaled = torch.from_numpy(arrays[name])[..., 0, 0]  # (n, b, d)
+            mean, std = network.clip_mean.float().cpu(), network.clip_std.float().cpu()
+            arrays[name] = (scaled * std + mean).numpy()[..., None, None]
+    if "noise_pred" in names and arrays["denoised"] is not None:
+        alpha, sigma = (arrays[level].reshape(-1, 1, 1, 1, 1) for level in ("alphas", "sigmas"))
+        arrays["noise_pred"] = noise_of(arrays["latents"][:-1], arrays["denoised"], alpha, sigma)
+    for name in {"latents", "denoised"} - set(names):
+        arrays[name] = None
+    return arrays
+
+
+def _some(call: Call, rows: list[int]) -> Call:
+    parts = {name: getattr(call, name) for name in ("latents", "model_output", "output")}
+    chosen: dict[str, Any] = {
+        name: None if part is None else part[rows] for name, part in parts.items()
+    }
+    return replace(call, network=[], **chosen)
+
+
+def say_what_is_missing(
+    scheduler: Any, calls: Sequence[Call], arrays: Mapping[str, Any], names: Sequence[str]
+) -> None:
+    """One sentence for each reason why something that was asked for can't be told.
+
+    Args:
+        scheduler: whose steps they are; ``None`` where a loop told them itself.
+        calls: the steps.
+        arrays: what ``arrays_of`` made of them.
+        names: the arrays that were asked for.
+    """
+    who = type(scheduler).__name__
+    if not calls:
+        say("No step passed the pipeline's own scheduler: the record holds the picture alone.")
+        return
+    if not len(arrays["timesteps"]):  # said already
+        return
+    if calls[-1].latents.ndim == 5 and calls[-1].latents.shape[2] > 1:
+        say(
+            f"The latents are those of a film: its {calls[-1].latents.shape[2]} frames stand "
+            "one above the other in the record's arrays."
+        )
+    missing = {name for name in names if name in arrays and arrays[name] is None}
+    unknown = np.isnan(arrays["alphas"])
+    if unknown.all() and missing:
+        say(
+            f"{who} has a noise law that ldmkit doesn't know: latents, timesteps and the "
+            f"picture are recorded; {', '.join(sorted(missing))}, alphas and sigmas are "
+            "missing (use one of diffusers' common schedulers for them)."
+        )
+    elif unknown.any():
+        say(
+            f"{who} doesn't tell the noise level of {unknown.sum()} of its {len(unknown)} "
+            "steps: there alpha, sigma and the estimates are NaN."
+        )
+    elif missing - set(SIDES):
+        say(
+            "What the network gave has another shape than what entered the steps: "
+            f"{', '.join(sorted(missing))} are missing."
+        )
+    elif missing and arrays["guidance"] is None:
+        asked = any(call.network for call in calls)
+        reason = (
+            "nothing says which of the network's answers had the words (model_output keeps "
+            "what was made of them)"
+            if asked
+            else "no network was watched"
+        )
+        say(f"{', '.join(sorted(missing))} can't be told: {reason}.")
+    if scheduler is not None and not unknown.all() and (guess := guess_of(scheduler)):
+        say(f"ldmkit doesn't know {who}: {guess}.")
+
+
+def or_said(what: str, make: Callable[[], T], otherwise: Any) -> T:
+    """Makes a part of a record; a run that has ended is not lost for what one part can't do."""
+    try:
+        return make()
+    except Exception as error:  # whatever a stranger's autoencoder or latents may raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        say(f"{what} can't be made of this run, which is kept without ({reason[:200]}).")
+        return otherwise
