@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ldmkit.check import say
 from ldmkit.recording.noise_law import place_of
 
 __all__ = [
@@ -305,6 +306,7 @@ def _keep_output(tape: Tape, here: int, module: torch.nn.Module, args: Any, outp
 _locks: dict[int, threading.Lock] = {}  # by identity: a student's scheduler may have no hash
 _locks_guard = threading.Lock()
 _busy = threading.local()
+_PATIENCE = 3.0  # seconds of waiting without a word
 _waiting: set[int] = set()  # threads whose run has not begun and waits for a record
 
 
@@ -405,8 +407,12 @@ def wait_for_others(scheduler: Any) -> None:
 
     A bare run takes no lock, but stands on its thread's stack.
     """
+    begun: float | None = time.monotonic()
     while any(_runs(frame, scheduler) for frame in _frames_of_others()):
         time.sleep(0.005)
+        if begun is not None and time.monotonic() - begun > _PATIENCE:
+            say("Another thread runs a pipeline with this scheduler: the record begins after it.")
+            begun = None  # once
 
 
 def _frames_of_others() -> Iterator[types.FrameType]:

@@ -229,6 +229,18 @@ def test_a_run_without_steps_and_pictures():
         record(_Idle(), "a cat")
 
 
+def test_a_pipeline_that_puts_its_schedulers_state_back():
+    """MultiDiffusion copies the state for each of its windows, and what was wrapped with it."""
+    parts = tiny.pipeline(size="small").components
+    pipe = diffusers.StableDiffusionPanoramaPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    call = {"height": 32, "width": 64, **QUICK}
+    bare = pipe("a cat", generator=torch.Generator("cpu").manual_seed(7), **call).images[0]
+    traj, _ = said_by(lambda: record(pipe, "a cat", seed=7, **call))
+    assert same(traj.image, bare)
+    assert not {"step", "set_timesteps", "scale_model_input"} & set(vars(pipe.scheduler))
+
+
 def test_a_run_whose_steps_nobody_heard():
     """Its scheduler is another than the pipeline shows."""
     traj, said = said_by(lambda: record(_Deaf(), "a cat"))

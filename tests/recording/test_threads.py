@@ -10,8 +10,9 @@ import tiny
 import torch
 
 import ldmkit
+from ldmkit.check import heard_by
 from ldmkit.loading.siblings import from_picture
-from ldmkit.recording import record, recorder
+from ldmkit.recording import hooks, record, recorder
 
 QUICK = {"num_inference_steps": 6, "guidance_scale": 4.0, "preview": "none"}
 OTHER = {"num_inference_steps": 3, "guidance_scale": 1.0}
@@ -118,6 +119,29 @@ def test_a_bare_run_that_is_under_way_is_waited_for(pipe, place, kind):
     traj = recorded.ended().made
     assert same(traj.image, alone.image)
     assert np.array_equal(traj.noise_pred_text, alone.noise_pred_text)
+
+
+def test_waiting_for_long_is_said_once(pipe, monkeypatch):
+    monkeypatch.setattr(hooks, "_PATIENCE", 0.05)
+    reached, go_on, heard = threading.Event(), threading.Event(), []
+
+    def pause(*args):
+        reached.set()
+        go_on.wait(WAIT)
+        return {}
+
+    thread = Beside(lambda: bare(pipe, callback_on_step_end=pause, **OTHER))
+    assert reached.wait(WAIT)
+
+    def recorded():
+        with heard_by(lambda words: (heard.append(words), go_on.set())):
+            return record(pipe, "a red cat", seed=7, **QUICK)
+
+    assert len(Beside(recorded).ended().made.timesteps) == 6
+    assert heard == [
+        "Another thread runs a pipeline with this scheduler: the record begins after it."
+    ]
+    assert thread.ended().error is None
 
 
 def test_interrupting_from_another_thread_is_diffusers_own_way(pipe):
