@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ldmkit.figures.plot import NOISE, PICTURE, shown_figure
 from ldmkit.figures.words import prompt_of, shorten
 from ldmkit.records import RecordError, Trajectory
+from ldmkit.records.law import at_unit_variance
 from ldmkit.records.pictures import drawable, is_crisp, lane_array, lane_latents
 from ldmkit.records.record import index_of, place_of
 
@@ -102,13 +103,32 @@ def _checked(traj: Trajectory, step: int, batch: int) -> int:
     except (TypeError, IndexError) as error:
         raise RecordError(str(error)) from None
     index_of("batch", batch, traj.batch_size)
+    _check_sides(traj, number)
+    return number
+
+
+def _check_sides(traj: Trajectory, step: int) -> None:
     missing = [lane for lane in POINTS if lane_latents(traj, lane) is None]
     if missing:
+        lacks = f"This record doesn't hold both sides of guidance (missing: {', '.join(missing)})"
+        whole = traj.noise_pred is not None and traj.model_output is not None  # keep="all"
+        if whole and traj.noise_pred_text is None:
+            raise RecordError(
+                f"{lacks}: nothing told which of the network's answers had the words."
+            )
+        scale = traj.call.get("guidance_scale")
+        guided = isinstance(scale, (int, float)) and scale > 1 and not whole
+        also = "" if guided else " and a guidance_scale above 1"
+        raise RecordError(f'{lacks}; record again with keep="all"{also}.')
+    if traj.noise_pred_uncond is None:
+        return
+    off = np.array([np.isnan(noise).all() for noise in traj.noise_pred_uncond])
+    if off[step] and not off.all():
+        on = np.flatnonzero(~off)
         raise RecordError(
-            "This record doesn't hold both sides of guidance (missing: "
-            f'{", ".join(missing)}); record again with keep="all" and a guidance_scale above 1.'
+            f"Guidance was off at step {step}, so it has one side only; "
+            f"it was on at steps {on[0]} to {on[-1]}."
         )
-    return number % n
 
 
 def _vector(traj: Trajectory, lane: str, step: int, batch: int) -> Float64:
@@ -118,7 +138,7 @@ def _vector(traj: Trajectory, lane: str, step: int, batch: int) -> Float64:
     vector = latents[step, batch].astype(np.float64).ravel()  # (c·h·w,)
     if lane != "latents":
         return vector
-    return np.asarray(vector / (math.hypot(traj.alphas[step], traj.sigmas[step]) or 1.0))
+    return np.asarray(at_unit_variance(vector, traj.alphas[step], traj.sigmas[step]))
 
 
 def _basis(first: Float64, second: Float64) -> Float64:

@@ -2,128 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ldmkit.check import heard_by, say
+from ldmkit.check import say
 from ldmkit.recording.checks import ARRAYS
-from ldmkit.recording.estimates import estimates, prediction_of
+from ldmkit.recording.guidance import Sides, sides
 from ldmkit.recording.hooks import Call, Tape
-from ldmkit.records import Step
+from ldmkit.recording.noise_law import estimates, guess_of, number, prediction_of
+from ldmkit.records.law import noise_of
 
-__all__ = ["arrays_of", "step_of"]
+__all__ = [
+    "SIDES",
+    "arrays_of",
+    "nothing",
+    "of_one_shape",
+    "or_said",
+    "prior_arrays",
+    "say_what_is_missing",
+    "stacked",
+]
 
 Float32 = NDArray[np.float32]
+T = TypeVar("T")
+
+SIDES = ("noise_pred_text", "noise_pred_uncond")
 
 
-def arrays_of(tape: Tape, scheduler: Any, names: Sequence[str]) -> dict[str, Any]:
+def nothing() -> dict[str, Any]:
+    """The arrays of a run without steps."""
+    levels = dict.fromkeys(("timesteps", "alphas", "sigmas"), np.zeros(0))
+    return {**levels, **dict.fromkeys((*ARRAYS, "guidance"))}
+
+
+def arrays_of(
+    calls: Sequence[Call], prediction: str, names: Sequence[str], words_first: bool | None = None
+) -> dict[str, Any]:
     """The arrays of ``Trajectory``: levels, and what was asked for (the rest is ``None``).
 
-    Raises:
-        RuntimeError: the run made no step.
+    Args:
+        calls: the steps, of one shape.
+        prediction: what the network predicts.
+        names: of the arrays.
+        words_first: the usual order of the network's answers; ``None`` where they are not to be
+            told apart.
+
+    Returns:
+        The arrays by name, and ``"guidance"``: the scale of each step, where it could be told.
     """
-    calls = _of_one_shape(tape.calls)
-    levels = np.array(
-        [(np.nan,) * 2 if c.level is None else (c.level.alpha, c.level.sigma) for c in calls]
-    )
-    latents = _stacked([call.latents for call in calls])  # (n, b, c, h, w)
-    arrays: dict[str, Any] = dict.fromkeys(ARRAYS)
-    if "latents" in names:
-        arrays["latents"] = np.concatenate([latents, _stacked([calls[-1].output])])
-    if "model_output" in names:
-        arrays["model_output"] = _stacked([_mean_part(c, c.model_output) for c in calls])
-    if np.isnan(levels).any():
-        _say_what_is_missing(scheduler, set(names) - {"latents", "model_output"})
-    else:
-        _add_estimates(arrays, calls, latents, levels, prediction_of(scheduler), names)
-    return {
-        "timesteps": np.array([call.timestep for call in calls], dtype=np.float64),
+    levels = np.array([call.place.level() for call in calls], dtype=np.float64)
+    arrays = nothing() | {
+        "timesteps": np.array([number(call.place.timestep) for call in calls]),
         "alphas": levels[:, 0],
         "sigmas": levels[:, 1],
-        **arrays,
     }
-
-
-def step_of(index: int, call: Call, scheduler: Any, names: Sequence[str]) -> Step:
-    """One step by name, for ``on_step``; only what was asked for is worked out."""
-    with heard_by(lambda words: None):  # what is missing is said once, at the end
-        arrays = arrays_of(Tape([call]), scheduler, names)
-    values: dict[str, Any] = {
-        name: None if arrays[name] is None else arrays[name][0] for name in ARRAYS
-    }
-    return Step(
-        index=index,
-        timestep=call.timestep,
-        alpha=float(arrays["alphas"][0]),
-        sigma=float(arrays["sigmas"][0]),
-        output=None if arrays["latents"] is None else arrays["latents"][1],
-        **values,
-    )
-
-
-def _add_estimates(
-    arrays: dict[str, Any],
-    calls: list[Call],
-    latents: Float32,
-    levels: NDArray[np.float64],
-    prediction: str,
-    names: Sequence[str],
-) -> None:
+    if not names:
+        return arrays
+    latents = stacked([call.latents for call in calls])  # (n, b, c, h, w)
+    if "latents" in names:
+        arrays["latents"] = np.concatenate([latents, _last_output(calls, latents)])
+    fitted = [_fitted(call.model_output, call.latents) for call in calls]
+    if set(names) <= {"latents"} or any(output is None for output in fitted):
+        return arrays
+    guided = stacked(fitted)
+    if "model_output" in names:
+        arrays["model_output"] = guided
+    if np.isnan(levels).all():
+        return arrays
     alpha, sigma = (column.reshape(-1, 1, 1, 1, 1) for column in levels.T)
     if {"denoised", "noise_pred"} & set(names):
-        guided = _stacked([_mean_part(call, call.model_output) for call in calls])
-        x0, noise = estimates(latents, guided, alpha, sigma, prediction)
-        arrays["denoised"] = x0 if "denoised" in names else None
-        arrays["noise_pred"] = noise if "noise_pred" in names else None
-    for name in ("noise_pred_uncond", "noise_pred_text"):
-        if name in names:
-            outputs = [_unguided(call, name) for call in calls]
-            if all(output is not None for output in outputs):
-                stacked = _stacked([output for output in outputs if output is not None])
-                arrays[name] = estimates(latents, stacked, alpha, sigma, prediction)[1]
+        both = estimates(latents, guided, alpha, sigma, prediction)
+        for name, estimate in zip(("denoised", "noise_pred"), both, strict=True):
+            arrays[name] = estimate if name in names else None
+    if words_first is None or not set(SIDES) & set(names):
+        return arrays
+    lost = Sides(None, None, np.full(len(calls), np.nan))
+    what = "noise_pred_text and noise_pred_uncond"
+    apart = or_said(what, lambda: _apart(calls, guided, words_first), lost)
+    if apart is None:
+        return arrays
+    arrays["guidance"] = apart.scales
+    for name, side in zip(SIDES, (apart.text, apart.uncond), strict=True):
+        if name in names and side is not None:
+            arrays[name] = estimates(latents, side, alpha, sigma, prediction)[1]
+    return arrays
 
 
-def _unguided(call: Call, name: str) -> torch.Tensor | None:
-    """The network's half of a guided batch: without words first, with words second."""
-    if call.network is None:
+def _apart(calls: Sequence[Call], guided: Float32, words_first: bool) -> Sides | None:
+    """The network's answers by words and no words; ``None`` where they can't be told apart."""
+    answers = [_answers(call) for call in calls]
+    if not all(len(parts) in (1, 2) for parts in answers):
         return None
-    batch, whole = call.latents.shape[0], call.network.shape[0]
-    if whole == 2 * batch:
-        half = call.network[:batch] if name == "noise_pred_uncond" else call.network[batch:]
-        return _mean_part(call, half)
-    if whole == batch and name == "noise_pred_text":  # guidance is off: words only
-        return _mean_part(call, call.network)
-    return None
+    flat = iter(stacked([part for parts in answers for part in parts]))  # in one transfer
+    words_first = words_first or any(len(call.network) == 2 for call in calls)
+    return sides(guided, [[next(flat) for _ in parts] for parts in answers], words_first)
 
 
-def _mean_part(call: Call, output: torch.Tensor) -> torch.Tensor:
-    """The prediction itself, where a network also gives a variance in further channels."""
-    channels = call.latents.shape[1]
-    return output[:, :channels] if output.ndim == 4 else output
+def _answers(call: Call) -> list[torch.Tensor]:
+    """What the network gave for a step, cut into parts of the latents' batch; or nothing."""
+    batch = call.latents.shape[0]
+    if any(len(output) % batch for output in call.network):
+        return []
+    parts = [part for output in call.network for part in torch.split(output, batch)]
+    fitted = [_fitted(part, call.latents) for part in parts]
+    return [] if any(part is None for part in fitted) else fitted  # type: ignore[return-value]
 
 
-def _of_one_shape(calls: list[Call]) -> list[Call]:
-    if not calls:
-        raise RuntimeError(
-            "The run made no scheduler step, so there is nothing to record; "
-            "ask for more num_inference_steps or, in img2img, more strength."
-        )
-    shape = calls[-1].latents.shape
+def _fitted(output: Any, latents: torch.Tensor) -> torch.Tensor | None:
+    """The prediction itself, in the latents' shape, where a network gives more, or ``None``.
+
+    More channels are a variance, more tokens those of a picture that was put beside.
+    """
+    if not isinstance(output, torch.Tensor):
+        return None
+    if output.numel() == latents.numel():
+        return output.reshape(latents.shape)
+    if output.ndim != latents.ndim or any(
+        have < want for have, want in zip(output.shape, latents.shape, strict=True)
+    ):
+        return None
+    return output[tuple(slice(size) for size in latents.shape)]
+
+
+def _last_output(calls: Sequence[Call], latents: Float32) -> Float32:
+    output = calls[-1].output
+    if output is None or output.shape != calls[-1].latents.shape:
+        return np.full_like(latents[-1:], np.nan)
+    return stacked([output])
+
+
+def of_one_shape(calls: Sequence[Call]) -> Sequence[Call]:
+    """The steps whose latents have the size of the last ones; fewer are said."""
+    shape = calls[-1].latents.shape if calls else ()
     same = [call for call in calls if call.latents.shape == shape]
     if len(same) < len(calls):
         say(
             f"The pipeline changed the size of its latents; only the last {len(same)} of "
-            f"{len(calls)} steps, of size {tuple(shape)}, are kept.",
-            stacklevel=4,
+            f"{len(calls)} steps, of size {tuple(shape)}, are kept."
         )
     return same
 
 
-def _stacked(tensors: list[torch.Tensor]) -> Float32:
+def stacked(tensors: Sequence[Any]) -> Float32:
     """(n, b, c, h, w) float32 on the CPU, in one transfer."""
     stacked = torch.stack([_as_4d(tensor) for tensor in tensors])
     return np.asarray(stacked.to("cpu", torch.float32).numpy())
@@ -137,14 +162,113 @@ def _as_4d(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.transpose(1, 2).unsqueeze(2)
     if tensor.ndim == 2:  # (b, c): an embedding
         return tensor[:, :, None, None]
-    return tensor.flatten(2, -2)  # (b, c, frames, h, w): video, frames one above the other
+    return tensor.flatten(2, -2)  # (b, c, frames, h, w): a film, frames one above the other
 
 
-def _say_what_is_missing(scheduler: Any, wanted: set[str]) -> None:
-    if wanted:
+@torch.no_grad()
+def prior_arrays(
+    network: Any,
+    scheduler: Any,
+    tape: Tape,
+    names: Sequence[str],
+    rows: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """The arrays of a ``Trajectory`` from a prior's run, as embeddings of CLIP's space.
+
+    What a prior diffuses are embeddings at mean 0 and deviation 1; here they are taken back, so
+    that each clean estimate compares with embeddings of texts and pictures, and the last row of
+    ``latents`` is the embedding that came out. ``noise_pred`` is what makes the law of a record
+    (latents = alpha · x0 + sigma · noise) hold there. Other arrays are left out.
+
+    Args:
+        network: the ``PriorTransformer``.
+        scheduler: its scheduler.
+        tape: its run.
+        names: arrays to keep.
+        rows: of the batch; by default all.
+    """
+    calls = tape.calls if rows is None else [_some(call, list(rows)) for call in tape.calls]
+    arrays = arrays_of(calls, prediction_of(scheduler), ("latents", "denoised"))
+    del arrays["guidance"]
+    for name in ("latents", "denoised"):
+        if arrays[name] is not None:
+            scaled = torch.from_numpy(arrays[name])[..., 0, 0]  # (n, b, d)
+            mean, std = network.clip_mean.float().cpu(), network.clip_std.float().cpu()
+            arrays[name] = (scaled * std + mean).numpy()[..., None, None]
+    if "noise_pred" in names and arrays["denoised"] is not None:
+        alpha, sigma = (arrays[level].reshape(-1, 1, 1, 1, 1) for level in ("alphas", "sigmas"))
+        arrays["noise_pred"] = noise_of(arrays["latents"][:-1], arrays["denoised"], alpha, sigma)
+    for name in {"latents", "denoised"} - set(names):
+        arrays[name] = None
+    return arrays
+
+
+def _some(call: Call, rows: list[int]) -> Call:
+    parts = {name: getattr(call, name) for name in ("latents", "model_output", "output")}
+    chosen: dict[str, Any] = {
+        name: None if part is None else part[rows] for name, part in parts.items()
+    }
+    return replace(call, network=[], **chosen)
+
+
+def say_what_is_missing(
+    scheduler: Any, calls: Sequence[Call], arrays: Mapping[str, Any], names: Sequence[str]
+) -> None:
+    """One sentence for each reason why something that was asked for can't be told.
+
+    Args:
+        scheduler: whose steps they are; ``None`` where a loop told them itself.
+        calls: the steps.
+        arrays: what ``arrays_of`` made of them.
+        names: the arrays that were asked for.
+    """
+    who = type(scheduler).__name__
+    if not calls:
+        say("No step passed the pipeline's own scheduler: the record holds the picture alone.")
+        return
+    if not len(arrays["timesteps"]):  # said already
+        return
+    if calls[-1].latents.ndim == 5 and calls[-1].latents.shape[2] > 1:
         say(
-            f"{type(scheduler).__name__} has a noise law that ldmkit doesn't know: latents, "
-            f"timesteps and the picture are recorded; {', '.join(sorted(wanted))}, alphas and "
-            "sigmas are missing (use one of diffusers' common schedulers for them).",
-            stacklevel=4,
+            f"The latents are those of a film: its {calls[-1].latents.shape[2]} frames stand "
+            "one above the other in the record's arrays."
         )
+    missing = {name for name in names if name in arrays and arrays[name] is None}
+    unknown = np.isnan(arrays["alphas"])
+    if unknown.all() and missing:
+        say(
+            f"{who} has a noise law that ldmkit doesn't know: latents, timesteps and the "
+            f"picture are recorded; {', '.join(sorted(missing))}, alphas and sigmas are "
+            "missing (use one of diffusers' common schedulers for them)."
+        )
+    elif unknown.any():
+        say(
+            f"{who} doesn't tell the noise level of {unknown.sum()} of its {len(unknown)} "
+            "steps: there alpha, sigma and the estimates are NaN."
+        )
+    elif missing - set(SIDES):
+        say(
+            "What the network gave has another shape than what entered the steps: "
+            f"{', '.join(sorted(missing))} are missing."
+        )
+    elif missing and arrays["guidance"] is None:
+        asked = any(call.network for call in calls)
+        reason = (
+            "nothing says which of the network's answers had the words (model_output keeps "
+            "what was made of them)"
+            if asked
+            else "no network was watched"
+        )
+        say(f"{', '.join(sorted(missing))} can't be told: {reason}.")
+    if scheduler is not None and not unknown.all() and (guess := guess_of(scheduler)):
+        say(f"ldmkit doesn't know {who}: {guess}.")
+
+
+def or_said(what: str, make: Callable[[], T], otherwise: Any) -> T:
+    """Makes a part of a record; a run that has ended is not lost for what one part can't do."""
+    try:
+        return make()
+    except Exception as error:  # whatever a stranger's autoencoder or latents may raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        say(f"{what} can't be made of this run, which is kept without ({reason[:200]}).")
+        return otherwise

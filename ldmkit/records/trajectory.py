@@ -59,7 +59,7 @@ WORDS = ("prompt", "negative_prompt", "seed", "call", "model", "versions", "stop
 MAX_STAGES, MAX_DEPTH = 16, 3
 
 # Of a call what is told of it: the scheduler's name is no keyword, an embedding's label neither.
-_TOLD = ("scheduler", "left_out", "batch", "embedding")
+_TOLD = ("scheduler", "left_out", "batch", "embedding", "guidance")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
