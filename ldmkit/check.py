@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -161,18 +162,31 @@ def _range(least: float | None, most: float | None) -> str:
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
 
-def say(words: str, *, stacklevel: int) -> None:
+def say(words: str, *, stacklevel: int | None = None) -> None:
     """Tells the listener of this thread, or warns.
 
     Args:
         words: one sentence.
-        stacklevel: as for ``warnings.warn`` in the caller's place.
+        stacklevel: as for ``warnings.warn`` in the caller's place; by default the warning stands
+            at the nearest line that is neither ldmkit's nor that of a library which it runs.
     """
     listener = _listener.get()
-    if listener is None:
-        warnings.warn(words, UserWarning, stacklevel=stacklevel + 1)
-    else:
+    if listener is not None:
         listener(words)
+    else:
+        level = _outside() if stacklevel is None else stacklevel
+        warnings.warn(words, UserWarning, stacklevel=level + 1)
+
+
+_INSIDE = ("ldmkit", "diffusers", "transformers", "torch", "contextlib", "functools")
+
+
+def _outside() -> int:
+    """The ``stacklevel``, seen from ``say``, of the reader's own line."""
+    frame, level = sys._getframe(1), 0
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 @contextmanager

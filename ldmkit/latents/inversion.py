@@ -26,8 +26,9 @@ from PIL import Image
 
 from ldmkit.check import say
 from ldmkit.latents.codec import encode_image
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
+from ldmkit.recording.words import Heard, heard
 
 __all__ = ["invert"]
 
@@ -80,7 +81,6 @@ def invert(
     _check_call(pipe, parameters, num_inference_steps, fixed_point, call)
     checks.check_prompt("prompt", prompt)
     checks.check_seed(seed, call.get("generator"), takes_generator=True)
-    checks.warn_if_cut(pipe, "prompt", prompt)
     with exclusive(scheduler, denoiser_of(pipe)):
         start = encode_image(pipe, picture)
         steps = _Steps(scheduler, num_inference_steps, fixed_point)
@@ -94,7 +94,7 @@ def invert(
             **_size(pipe, start, parameters),
         }
         told = {name: value for name, value in told.items() if name in parameters} | call
-        with _backwards(scheduler, steps), torch.no_grad():
+        with _backwards(scheduler, steps), heard(Heard(pipe, told)), torch.no_grad():
             pipe(**told)
     return _checked(steps)
 

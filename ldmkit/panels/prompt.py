@@ -26,7 +26,7 @@ from ldmkit.panels.stock import close_tree
 from ldmkit.panels.trajectory import TrajectoryPart
 from ldmkit.panels.words import part, unknown_words, vocabulary_of
 from ldmkit.recording import record
-from ldmkit.recording.checks import check_keep, check_preview
+from ldmkit.recording.call import check_keep, check_preview
 from ldmkit.records import RecordError, Step, Trajectory
 
 __all__ = ["PromptPanel"]

@@ -13,7 +13,7 @@ from ldmkit.loading.origin import origin_of
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
 from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture, twin_of
 from ldmkit.panels.upload import prepared
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 
 __all__ = ["Settings"]
 

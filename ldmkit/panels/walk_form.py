@@ -17,7 +17,7 @@ from ldmkit.loading.origin import origin_of
 from ldmkit.panels.actions import Actions, row
 from ldmkit.panels.ends import EndField, whole_number
 from ldmkit.panels.settings import LARGEST_SEED
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.space.adaptors import family_of
 
 __all__ = [

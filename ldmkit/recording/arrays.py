@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldmkit.check import heard_by, say
-from ldmkit.recording.checks import ARRAYS
+from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.estimates import estimates, prediction_of
 from ldmkit.recording.hooks import Call, Tape
 from ldmkit.records import Step

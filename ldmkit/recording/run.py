@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from ldmkit.check import function
 from ldmkit.loading.origin import origin_of
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import arrays_of, step_of
+from ldmkit.recording.call import kept, versions
 from ldmkit.recording.hooks import (
     Call,
     Stop,
@@ -23,9 +24,10 @@ from ldmkit.recording.hooks import (
     prior_of,
     scheduler_of,
 )
+from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
 from ldmkit.recording.shown import images_of, last_estimate, step_pictures
 from ldmkit.recording.stages import before, with_prior
-from ldmkit.recording.told import length_said_once, say_what_was_hidden, versions, writable
+from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Step, Trajectory
 
 __all__ = ["record"]
@@ -41,6 +43,7 @@ def record(
     keep: str | Sequence[str] = ("latents", "denoised"),
     preview: str = "auto",
     on_step: Callable[[Step], bool | None] | None = None,
+    unsafe_previews: bool = False,
     **call: Any,
 ) -> Trajectory:
     """Runs a diffusers pipeline and records each step; the picture is the same to the bit.
@@ -59,6 +62,8 @@ def record(
             linear map from latents to colours, ``"none"`` neither; ``"auto"``: vae where small.
         on_step: called after each step with the step by name; ``False`` stops the run and keeps
             the part, its last clean estimate as the picture.
+        unsafe_previews: draws the steps also of what the pipeline's safety checker blacked out;
+            by default they are hidden (``Trajectory.hidden``), while their latents stay.
         **call: the pipeline's own keywords (``num_inference_steps``, ``guidance_scale``, ...).
             What a pipeline of ``ldmkit.load`` was made for is its default.
 
@@ -73,17 +78,29 @@ def record(
     parameters = checks.parameters_of(pipe)
     names = checks.check_keep(keep)
     checks.check_preview(preview)
+    checks.check_flag("unsafe_previews", unsafe_previews)
+    function("on_step", on_step)
     scheduler = _scheduler(pipe)
     seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
-    call = _complete(pipe, parameters, prompt, seeds, call)
+    call = _complete(pipe, parameters, prompt, call)
+    told = kept(pipe, call, parameters, scheduler)  # before: a generator is drawn from
+    if seeds is not None:
+        call["generator"] = _generator(seeds)
     denoiser, vae = denoiser_of(pipe), previews.autoencoder_of(pipe)
     prior = prior_of(pipe)
     with exclusive(scheduler, denoiser, *(prior or ())):
         with before(prior) as earlier:
-            tape, images, stopped = _run(pipe, scheduler, denoiser, call, names, on_step)
+            tape, output = _run(pipe, scheduler, denoiser, call, names, on_step)
         arrays = arrays_of(tape, scheduler, names)
-        images = last_estimate(vae, tape, scheduler) if stopped else images
-        pictures = step_pictures(vae, arrays, preview)
+        last = tape.calls[-1].output
+        if output is None:
+            stopped = True
+            images, hidden = checked(pipe, last_estimate(vae, tape, scheduler), len(last))
+        else:
+            stopped = checks.was_interrupted(pipe, len(tape.calls))
+            images, hidden = images_of(output), hidden_of(pipe, output, len(last))
+        pictures = step_pictures(vae, arrays, checks.say_frames(pipe, tape, preview))
+        say_what_is_black(hidden, last, output)
     traj = Trajectory(
         **arrays,
         **pictures,
@@ -92,7 +109,8 @@ def record(
         prompt=_frozen(call.get("prompt")) or "",
         negative_prompt=_frozen(call.get("negative_prompt")),
         seed=seeds,
-        call=writable(call, parameters, scheduler),
+        hidden=() if unsafe_previews else hidden,
+        call=told,
         model=origin_of(pipe).name,
         versions=versions(),
     )
@@ -113,14 +131,13 @@ def _complete(
     pipe: Any,
     parameters: Mapping[str, Any],
     prompt: Any,
-    seeds: int | tuple[int, ...] | None,
     call: dict[str, Any],
 ) -> dict[str, Any]:
-    """Checks the keywords and adds the model's defaults and the generator."""
+    """Checks the keywords and adds the model's defaults."""
     checks.check_call(pipe, parameters, call)
-    for name, value in (("prompt", prompt), ("negative_prompt", call.get("negative_prompt"))):
-        checks.check_prompt(name, value)
-        checks.warn_if_cut(pipe, name, value)
+    checks.check_prompt("prompt", prompt)
+    if prompt == "" and ("prompt" not in parameters or call.get("prompt_embeds") is not None):
+        prompt = None  # what ``Trajectory.keywords`` says of a run that was told no words
     if prompt is not None:
         if "prompt" not in parameters:
             raise TypeError(f"{type(pipe).__name__} takes no prompt; leave it out.")
@@ -133,8 +150,6 @@ def _complete(
     for name, value in origin_of(pipe).defaults.items():
         if name in parameters:
             call.setdefault(name, value)
-    if seeds is not None:
-        call["generator"] = _generator(seeds)
     return call
 
 
@@ -152,11 +167,12 @@ def _run(
     call: dict[str, Any],
     names: tuple[str, ...],
     on_step: Callable[[Step], bool | None] | None,
-) -> tuple[Tape, tuple[Image.Image, ...], bool]:
-    """Runs the pipeline under the hooks: (what was written, the pictures, stopped early)."""
-    tape = Tape()
+) -> tuple[Tape, Any | None]:
+    """Runs the pipeline under the hooks: (what was written, its output or ``None`` if stopped)."""
+    tape, words = Tape(), Heard(pipe, call)
 
     def after(last: Call) -> None:
+        words.tell()
         if on_step is None:
             return
         answer = on_step(step_of(len(tape.calls) - 1, last, scheduler, names))
@@ -164,16 +180,15 @@ def _run(
             raise Stop
 
     unguided = {"noise_pred_text", "noise_pred_uncond"} & set(names)
-    with hooked(scheduler, denoiser if unguided else None, tape, after), length_said_once():
+    with hooked(scheduler, denoiser if unguided else None, tape, after), heard(words):
         try:
             output = pipe(**call)
         except Stop:
             # The loop was left from inside: what pipelines do at their end falls to us.
             if callable(getattr(pipe, "maybe_free_model_hooks", None)):
                 pipe.maybe_free_model_hooks()
-            return tape, (), True
-    say_what_was_hidden(output, tape)
-    return tape, images_of(output), False
+            return tape, None
+    return tape, output
 
 
 def _frozen(value: Any) -> Any:

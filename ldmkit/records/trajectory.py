@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from ldmkit.check import say
 from ldmkit.records import display as _display
 from ldmkit.records import pictures as _pictures
 from ldmkit.records.errors import RecordError
@@ -37,7 +38,16 @@ Float64 = NDArray[np.float64]
 ESTIMATES = ("denoised", "noise_pred", "noise_pred_text", "noise_pred_uncond", "model_output")
 
 # Of a call what is told of it: the scheduler's name is no keyword, an embedding's label neither.
-_TOLD = ("scheduler", "left_out", "batch", "embedding")
+_TOLD = (
+    "scheduler",
+    "scheduler_config",
+    "adapters",
+    "learned_words",
+    "generator_seed",
+    "left_out",
+    "batch",
+    "embedding",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,6 +147,8 @@ class Trajectory:
         previews: lane name to decoded step pictures, (n, b, H, W, 3) uint8.
         attention: room for attention maps; always ``None`` so far.
         stopped: the run ended early.
+        hidden: for each picture of the batch whether a safety checker blacked it out: its steps
+            are drawn as a grey tile, its latents stay; empty where none is.
         stages: earlier stages (such as a prior), trajectories of their own.
 
     Raises:
@@ -163,10 +175,11 @@ class Trajectory:
     previews: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     attention: None = None
     stopped: bool = False
+    hidden: tuple[bool, ...] = ()
     stages: tuple[Trajectory, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "negative_prompt", "seed", "images", "stages"):
+        for name in ("prompt", "negative_prompt", "seed", "images", "hidden", "stages"):
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         for name in ("call", "versions"):  # a copy: the record must not change with the caller's
@@ -184,6 +197,8 @@ class Trajectory:
             raise RecordError("images must be PIL pictures; convert arrays with Image.fromarray.")
         if not all(image.width and image.height for image in self.images):
             raise RecordError("images must be at least one pixel wide and high.")
+        if not isinstance(self.hidden, tuple) or not all(type(h) is bool for h in self.hidden):
+            raise RecordError("hidden must hold True or False for each picture of the batch.")
         if not all(isinstance(stage, Trajectory) for stage in self.stages):
             raise RecordError("stages must be trajectories, one per earlier stage of the run.")
 
@@ -204,6 +219,12 @@ class Trajectory:
             for lane, array in self.previews.items()
         }
         object.__setattr__(self, "previews", pictures)
+        if self.hidden and self.batch_size not in (1, len(self.hidden)):
+            raise RecordError(
+                f"hidden must hold {self.batch_size} values, one for each picture, "
+                f"got {len(self.hidden)}."
+            )
+        _pictures.blank_hidden(self)
 
     def _freeze(self, name: str, dtype: type, shape: tuple[int | None, ...]) -> tuple[int, ...]:
         array = _frozen(name, getattr(self, name), dtype, shape)
@@ -330,20 +351,44 @@ class Trajectory:
     def keywords(self) -> dict[str, Any]:
         """What repeats the run: ``record(pipe, **traj.keywords)``, the picture again to the bit.
 
-        The same pipeline, versions and kind of machine are taken for granted, and a ``seed``.
-        What was given beside words and numbers (a start picture, latents) is not held by any
-        record: ``call["left_out"]`` names it, give it again.
+        The same pipeline with the same scheduler, versions and kind of machine are taken for
+        granted. What no record holds is said aloud: keywords beside words and numbers (a start
+        picture, latents, a callback: ``call["left_out"]``), a run without a seed, adapters that
+        were loaded.
         """
         words = {name: getattr(self, name) for name in ("prompt", "negative_prompt", "seed")}
+        words["seed"] = self.call.get("generator_seed") if self.seed is None else self.seed
         call = {name: value for name, value in self.call.items() if name not in _TOLD}
         batch = self.call.get("batch")  # one picture of several, read from its PNG
         if isinstance(batch, Mapping):
-            words |= {name: batch.get(name) for name in words}
+            words |= {name: batch[name] for name in words if batch.get(name) is not None}
         given = {name: value for name, value in words.items() if value is not None} | call
+        if missing := self._not_held(seeded="seed" in given):
+            say(f"These keywords alone don't repeat the run: {'; '.join(missing)}.", stacklevel=2)
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in given.items()
         }
+
+    def _not_held(self, *, seeded: bool) -> list[str]:
+        """What ``keywords`` can't bring back, each with what to do about it."""
+        left_out = [str(name) for name in _as_list(self.call.get("left_out"))]
+        missing = [f"give {', '.join(f'{name}=' for name in left_out)} again"] if left_out else []
+        if not seeded and "generator" not in left_out:
+            missing.append("it had no seed, so its noise is gone (give seed= next time)")
+        adapters = self.call.get("adapters")
+        parts = adapters.values() if isinstance(adapters, Mapping) else ()
+        weights = {
+            f"{name} ({weight})"
+            for part in parts
+            if isinstance(part, Mapping)
+            for name, weight in part.items()
+        }
+        if weights:
+            missing.append(f"load its adapters first: {', '.join(sorted(weights))}")
+        if words := _as_list(self.call.get("learned_words")):
+            missing.append(f"load its learnt words first: {', '.join(map(str, words))}")
+        return missing
 
     def to_png(self, path: str | PathLike[str], *, batch: int = 0) -> Path:
         """Writes a final picture and, inside it, the call that made it; returns the path.
@@ -428,6 +473,10 @@ class Trajectory:
             f"batch of {self.batch_size}, keeps {', '.join(kept) or 'pictures only'}"
             f"{', stopped early' if self.stopped else ''})"
         )
+
+
+def _as_list(value: object) -> list[object]:
+    return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def _check_type(name: str, value: object, kind: type, *, optional: bool = True) -> None:

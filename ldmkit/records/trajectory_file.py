@@ -26,6 +26,7 @@ VERSION = 1
 SCHEDULE = ("timesteps", "alphas", "sigmas")  # always float64: the law must hold after reading
 ARRAYS = ("latents", *ESTIMATES, "rgb")
 WORDS = ("prompt", "negative_prompt", "seed", "call", "model", "versions", "stopped")
+LATER = ("hidden",)  # not in files of an earlier ldmkit
 MAX_STAGES = 16
 
 
@@ -64,7 +65,7 @@ def _pack(traj: Trajectory, dtype: np.dtype[Any]) -> tuple[dict[str, NDArray[Any
         arrays[f"previews/{lane}"] = previews
     for i, image in enumerate(traj.images):
         arrays[f"images/{i}"] = np.asarray(image.convert("RGB"))
-    words = {name: getattr(traj, name) for name in WORDS}
+    words = {name: getattr(traj, name) for name in (*WORDS, *LATER)}
     stages = [_pack(stage, dtype) for stage in traj.stages]
     for i, (inner, _) in enumerate(stages):
         arrays |= {f"stages/{i}/{name}": array for name, array in inner.items()}
@@ -90,6 +91,7 @@ def _unpack(
     if len(stages) > MAX_STAGES or prefix.count("stages/") > 2:
         raise RecordError(f"a trajectory has at most {MAX_STAGES} stages, got {len(stages)}.")
     fields: dict[str, Any] = {name: words[name] for name in WORDS}
+    fields |= {name: words[name] for name in LATER if name in words}
     fields |= {name: here[name] for name in SCHEDULE}
     fields |= {name: here[name] for name in ARRAYS if name in here}
     fields["previews"] = {

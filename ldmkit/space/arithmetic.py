@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
 from ldmkit.space.adaptors import Family, family_of
 from ldmkit.space.changes import tell_changes

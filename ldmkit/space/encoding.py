@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.check import say
-from ldmkit.recording.checks import check_prompt
-from ldmkit.recording.told import length_said_once
+from ldmkit.recording.call import check_prompt
 from ldmkit.records import Embedding, Gap
 from ldmkit.records.rgb import to_rgb
 from ldmkit.records.table import Table
@@ -75,8 +74,7 @@ class ClipSpace:
             raise RuntimeError(self._lacks("text"))
         texts = [text] if isinstance(text, str) else list(text)
         _say_what_fell_off(half, texts)
-        with length_said_once():
-            rows = half.encode(texts)
+        rows = half.encode(texts)
         made = [
             Embedding(row, words or "no words", "text", self.name)
             for row, words in zip(rows, texts, strict=True)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ldmkit.latents import inversion
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.records import Embedding
 from ldmkit.space.adaptors import family_of
 from ldmkit.space.clip import clip_space

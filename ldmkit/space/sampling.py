@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any, overload
 
 from ldmkit.loading.origin import origin_of
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
+from ldmkit.recording.call import versions
 from ldmkit.recording.stages import prior_arrays
-from ldmkit.recording.told import length_said_once, versions
+from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Embedding, Trajectory
 from ldmkit.space.adaptors import UNCLIPS, Family, family_of
 from ldmkit.space.given import generators, noise_of
@@ -96,7 +97,7 @@ def sample_prior(
         shape = (len(texts) * best_of, prior.network.config.embedding_dim)
         latents = noise_of(latents, shape).to(prior.device)
     each = generators(seeds, len(texts), best_of) if generator is None else generator
-    with length_said_once():
+    with heard(Heard(prior, {"prompt": texts})):
         drawn = draw(prior, texts, count=best_of, generator=each, latents=latents, **settings)
     space, model = space_name(unclip), origin_of(unclip).name
     found = []
@@ -125,7 +126,6 @@ def _texts(prior: Prior, prompt: Any) -> list[str]:
     if prompt is None:
         raise TypeError('prompt must be a string, got None; "" is no words.')
     checks.check_prompt("prompt", prompt)
-    checks.warn_if_cut(prior, "prompt", prompt)
     return [prompt] if isinstance(prompt, str) else list(prompt)
 
 
