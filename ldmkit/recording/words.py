@@ -8,6 +8,7 @@ calls them, and what was cut is told, by the names of the encoders, before the f
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import re
@@ -51,6 +52,8 @@ class Heard:
         self._most = _most_of(pipe, call) if self._ahead is not None else None
         self._texts: dict[tuple[str, str], tuple[Any, int]] = {}
         self.cut = False  # whether any text was longer than its encoder reads
+        self.told = False
+        self.held: list[tuple[logging.Handler, logging.LogRecord]] = []  # the libraries' own words
 
     def listen(self, name: str, tokenizer: Any, text: Any, most: int) -> None:
         """Notes a text, or several, of which a tokenizer keeps ``most`` tokens."""
@@ -65,36 +68,48 @@ class Heard:
 
     def tell(self) -> None:
         """Says for each text that was cut where each encoder stopped, and which one read on."""
-        texts, self._texts = self._texts, {}
-        if not self.cut:
+        texts, self._texts, self.told = self._texts, {}, True
+        held, self.held = self.held, []
+        if not self.cut:  # what ldmkit did not hear, the libraries say themselves
+            for handler, entry in held:
+                handler.handle(entry)
             return
         readings = [
-            self._reading(name, text, tokenizer, most)
+            self._reading(keyword, words, name, text, tokenizer, most)
             for (name, text), (tokenizer, most) in texts.items()
+            for keyword, words in self._origins(text, tokenizer)
         ]
         for keyword in dict.fromkeys(one.keyword for one in readings):
             words = _sentence(keyword, [one for one in readings if one.keyword == keyword])
             if words:
                 say(words)
 
-    def _reading(self, name: str, text: str, tokenizer: Any, most: int) -> _Reading:
-        keyword, words = self._origin(text, tokenizer)
+    def _reading(
+        self, keyword: str, words: str, name: str, text: str, tokenizer: Any, most: int
+    ) -> _Reading:
         frame = _count(tokenizer, text.replace(words, "", 1))  # begin, end, a template
         ahead = frame if self._ahead is None else self._ahead
         return _Reading(
             keyword, _encoder(self.pipe, name), _count(tokenizer, text) - frame, most - ahead
         )
 
-    def _origin(self, text: str, tokenizer: Any) -> tuple[str, str]:
-        """Which keyword a text came from, and the part of it that are the reader's words."""
+    def _origins(self, text: str, tokenizer: Any) -> list[tuple[str, str]]:
+        """Which keyword a text came from, and the part of it that are the reader's words.
+
+        They are two where the same was asked for and steered away from.
+        """
         spell = getattr(self.pipe, "maybe_convert_prompt", None)  # learnt words of several tokens
-        for keyword, words in self._words:
-            if text == words or (spell is not None and text == spell(words, tokenizer)):
-                return keyword, text
-        for keyword, words in self._words:  # within a template, or cleaned of capitals and gaps
-            if words.strip() and _plain(words) in _plain(text):
-                return keyword, words if words in text else text
-        return "text", text
+        found = [
+            (keyword, text)
+            for keyword, words in self._words
+            if text == words or (spell is not None and text == spell(words, tokenizer))
+        ] or [  # within a template, or cleaned of capitals and gaps
+            (keyword, words if words in text else text)
+            for keyword, words in self._words
+            if words.strip() and _plain(words) in _plain(text)
+        ]
+        sides = {("negative_" in keyword): (keyword, words) for keyword, words in reversed(found)}
+        return list(sides.values()) or [("text", text)]
 
 
 def _each(name: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -142,18 +157,25 @@ def _sentence(keyword: str, readings: list[_Reading]) -> str:
     far = max(_share(one) for one in readings)
     behind = [one for one in readings if _share(one) < far] or readings
     ahead = [one for one in readings if one not in behind]
-    stops = " and ".join(
-        f"{one.encoder} stops after {one.read:,} of {one.tokens:,} tokens" for one in behind
+    places = dict.fromkeys((one.read, one.tokens) for one in behind)
+    stops = ", ".join(
+        _who([one for one in behind if (one.read, one.tokens) == place], "stops", "stop")
+        + f" after {place[0]:,} of {place[1]:,} tokens"
+        for place in places
     )
     if not ahead:
         return f"The {keyword} is cut: {stops}; the words after that have no effect; shorten it."
-    who = " and ".join(one.encoder for one in ahead)
-    goes = "reads on" if len(ahead) == 1 else "read on"
+    goes = _who(ahead, "reads on", "read on")
     if far < 1:
         end = f" to {ahead[0].read:,} of {ahead[0].tokens:,}; the words after that have no effect"
     else:
         end = f" to the end, all {ahead[0].tokens:,}"
-    return f"The {keyword} is cut: {stops}, {who} {goes}{end}; begin with what matters most."
+    return f"The {keyword} is cut: {stops}, {goes}{end}; begin with what matters most."
+
+
+def _who(readings: list[_Reading], does: str, do: str) -> str:
+    names = list(dict.fromkeys(one.encoder for one in readings))
+    return f"{' and '.join(names)} {does if len(names) == 1 else do}"
 
 
 def _share(one: _Reading) -> float:
@@ -174,8 +196,8 @@ _opened: dict[int, tuple[type, int]] = {}  # id of a tokenizer: its own class, h
 def heard(found: Heard) -> Iterator[Heard]:
     """Listens to a pipeline's tokenizers while the block runs; tells at its end at the latest.
 
-    The libraries' own words on a long prompt, which repeat all of it, are dropped in this thread
-    where something was heard that ``tell`` will say, and nowhere else.
+    The libraries' own words on a long prompt, which repeat all of it, wait until ``tell`` and are
+    dropped, in this thread, where it has something to say.
 
     Args:
         found: what listens; ``tell`` may be called before, such as at the first step.
@@ -197,8 +219,10 @@ def heard(found: Heard) -> Iterator[Heard]:
             stack.enter_context(_open(tokenizer))
         stack.callback(_listener.reset, _listener.set(listen))
         stack.enter_context(_said_once(found))
-        yield found
-        found.tell()
+        try:
+            yield found
+        finally:
+            found.tell()
 
 
 def _tokenizers(pipe: Any) -> dict[str, Any]:
@@ -252,19 +276,22 @@ def _are_words(text: Any) -> bool:
 def _said_once(found: Heard) -> Iterator[None]:
     thread = threading.get_ident()
 
-    def keep(entry: logging.LogRecord) -> bool:
-        ours = found.cut and entry.thread == thread
-        return not (ours and any(words in entry.getMessage() for words in _THEIRS))
+    def keep(handler: logging.Handler, entry: logging.LogRecord) -> bool:
+        if entry.thread != thread or not any(words in entry.getMessage() for words in _THEIRS):
+            return True
+        if not (found.told or found.cut):
+            found.held.append((handler, entry))
+        return found.told and not found.cut
 
-    handlers = [
-        handler
+    filters = [
+        (handler, functools.partial(keep, handler))
         for library in ("diffusers", "transformers")
         for handler in logging.getLogger(library).handlers
     ]
-    for handler in handlers:
-        handler.addFilter(keep)
+    for handler, own in filters:
+        handler.addFilter(own)
     try:
         yield
     finally:
-        for handler in handlers:
-            handler.removeFilter(keep)
+        for handler, own in filters:
+            handler.removeFilter(own)
