@@ -208,12 +208,13 @@ def flux() -> FluxPipeline:
         )
 
 
-def with_checker(pipe: Any, *pictures: Any) -> Any:
-    """Gives a pipeline Stable Diffusion's own safety checker, which blacks these pictures out.
+def with_checker(pipe: Any, hides: Any = None, shows: Any = None) -> Any:
+    """Gives a pipeline Stable Diffusion's own safety checker.
 
     Args:
         pipe: of ``tiny``.
-        *pictures: what it hides, as told from all else that a test draws; none: everything.
+        hides: the picture that it blacks out; ``None``: every one.
+        shows: the picture from which it tells that one.
     """
     with _seeded():
         side = {
@@ -230,11 +231,12 @@ def with_checker(pipe: Any, *pictures: Any) -> Any:
         checker = StableDiffusionSafetyChecker(config).eval().requires_grad_(False)
     eyes = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     checker.special_care_embeds_weights.fill_(2)  # a cosine is never above 2
-    checker.concept_embeds_weights.fill_(2 if pictures else -2)
-    for i, picture in enumerate(pictures):  # a concept is what this very picture shows
-        seen = eyes(picture, return_tensors="pt").pixel_values
-        checker.concept_embeds[i] = checker.visual_projection(checker.vision_model(seen)[1])[0]
-        checker.concept_embeds_weights[i] = 1 - 1e-6
+    checker.concept_embeds_weights.fill_(-2 if hides is None else 2)
+    if hides is not None:  # the concept is what one picture shows and the other doesn't
+        seen = eyes([hides, shows], return_tensors="pt").pixel_values
+        bad, good = checker.visual_projection(checker.vision_model(seen)[1])
+        checker.concept_embeds[0] = bad - good * (bad @ good) / (good @ good)
+        checker.concept_embeds_weights[0] = 0.0
     pipe.register_modules(safety_checker=checker, feature_extractor=eyes)
     return pipe
 

@@ -100,7 +100,7 @@ def record(
             stopped = checks.was_interrupted(pipe, len(tape.calls))
             images, hidden = images_of(output), hidden_of(pipe, output, len(last))
         pictures = step_pictures(vae, arrays, checks.say_frames(pipe, tape, preview))
-        say_what_is_black(hidden, last, output)
+        say_what_is_black(hidden, last, output, unsafe=unsafe_previews)
     traj = Trajectory(
         **arrays,
         **pictures,

@@ -107,13 +107,16 @@ def _verdict(pipe: Any, pictures: Sequence[Image.Image]) -> tuple[bool, ...] | N
     return tuple(bool(any(row)) for row in zip(*columns, strict=True))
 
 
-def say_what_is_black(hidden: Sequence[bool], last: torch.Tensor, output: Any) -> None:
+def say_what_is_black(
+    hidden: Sequence[bool], last: torch.Tensor, output: Any, *, unsafe: bool
+) -> None:
     """A black picture has two reasons: tell them apart, for each picture of the batch.
 
     Args:
         hidden: of ``hidden_of`` or ``checked``.
         last: (b, ...) what left the last step.
         output: the pipeline's, ``None`` where the run was stopped.
+        unsafe: the steps are drawn all the same.
     """
     finite = torch.isfinite(last.flatten(1)).all(1).tolist()
     broken = [i for i, whole in enumerate(finite, 1) if not whole]
@@ -124,14 +127,14 @@ def say_what_is_black(hidden: Sequence[bool], last: torch.Tensor, output: Any) -
             f"The latents{which} are no longer finite (NaN or infinite), so the {shows} nothing: "
             "take a smaller guidance_scale, or dtype float32."
         )
-    told = any(getattr(output, name, None) is not None for name in _VERDICTS)
-    if any(hidden) and (told or output is None):
+    told = output is None or any(getattr(output, name, None) is not None for name in _VERDICTS)
+    if any(hidden) and told:
+        steps = "" if unsafe else ", and draws none of their steps (unsafe_previews=True does)"
         say(
             f"The model's safety checker blacked out {sum(hidden)} of {len(hidden)} pictures; the "
-            "record still holds their latents, and draws none of their steps "
-            "(unsafe_previews=True does)."
+            f"record still holds their latents{steps}."
         )
-    elif any(hidden):
+    elif any(hidden) and not unsafe:
         say(
             "The model's safety checker gave no verdict on this run, so no picture of its steps "
             "is drawn (unsafe_previews=True does); the record still holds the latents."
