@@ -26,7 +26,8 @@ from ldmkit.panels.stock import close_tree
 from ldmkit.panels.trajectory import TrajectoryPart
 from ldmkit.panels.words import part, unknown_words, vocabulary_of
 from ldmkit.recording import record
-from ldmkit.recording.call import check_keep, check_preview
+from ldmkit.recording.call import check_flag, check_keep, check_preview
+from ldmkit.recording.safety import WITHHELD, has_checker
 from ldmkit.records import RecordError, Step, Trajectory
 
 __all__ = ["PromptPanel"]
@@ -52,6 +53,8 @@ class PromptPanel(ipywidgets.VBox):
         prompt: the words.
         keep: names of arrays to keep, as in ``ldmkit.record``.
         preview: step pictures, as in ``ldmkit.record``.
+        unsafe_previews: as in ``ldmkit.record``; without it no picture is shown before a safety
+            checker's verdict, where the pipeline has one.
         **settings: start values of the other settings (``negative_prompt``, ``seed``,
             ``num_inference_steps``, ``guidance_scale``, ``scheduler``, ``strength``, ``image``),
             and further keywords of the pipeline, which hold for every run (``height``, ...).
@@ -75,10 +78,15 @@ class PromptPanel(ipywidgets.VBox):
         *,
         keep: Any = ("latents", "denoised"),
         preview: str = "auto",
+        unsafe_previews: bool = False,
         **settings: Any,
     ) -> None:
         given = {"prompt": prompt, **settings} if prompt else settings
-        recording = {"keep": check_keep(keep), "preview": check_preview(preview)}
+        recording = {
+            "keep": check_keep(keep),
+            "preview": check_preview(preview),
+            "unsafe_previews": check_flag("unsafe_previews", unsafe_previews),
+        }
         self._settings = Settings(pipe, recording, given)
         start = self._settings.start
         self._vocabulary = vocabulary_of(pipe)
@@ -238,9 +246,13 @@ class PromptPanel(ipywidgets.VBox):
             if note:
                 report.say(note)
             pipe, call = known.prepare(settings)
+            withheld = has_checker(pipe) and not call["unsafe_previews"]
+            if withheld:
+                report.say(WITHHELD)
 
             def on_step(step: Step) -> bool:
-                return report(step.index + 1, total_steps(pipe), lambda: live_preview(pipe, step))
+                picture = (lambda: b"") if withheld else (lambda: live_preview(pipe, step))
+                return report(step.index + 1, total_steps(pipe), picture)
 
             with heard_by(report.say):
                 return record(pipe, on_step=on_step, **call)

@@ -221,7 +221,7 @@ class Settings:
                 "  # from PIL import ImageOps"
             )
             arguments.append("image=picture")
-        usual = {"keep": ("latents", "denoised"), "preview": "auto"}
+        usual = {"keep": ("latents", "denoised"), "preview": "auto", "unsafe_previews": False}
         call |= {key: value for key, value in self._recording.items() if value != usual[key]}
         arguments += [f"{key}={value!r}" for key, value in call.items()]
         body = "".join(f"    {argument},\n" for argument in arguments)
