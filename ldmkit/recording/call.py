@@ -37,6 +37,7 @@ __all__ = [
     "seeds_of",
     "versions",
     "was_interrupted",
+    "with_true_steps",
 ]
 
 ARRAYS = (
@@ -49,6 +50,7 @@ ARRAYS = (
 )
 PREVIEWS = ("auto", "vae", "linear", "none")
 _OWN = ("prompt", "seed", "keep", "preview", "on_step", "unsafe_previews")
+_BY_HAND = ("timesteps", "sigmas")
 _LONGEST_PROMPT = 100_000  # characters; a tokenizer takes a second for that many
 _LARGEST_SIDE = 8192  # pixels
 _WORDS = re.compile(r"(prior_|negative_)*prompt(_\d)?")
@@ -427,11 +429,9 @@ def kept(
         for name in ("num_inference_steps", "guidance_scale", "strength", "eta")
         if name in parameters
     } | dict(call)
-    for name in ("timesteps", "sigmas"):  # a schedule by hand overrules the number
+    for name in _BY_HAND:
         if name in call and call[name] is not None:
             told[name] = _as_list(call[name])
-            if "num_inference_steps" in parameters:
-                told["num_inference_steps"] = len(told[name])
     again = seeds_of(call.get("generator"))
     apart = {"prompt", "negative_prompt"} | ({"generator"} if again is not None else set())
     plain = {name: _plain(value) for name, value in told.items() if name not in apart}
@@ -448,6 +448,15 @@ def kept(
         | {"scheduler": type(scheduler).__name__}
         | {name: value for name, value in beside.items() if value or value == 0}
     )
+
+
+def with_true_steps(told: Mapping[str, Any], scheduler: Any) -> dict[str, Any]:
+    """What was kept of a call, after the run: a schedule by hand overrules the number of steps."""
+    by_hand = any(told.get(name) is not None for name in _BY_HAND)
+    steps = getattr(scheduler, "num_inference_steps", None)
+    if by_hand and "num_inference_steps" in told and isinstance(steps, int):
+        return {**told, "num_inference_steps": steps}
+    return dict(told)
 
 
 _NO_JSON = object()
@@ -504,6 +513,9 @@ def adapters_of(pipe: Any) -> dict[str, dict[str, Any]]:
         for name, part in getattr(pipe, "__dict__", {}).items()
         if isinstance(part, torch.nn.Module)
     }
+    known = {name for found in parts.values() for name in found}
+    gone = set(getattr(pipe, "fused_loras", ())) - known  # unloaded, but their weights stay fused
+    parts["pipeline"] = dict.fromkeys(sorted(gone), "fused")
     return {name: found for name, found in parts.items() if found}
 
 

@@ -110,7 +110,7 @@ def record(
         negative_prompt=_frozen(call.get("negative_prompt")),
         seed=seeds,
         hidden=() if unsafe_previews else hidden,
-        call=told,
+        call=checks.with_true_steps(told, scheduler),
         model=origin_of(pipe).name,
         versions=versions(),
     )
