@@ -44,8 +44,12 @@ def short(value: object, limit: int = 60) -> str:
 
 def nearest(name: object, known: Iterable[object], cutoff: float = 0.5) -> str | None:
     """The known name that looks most like this one, or ``None``."""
-    found = difflib.get_close_matches(str(name)[:100], [str(k) for k in known], n=1, cutoff=cutoff)
+    found = difflib.get_close_matches(_plain(name), [str(k) for k in known], n=1, cutoff=cutoff)
     return found[0] if found else None
+
+
+def _plain(name: object) -> str:
+    return name[:100] if isinstance(name, str) else short(name, 100)
 
 
 def did_you_mean(

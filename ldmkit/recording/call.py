@@ -1,15 +1,12 @@
-"""The call of a run: what is refused before anything runs, and what a record keeps of it.
+"""The checks of a call: what is refused before anything runs.
 
-Each refusal is one sentence with the rule, the value and what to do next. What is kept is what
-repeats the run, as far as JSON can hold it; what it can't hold is named in ``left_out``.
+One sentence each, with the rule, the value and what to do next. What a keyword may be is read from
+the pipeline's own signature, so that every family's are checked.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 import inspect
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
@@ -19,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ldmkit.check import choice, did_you_mean, function, nearest, number, say, short, whole
+from ldmkit.check import choice, did_you_mean, function, nearest, number, short, whole
 
 __all__ = [
     "ARRAYS",
-    "adapters_of",
+    "WORDS",
     "check_call",
     "check_count",
     "check_flag",
@@ -31,13 +28,7 @@ __all__ = [
     "check_preview",
     "check_prompt",
     "check_seed",
-    "kept",
     "parameters_of",
-    "say_frames",
-    "seeds_of",
-    "versions",
-    "was_interrupted",
-    "with_true_steps",
 ]
 
 ARRAYS = (
@@ -48,12 +39,13 @@ ARRAYS = (
     "noise_pred_uncond",
     "model_output",
 )
+# Keywords that hold words: prompt, prompt_2, negative_prompt_3, prior_prompt...
+WORDS = re.compile(r"(prior_|negative_)*prompt(_\d)?")
 PREVIEWS = ("auto", "vae", "linear", "none")
 _OWN = ("prompt", "seed", "keep", "preview", "on_step", "unsafe_previews")
-_BY_HAND = ("timesteps", "sigmas")
+_LISTS = {"list", "List", "tuple", "Tuple"}
 _LONGEST_PROMPT = 100_000  # characters; a tokenizer takes a second for that many
 _LARGEST_SIDE = 8192  # pixels
-_WORDS = re.compile(r"(prior_|negative_)*prompt(_\d)?")
 
 
 def parameters_of(pipe: Any, caller: str = "record") -> Mapping[str, inspect.Parameter]:
@@ -105,6 +97,11 @@ def check_call(
             raise TypeError(
                 f"{caller} and {type(pipe).__name__} know no keyword {name!r}; {advice}"
             )
+        if value is None and name in ("image", "mask_image") and "strength" in names:
+            raise TypeError(
+                f"{type(pipe).__name__} begins from a picture, got {name}=None; "
+                f"give {name}=PIL.Image.open(path)."
+            )
         if not _known_by_name(pipe, name, value):
             parameter = known.get(name) if isinstance(known, Mapping) else None
             _check_by_type(name, value, parameter)
@@ -118,15 +115,19 @@ def _known_by_name(pipe: Any, name: str, value: Any) -> bool:
         "num_images_per_prompt": (1, 256),
         "height": (8, _LARGEST_SIDE),
         "width": (8, _LARGEST_SIDE),
+        "max_sequence_length": (1, _LONGEST_PROMPT),
+        "clip_skip": (0, max(0, _text_layers(pipe) - 1)),
     }
-    if _WORDS.fullmatch(name):
+    if WORDS.fullmatch(name):
         check_prompt(name, value)
     elif value is None:
         return False
     elif name in ranges:
         whole(name, value, *ranges[name])
-    elif name in ("guidance_scale", "strength", "eta"):
+    elif name in ("guidance_scale", "eta"):
         number(name, value, like="0.5")
+    elif name == "strength" and _is_real(value):
+        number(name, value, 0, 1)
     elif name == "generator":
         _check_generator(value)
     else:
@@ -141,31 +142,39 @@ def _check_by_type(name: str, value: Any, parameter: Any) -> None:
         if default is not None and default is not inspect.Parameter.empty:
             raise TypeError(f"{name} must not be None; leave it out for {short(default)}.")
         return
-    # "torch.Generator | list[torch.Generator] | None" -> {"torch", "Generator", "list", "None"}
-    kinds = set(re.findall(r"\w+", str(getattr(parameter, "annotation", ""))))
+    annotation = str(getattr(parameter, "annotation", ""))
+    # "torch.Tensor | list[float] | None" -> {"torch", "Tensor", "list", "float", "None"}
+    kinds = set(re.findall(r"\w+", annotation))
+    # the same without what stands inside of lists: one number alone is no list[float]
+    outer = set(
+        re.findall(r"\w+", re.sub(r"(list|tuple)\[[^][]*\]", r"\1", annotation, flags=re.I))
+    )
     if "Callable" in kinds:
         function(name, value)
     elif kinds & {"dict", "Dict"}:
-        _is_one(name, value, Mapping, 'a dict like {"scale": 0.5}')
+        _check_is(name, value, Mapping, 'a dict like {"scale": 0.5}')
     elif "Image" in kinds:
         _check_pictures(name, value)
     elif kinds & {"Tensor", "FloatTensor"} and not kinds & {"int", "float"}:
-        _check_tensor(name, value)
-    elif kinds & {"list", "List", "tuple", "Tuple", "Tensor", "ndarray"} and not _is_real(value):
+        _check_tensors(name, value, "Tensor" in str(outer), bool(outer & _LISTS))
+    elif outer & {*_LISTS, "Tensor", "ndarray"} and not (
+        outer & {"int", "float"} and _is_real(value)
+    ):
         _check_several(name, value, default, "str" in kinds)
     else:
-        _check_one(name, value, kinds - {"class", "None", "Optional", "typing"})
+        _check_one(name, value, outer - {"class", "None", "Optional", "typing"}, default)
 
 
-def _check_one(name: str, value: Any, kinds: set[str]) -> None:
+def _check_one(name: str, value: Any, kinds: set[str], default: Any) -> None:
     if kinds == {"bool"}:
         check_flag(name, value)
     elif kinds == {"str"}:
-        _is_one(name, value, str, "a string")
+        _check_is(name, value, str, "a string")
     elif "float" in kinds:
         number(name, value, like="0.5")
     elif "int" in kinds:
-        whole(name, value, -(2**63), 2**63 - 1)
+        below_zero = isinstance(default, int) and default < 0
+        whole(name, value, None if below_zero else 0, 2**63 - 1)
     elif _is_real(value):
         number(name, value)
 
@@ -174,51 +183,60 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _check_tensor(name: str, value: Any) -> None:
-    items = value if isinstance(value, (list, tuple)) else [value]
-    if not items or not all(isinstance(item, (torch.Tensor, list, type(None))) for item in items):
+def _is_empty(value: Any) -> bool:
+    """Whether a list or array holds nothing (a tensor's own truth is of another kind)."""
+    size = value.numel() if isinstance(value, torch.Tensor) else np.size(value)
+    return not size if isinstance(value, (torch.Tensor, np.ndarray)) else not len(value)
+
+
+def _check_tensors(name: str, value: Any, alone: bool, several: bool) -> None:
+    listed = isinstance(value, (list, tuple))
+    items = list(value) if listed else [value]
+    fits = bool(items) and (several if listed else alone)
+    if not fits or not all(isinstance(one, torch.Tensor) and one.numel() for one in items):
+        what = " or ".join(["a torch.Tensor"] * alone + ["a list of tensors"] * several)
         raise TypeError(
-            f"{name} must be a torch.Tensor, got {short(value)}; "
-            "make one of an array with torch.from_numpy(array)."
+            f"{name} must be {what}, not empty, got {short(value)}; "
+            "make a tensor of an array with torch.from_numpy(array)."
         )
 
 
-def _is_one(name: str, value: Any, kind: type, words: str) -> None:
+def _check_is(name: str, value: Any, kind: type, words: str) -> None:
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {words}, got {short(value)}; leave it out if in doubt.")
 
 
 def _check_several(name: str, value: Any, default: Any, strings: bool) -> None:
     """A list, tuple or array: of numbers, or of strings."""
-    if isinstance(value, (torch.Tensor, np.ndarray)):
-        if not value.size if isinstance(value, np.ndarray) else not value.numel():
-            raise ValueError(f"{name} must hold at least one number, got none; leave it out.")
-        return
-    wanted = "strings" if strings else "numbers"
-    if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{name} must be a list of {wanted}, got {short(value)}.")
-    if isinstance(default, tuple) and len(value) != len(default):
-        raise ValueError(
-            f"{name} must hold {len(default)} numbers, got {short(value)}; write {default}."
+    if not isinstance(value, (list, tuple, torch.Tensor, np.ndarray)):
+        raise TypeError(
+            f"{name} must be a list of {'strings' if strings else 'numbers'}, got {short(value)}."
         )
     if strings:
         if not all(isinstance(item, str) for item in value):
             raise TypeError(f"{name} must be a list of strings, got {short(value)}.")
         return
-    if not value:
-        raise ValueError(f"{name} must hold at least one number, got {value}; leave it out.")
-    for item in value:
+    if _is_empty(value):
+        raise ValueError(f"{name} must hold at least one number, got none; leave it out.")
+    if isinstance(default, tuple) and len(value) != len(default):
+        raise ValueError(
+            f"{name} must hold {len(default)} numbers, got {short(value)}; write {default}."
+        )
+    for item in value if isinstance(value, (list, tuple)) else ():
         if not isinstance(item, (list, tuple, torch.Tensor, np.ndarray, Image.Image)):
             number(f"Each item of {name}", item)
 
 
 def _check_pictures(name: str, value: Any) -> None:
-    items = value if isinstance(value, (list, tuple)) else [value]
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
     kinds = (Image.Image, np.ndarray, torch.Tensor, list, tuple)
-    if not items or not all(isinstance(item, kinds) for item in items):
+    if not items or not all(
+        isinstance(item, kinds) and (isinstance(item, Image.Image) or not _is_empty(item))
+        for item in items
+    ):
         raise TypeError(
-            f"{name} must be a PIL picture, an array or a list of them, got {short(value)}; open "
-            "one with PIL.Image.open(path)."
+            f"{name} must be a PIL picture, an array or a list of them, not empty, got "
+            f"{short(value)}; open one with PIL.Image.open(path)."
         )
 
 
@@ -232,10 +250,11 @@ def _check_generator(value: Any) -> None:
 
 
 def _check_outcome(call: Mapping[str, Any]) -> None:
-    if call.get("output_type", "pil") not in ("pil", "latent"):
+    outcome = call.get("output_type", "pil")
+    if not isinstance(outcome, str) or outcome not in ("pil", "latent"):
         raise ValueError(
             'output_type must be "pil" or "latent" in a record, '
-            f"got {short(call['output_type'])}; "
+            f"got {short(outcome)}; "
             "leave it out and take numpy.asarray(traj.image)."
         )
     if call.get("return_dict", True) is not True:
@@ -248,6 +267,11 @@ def _check_outcome(call: Mapping[str, Any]) -> None:
 def _train_steps(pipe: Any) -> int:
     scheduler = getattr(pipe, "scheduler", None)
     return int(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 0) or 1000)
+
+
+def _text_layers(pipe: Any) -> int:
+    config = getattr(getattr(pipe, "text_encoder", None), "config", None)
+    return int(getattr(config, "num_hidden_layers", 0) or 12)
 
 
 # --- keywords of ldmkit --------------------------------------------------------------------------
@@ -373,226 +397,3 @@ def _is_whole(value: Any) -> bool:
     except TypeError:
         return False
     return True
-
-
-# --- what a record keeps -------------------------------------------------------------------------
-
-
-def seeds_of(generator: Any) -> int | tuple[int, ...] | None:
-    """The seeds that make the same generators again; ``None`` where no seed does.
-
-    One that was drawn from before stands where no seed puts it, and one in several places is
-    drawn from in turn.
-    """
-    several = isinstance(generator, (list, tuple))
-    items = list(generator) if several else [generator]
-    if len({id(item) for item in items}) < len(items) or not all(map(_is_fresh, items)):
-        return None
-    seeds = tuple(item.initial_seed() for item in items)
-    return seeds if several else seeds[0]
-
-
-def _is_fresh(generator: Any) -> bool:
-    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
-        return False  # record makes generators on the CPU, whose numbers are others
-    seed = generator.initial_seed()
-    if not 0 <= seed < 2**63:
-        return False
-    anew = torch.Generator("cpu").manual_seed(seed)
-    return torch.equal(generator.get_state(), anew.get_state())
-
-
-def kept(
-    pipe: Any,
-    call: Mapping[str, Any],
-    parameters: Mapping[str, Any],
-    scheduler: Any,
-) -> dict[str, Any]:
-    """What a record keeps of a call.
-
-    Args:
-        pipe: the pipeline as it ran.
-        call: its keywords.
-        parameters: of its signature.
-        scheduler: whose steps were recorded.
-
-    Returns:
-        The keywords that JSON can hold, with those that the run took from the signature. Beside
-        them, and no keywords: ``scheduler`` (its class), ``scheduler_config`` (what it was told
-        otherwise than by default), ``generator_seed`` (where a given generator was as a seed makes
-        it), ``adapters`` (LoRA and the like: part, name, weight; fused ones
-        too), ``learned_words`` (textual inversions in the words), ``left_out`` (keywords that
-        JSON can't hold).
-    """
-    told = {
-        name: parameters[name].default
-        for name in ("num_inference_steps", "guidance_scale", "strength", "eta")
-        if name in parameters
-    } | dict(call)
-    for name in _BY_HAND:
-        if name in call and call[name] is not None:
-            told[name] = _as_list(call[name])
-    again = seeds_of(call.get("generator"))
-    apart = {"prompt", "negative_prompt"} | ({"generator"} if again is not None else set())
-    plain = {name: _plain(value) for name, value in told.items() if name not in apart}
-    left_out = sorted(name for name, value in plain.items() if value is _NO_JSON)
-    beside = {
-        "generator_seed": again,
-        "scheduler_config": _config_of(scheduler),
-        "adapters": adapters_of(pipe),
-        "learned_words": _learned_words(pipe, call),
-        "left_out": left_out,
-    }
-    return (
-        {name: value for name, value in plain.items() if value is not _NO_JSON}
-        | {"scheduler": type(scheduler).__name__}
-        | {name: value for name, value in beside.items() if value or value == 0}
-    )
-
-
-def with_true_steps(told: Mapping[str, Any], scheduler: Any) -> dict[str, Any]:
-    """What was kept of a call, after the run: a schedule by hand overrules the number of steps."""
-    by_hand = any(told.get(name) is not None for name in _BY_HAND)
-    steps = getattr(scheduler, "num_inference_steps", None)
-    if by_hand and "num_inference_steps" in told and isinstance(steps, int):
-        return {**told, "num_inference_steps": steps}
-    return dict(told)
-
-
-_NO_JSON = object()
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON gives it back, or ``_NO_JSON``."""
-    if isinstance(value, (np.bool_, np.number)):
-        value = value.item()
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else _NO_JSON
-    if isinstance(value, (list, tuple)):
-        items = [_plain(item) for item in value]
-        return _NO_JSON if any(item is _NO_JSON for item in items) else items
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        entries = {key: _plain(item) for key, item in value.items()}
-        return _NO_JSON if any(item is _NO_JSON for item in entries.values()) else entries
-    return _NO_JSON
-
-
-def _as_list(schedule: Any) -> Any:
-    """Timesteps or sigmas as plain numbers: the schedule of a run is short."""
-    found = schedule.tolist() if hasattr(schedule, "tolist") else list(schedule)
-    return [item.item() if hasattr(item, "item") else item for item in found]
-
-
-def _config_of(scheduler: Any) -> dict[str, Any]:
-    """What a scheduler was told otherwise than by default, such as ``use_karras_sigmas``."""
-    config = getattr(scheduler, "config", None)
-    if not isinstance(config, Mapping):
-        return {}
-    usual = inspect.signature(type(scheduler).__init__).parameters
-    told = {
-        name: _plain(value)
-        for name, value in config.items()
-        if name in usual and not _same(value, usual[name].default)
-    }
-    return {name: value for name, value in told.items() if value is not _NO_JSON}
-
-
-def _same(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and bool(np.array_equal(one, other))
-
-
-def adapters_of(pipe: Any) -> dict[str, dict[str, Any]]:
-    """LoRA and other adapters that act in a pipeline: part -> name -> weight, or ``"fused"``.
-
-    Those that are loaded and not active, or switched off, do nothing and are not told.
-    """
-    parts = {
-        name: _adapters_in(part)
-        for name, part in getattr(pipe, "__dict__", {}).items()
-        if isinstance(part, torch.nn.Module)
-    }
-    known = {name for found in parts.values() for name in found}
-    gone = set(getattr(pipe, "fused_loras", ())) - known  # unloaded, but their weights stay fused
-    parts["pipeline"] = dict.fromkeys(sorted(gone), "fused")
-    return {name: found for name, found in parts.items() if found}
-
-
-def _adapters_in(network: torch.nn.Module) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for layer in network.modules():
-        scaling = getattr(layer, "scaling", None)  # a layer of peft's
-        if not isinstance(scaling, Mapping) or not hasattr(layer, "active_adapters"):
-            continue
-        merged = list(getattr(layer, "merged_adapters", ()))
-        found |= dict.fromkeys(merged, "fused")
-        if getattr(layer, "disable_adapters", False):
-            continue
-        for name in layer.active_adapters:
-            if name in scaling and name not in merged:
-                found.setdefault(name, _weight(layer, name))
-    return found
-
-
-def _weight(layer: Any, name: str) -> float:
-    """What ``set_adapters`` was told: peft keeps its product with alpha / rank."""
-    rank, alpha = layer.r.get(name), layer.lora_alpha.get(name)
-    usual = alpha / rank if rank and alpha else 1.0
-    return round(float(layer.scaling[name]) / usual, 6)
-
-
-def _learned_words(pipe: Any, call: Mapping[str, Any]) -> list[str]:
-    """Words that were added to a tokenizer (textual inversions) and stand in the prompts."""
-    texts = [
-        text
-        for name, value in call.items()
-        if _WORDS.fullmatch(name) and value is not None
-        for text in ([value] if isinstance(value, str) else value)
-    ]
-    added: set[str] = set()
-    for part in getattr(pipe, "__dict__", {}).values():
-        own = set(getattr(part, "all_special_tokens", ()))
-        vocabulary = getattr(part, "get_added_vocab", None)
-        added |= (set(vocabulary()) - own) if callable(vocabulary) else set()
-    return sorted(word for word in added if any(word in text for text in texts))
-
-
-def was_interrupted(pipe: Any, steps: int) -> bool:
-    """Whether a callback ended the run early by ``pipe._interrupt = True``."""
-    if getattr(pipe, "_interrupt", False) is not True:
-        return False
-    whole_run = getattr(pipe, "_num_timesteps", None)  # set at its last step, it ended nothing
-    return not isinstance(whole_run, int) or steps < whole_run
-
-
-def say_frames(pipe: Any, tape: Any, preview: str) -> str:
-    """Says how a video's frames stand in a record; returns how its steps can be drawn."""
-    latents, vae = tape.calls[-1].latents, getattr(pipe, "vae", None)
-    if latents.ndim != 5:
-        return preview
-    channels = getattr(getattr(vae, "config", None), "latent_channels", latents.shape[1])
-    if latents.shape[1] != channels == latents.shape[2]:  # (b, frames, c, h, w)
-        shape, drawn = f"({latents.shape[1]} frames, {channels} × h, w)", False
-    else:
-        shape = f"(c, {latents.shape[2]} frames × h, w)"
-        drawn = isinstance(vae, torch.nn.Module) and all(p.ndim < 5 for p in vae.parameters())
-    say(
-        f"{type(pipe).__name__} makes a video: in this record its frames stand one above the "
-        f"other, {shape} for (c, h, w), "
-        + ("in the pictures of its steps, too." if drawn else "and its steps have no pictures.")
-    )
-    # Decoded in one piece, each frame would bleed into the next: pixel by pixel it can't.
-    return "linear" if drawn and preview != "none" else "none"
-
-
-@functools.cache  # each look-up reads a file
-def versions() -> dict[str, str]:
-    """Versions of the packages that a picture depends on."""
-    found = {}
-    for name in ("ldmkit", "diffusers", "transformers", "torch", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # a source tree that isn't installed
-            continue
-    return found

@@ -13,7 +13,6 @@ from ldmkit.loading.origin import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import arrays_of, step_of
-from ldmkit.recording.call import kept, versions
 from ldmkit.recording.hooks import (
     Call,
     Stop,
@@ -24,6 +23,7 @@ from ldmkit.recording.hooks import (
     prior_of,
     scheduler_of,
 )
+from ldmkit.recording.kept import kept, say_frames, versions, was_interrupted, with_true_steps
 from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
 from ldmkit.recording.shown import images_of, last_estimate, step_pictures
 from ldmkit.recording.stages import before, with_prior
@@ -97,9 +97,9 @@ def record(
             stopped = True
             images, hidden = checked(pipe, last_estimate(vae, tape, scheduler), len(last))
         else:
-            stopped = checks.was_interrupted(pipe, len(tape.calls))
+            stopped = was_interrupted(pipe, len(tape.calls))
             images, hidden = images_of(output), hidden_of(pipe, output, len(last))
-        pictures = step_pictures(vae, arrays, checks.say_frames(pipe, tape, preview))
+        pictures = step_pictures(vae, arrays, say_frames(pipe, tape, preview))
         say_what_is_black(hidden, last, output, unsafe=unsafe_previews)
     traj = Trajectory(
         **arrays,
@@ -110,7 +110,7 @@ def record(
         negative_prompt=_frozen(call.get("negative_prompt")),
         seed=seeds,
         hidden=() if unsafe_previews else hidden,
-        call=checks.with_true_steps(told, scheduler),
+        call=with_true_steps(told, scheduler),
         model=origin_of(pipe).name,
         versions=versions(),
     )

@@ -19,10 +19,10 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from ldmkit.check import say
+from ldmkit.recording.call import WORDS
 
 __all__ = ["Heard", "heard"]
 
-_PROMPT = re.compile(r"(prior_|negative_)*prompt(_\d)?")
 _THEIRS = ("was truncated because", "Token indices sequence length is longer")
 _UNBOUNDED = 1_000_000  # a tokenizer without a limit tells a far larger one
 
@@ -114,7 +114,7 @@ class Heard:
 
 def _each(name: str, value: Any) -> Iterator[tuple[str, str]]:
     """The texts of one keyword, each with the name that a sentence gives it."""
-    if not _PROMPT.fullmatch(name) or value is None:
+    if not WORDS.fullmatch(name) or value is None:
         return
     texts = [value] if isinstance(value, str) else list(value)
     for i, text in enumerate(texts, 1):
@@ -208,8 +208,8 @@ def heard(found: Heard) -> Iterator[Heard]:
     def listen(tokenizer: Any, text: Any, options: Mapping[str, Any]) -> None:
         limited = options.get("truncation") not in (None, False, "do_not_truncate")
         if limited or options.get("padding") == "max_length":
-            most = options.get("max_length") or getattr(tokenizer, "model_max_length", 0)
-            if 0 < most < _UNBOUNDED and id(tokenizer) in names:
+            most = options.get("max_length") or tokenizer.model_max_length
+            if isinstance(most, int) and 0 < most < _UNBOUNDED and id(tokenizer) in names:
                 # A tokenizer of one's own may count otherwise: then its library speaks alone.
                 with suppress(TypeError, ValueError, AttributeError):
                     found.listen(names[id(tokenizer)], tokenizer, text, most)
@@ -261,7 +261,7 @@ def _hearing(kind: type) -> type:
         listener = _listener.get()
         if listener is not None and _are_words(text):
             listener(self, text, options)
-        return kind.__call__(self, text, *args, **options)  # type: ignore[operator]
+        return kind.__call__(self, text, *args, **options)
 
     names = {"__call__": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     return type(kind.__name__, (kind,), names)

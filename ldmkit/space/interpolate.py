@@ -17,8 +17,8 @@ from PIL import Image
 
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import call as checks
-from ldmkit.recording.call import versions
 from ldmkit.recording.hooks import denoiser_of
+from ldmkit.recording.kept import versions
 from ldmkit.records import Step, Walk
 from ldmkit.space import ways
 from ldmkit.space.clip_way import clip_image

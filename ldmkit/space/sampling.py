@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import call as checks
-from ldmkit.recording.call import versions
+from ldmkit.recording.kept import versions
 from ldmkit.recording.stages import prior_arrays
 from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Embedding, Trajectory
