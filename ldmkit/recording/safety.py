@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.check import say
@@ -24,7 +25,6 @@ WITHHELD = (
     "shown before its verdict (unsafe_previews=True shows the steps as they come)."
 )
 _NAMES = ("safety", "guard", "nsfw")
-_VERDICTS = ("nsfw_content_detected", "watermark_detected")
 
 
 def has_checker(pipe: Any) -> bool:
@@ -45,15 +45,23 @@ def hidden_of(pipe: Any, output: Any, batch: int) -> tuple[bool, ...]:
     Where a checker is there and tells of no verdict (latents were asked for, or a pipeline that
     keeps it to itself), nobody knows: all are hidden.
     """
-    told = [getattr(output, name, None) for name in _VERDICTS]
-    told = [flags for flags in told if isinstance(flags, (bool, Sequence, np.ndarray))]
+    told = _verdicts(output)
     if not told:
         return _all(batch) if has_checker(pipe) else ()
-    columns = [np.atleast_1d(np.asarray(flags, dtype=bool)) for flags in told]
-    if any(len(column) != batch for column in columns):
-        return _all(batch) if any(column.any() for column in columns) else ()
-    hidden = tuple(bool(any(row)) for row in zip(*columns, strict=True))
+    if any(len(flags) != batch for flags in told):
+        return _all(batch) if any(flags.any() for flags in told) else ()
+    hidden = tuple(bool(any(row)) for row in zip(*told, strict=True))
     return hidden if any(hidden) else ()
+
+
+def _verdicts(output: Any) -> list[NDArray[np.bool_]]:
+    """What a pipeline tells of its checkers: ``nsfw_content_detected``, ``watermark_detected``."""
+    return [
+        np.atleast_1d(np.asarray(flags, dtype=bool))
+        for name, flags in getattr(output, "__dict__", {}).items()
+        if ("nsfw" in name or name.endswith("_detected"))
+        and isinstance(flags, (bool, Sequence, np.ndarray))
+    ]
 
 
 def _all(batch: int) -> tuple[bool, ...]:
@@ -127,8 +135,7 @@ def say_what_is_black(
             f"The latents{which} are no longer finite (NaN or infinite), so the {shows} nothing: "
             "take a smaller guidance_scale, or dtype float32."
         )
-    told = output is None or any(getattr(output, name, None) is not None for name in _VERDICTS)
-    if any(hidden) and told:
+    if any(hidden) and (output is None or _verdicts(output)):
         steps = "" if unsafe else ", and draws none of their steps (unsafe_previews=True does)"
         say(
             f"The model's safety checker blacked out {sum(hidden)} of {len(hidden)} pictures; the "

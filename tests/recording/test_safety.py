@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 from diffusers import EulerDiscreteScheduler
+from diffusers.pipelines.deepfloyd_if import IFPipelineOutput
 from PIL import Image
 from tiny_encoders import same, with_checker
 
@@ -16,6 +17,7 @@ from ldmkit.figures.frames import trajectory_payload
 from ldmkit.figures.sheet import sheet_image
 from ldmkit.figures.side_by_side import side_by_side
 from ldmkit.recording import record
+from ldmkit.recording.safety import hidden_of
 from ldmkit.records import RecordError, Trajectory
 from ldmkit.records.pictures import LANES, drawable, lane_array
 
@@ -209,6 +211,14 @@ def test_broken_latents_and_a_checker_are_told_apart_in_a_batch():
         "shows nothing: take a smaller guidance_scale, or dtype float32."
     ]
     assert traj.hidden == ()
+
+
+def test_verdicts_of_deepfloyd():
+    images = [Image.new("RGB", (8, 8))] * 3
+    output = IFPipelineOutput(images, [False, True, False], [np.bool_(True), False, False])
+    assert hidden_of(object(), output, 3) == (True, True, False)
+    assert hidden_of(object(), IFPipelineOutput(images, None, None), 3) == ()
+    assert hidden_of(object(), output, 6) == (True,) * 6  # whose they are nobody knows
 
 
 @pytest.mark.parametrize("hidden", [(True, False, True), (1,), "yes", (True, "no")])

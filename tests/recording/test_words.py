@@ -12,6 +12,7 @@ from tiny_encoders import long
 
 from ldmkit.check import heard_by
 from ldmkit.recording import record
+from ldmkit.recording.words import Heard, heard
 
 SIZE = {"height": 32, "width": 32}
 QUICK = {"num_inference_steps": 2, "preview": "none", "seed": 1}
@@ -233,3 +234,31 @@ def test_listening_changes_no_picture(make):
     with heard_by(lambda words: None):
         traj = record(pipe, prompt, **QUICK, **SIZE)
     assert tiny_encoders.same(bare.images[0], traj.image)
+
+
+class Templated:
+    """As Qwen-Image reads: a template round the words, and its embeddings cut once more."""
+
+    prompt_template_encode_start_idx = 4  # the mark of the beginning, and three words
+
+    def __init__(self):
+        self.tokenizer = tiny.tokenizer()
+
+    def __call__(self, prompt, max_sequence_length=12):
+        text = f"a red dog {prompt} in the snow"
+        self.tokenizer(text, max_length=20 + 4, truncation=True, padding=True)
+
+
+@pytest.mark.parametrize(("most", "reads"), [({}, 12), ({"max_sequence_length": 99}, 20)])
+def test_a_template_round_the_words(most, reads):
+    said, pipe = [], Templated()
+    call = {"prompt": long(25), **most}
+    with heard_by(said.append), heard(Heard(pipe, call)):
+        pipe(**call)
+    assert said == [
+        f"The prompt has 25 tokens and text_encoder reads {reads}: the words after that have no "
+        "effect; shorten it."
+    ]
+    with heard_by(said.append), heard(Heard(pipe, {"prompt": "cat"})):
+        pipe("cat")
+    assert len(said) == 1
