@@ -163,6 +163,8 @@ def _range(least: float | None, most: float | None) -> str:
 
 # ``warnings.catch_warnings`` changes what the whole process shows, so a panel's worker thread can't
 # use it while a cell runs beside it: each thread has a listener of its own.
+# ... and what stands between: libraries that a run calls, from which ldmkit is called back.
+_OURS = ("ldmkit", "contextlib", "functools", "diffusers", "torch", "transformers")
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
 
@@ -171,25 +173,22 @@ def say(words: str, *, stacklevel: int | None = None) -> None:
 
     Args:
         words: one sentence.
-        stacklevel: as for ``warnings.warn`` in the caller's place; by default the warning stands
-            at the nearest line that is neither ldmkit's nor that of a library which it runs.
+        stacklevel: as for ``warnings.warn`` in the caller's place; by default the reader's line,
+            the first outside of ldmkit.
     """
     listener = _listener.get()
-    if listener is not None:
-        listener(words)
+    if listener is None:
+        level = _readers_line() if stacklevel is None else stacklevel + 1
+        warnings.warn(words, UserWarning, stacklevel=level)
     else:
-        level = _outside() if stacklevel is None else stacklevel
-        warnings.warn(words, UserWarning, stacklevel=level + 1)
+        listener(words)
 
 
-_INSIDE = ("ldmkit", "diffusers", "transformers", "torch", "contextlib", "functools")
-
-
-def _outside() -> int:
-    """The ``stacklevel``, seen from ``say``, of the reader's own line."""
-    frame, level = sys._getframe(1), 0
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
-        frame, level = frame.f_back, level + 1
+def _readers_line() -> int:
+    """How far above ``say`` the first frame is that is neither ldmkit's nor a ``with`` block's."""
+    level, frame = 2, sys._getframe(2)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(_OURS):
+        level, frame = level + 1, frame.f_back
     return level
 
 

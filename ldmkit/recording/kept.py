@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldmkit.check import say
 from ldmkit.recording.call import WORDS
 
 __all__ = [
     "adapters_of",
     "kept",
-    "say_frames",
     "seeds_of",
     "versions",
     "was_interrupted",
@@ -219,26 +217,6 @@ def was_interrupted(pipe: Any, steps: int) -> bool:
         return False
     whole_run = getattr(pipe, "_num_timesteps", None)  # set at its last step, it ended nothing
     return not isinstance(whole_run, int) or steps < whole_run
-
-
-def say_frames(pipe: Any, tape: Any, preview: str) -> str:
-    """Says how a video's frames stand in a record; returns how its steps can be drawn."""
-    latents, vae = tape.calls[-1].latents, getattr(pipe, "vae", None)
-    if latents.ndim != 5:
-        return preview
-    channels = getattr(getattr(vae, "config", None), "latent_channels", latents.shape[1])
-    if latents.shape[1] != channels == latents.shape[2]:  # (b, frames, c, h, w)
-        shape, drawn = f"({latents.shape[1]} frames, {channels} × h, w)", False
-    else:
-        shape = f"(c, {latents.shape[2]} frames × h, w)"
-        drawn = isinstance(vae, torch.nn.Module) and all(p.ndim < 5 for p in vae.parameters())
-    say(
-        f"{type(pipe).__name__} makes a video: in this record its frames stand one above the "
-        f"other, {shape} for (c, h, w), "
-        + ("in the pictures of its steps, too." if drawn else "and its steps have no pictures.")
-    )
-    # Decoded in one piece, each frame would bleed into the next: pixel by pixel it can't.
-    return "linear" if drawn and preview != "none" else "none"
 
 
 @functools.cache  # each look-up reads a file

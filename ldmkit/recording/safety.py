@@ -116,17 +116,17 @@ def _verdict(pipe: Any, pictures: Sequence[Image.Image]) -> tuple[bool, ...] | N
 
 
 def say_what_is_black(
-    hidden: Sequence[bool], last: torch.Tensor, output: Any, *, unsafe: bool
+    hidden: Sequence[bool], last: torch.Tensor | None, output: Any, *, unsafe: bool
 ) -> None:
     """A black picture has two reasons: tell them apart, for each picture of the batch.
 
     Args:
         hidden: of ``hidden_of`` or ``checked``.
-        last: (b, ...) what left the last step.
+        last: (b, ...) what left the last step, if a step was made.
         output: the pipeline's, ``None`` where the run was stopped.
         unsafe: the steps are drawn all the same.
     """
-    finite = torch.isfinite(last.flatten(1)).all(1).tolist()
+    finite = [] if last is None else torch.isfinite(last.flatten(1)).all(1).tolist()
     broken = [i for i, whole in enumerate(finite, 1) if not whole]
     if broken:
         which = "" if len(finite) == 1 else f" of {_numbers(broken)} of {len(finite)}"

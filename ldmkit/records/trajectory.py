@@ -47,6 +47,7 @@ _TOLD = (
     "left_out",
     "batch",
     "embedding",
+    "guidance",
 )
 
 

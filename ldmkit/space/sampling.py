@@ -9,7 +9,7 @@ from typing import Any, overload
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording.kept import versions
-from ldmkit.recording.stages import prior_arrays
+from ldmkit.recording.recorder import prior_arrays
 from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Embedding, Trajectory
 from ldmkit.space.adaptors import UNCLIPS, Family, family_of

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_encoders import same
 
 from ldmkit.check import heard_by
-from ldmkit.recording import record
+from ldmkit.recording import record, recorder
 from ldmkit.recording.kept import adapters_of
 from ldmkit.records import Trajectory
 
@@ -261,9 +261,26 @@ def test_frames_of_a_video_are_told():
     said = []
     with heard_by(said.append):
         traj = record(animatediff(), "a cat", seed=7, num_frames=3, num_inference_steps=2, **SIZE)
-    assert said == [
-        "AnimateDiffPipeline makes a video: in this record its frames stand one above the other, "
-        "(c, 3 frames × h, w) for (c, h, w), in the pictures of its steps, too."
-    ]
+    assert said[0] == (
+        "The latents are those of a film: its 3 frames stand one above the other in the record's "
+        "arrays."
+    )
     assert traj.latents.shape == (3, 1, 4, 3 * 8, 8)
-    assert traj.pictures()[0].size == (64, 3 * 64)
+    assert len(traj.images) == 3  # its frames, one by one
+
+
+def test_frames_before_channels_are_told():
+    """CogVideoX and Stable Video Diffusion hold (b, frames, c, h, w)."""
+    scheduler, said = EulerDiscreteScheduler(), []
+    scheduler.set_timesteps(2)
+    x, vae = torch.zeros(1, 6, 4, 8, 8), tiny.pipeline(size="small").vae
+    with recorder(scheduler, vae=vae, preview="none") as tape:
+        for t in scheduler.timesteps:
+            x = scheduler.step(x, t, x).prev_sample
+    with heard_by(said.append):
+        traj = tape.trajectory
+    assert traj.latents.shape == (3, 1, 6, 4 * 8, 8)
+    assert said[-1] == (
+        "The latents are those of a film: its 6 frames are the channels of the record's arrays, "
+        "each with its own 4 channels one above the other."
+    )
