@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         PromptPanel,
         TrajectoryPanel,
     )
-    from ldmkit.recording import record
+    from ldmkit.recording import record, recorder
     from ldmkit.records import Embedding, Grid, Trajectory, Walk
     from ldmkit.space.arithmetic import text_diff
     from ldmkit.space.clip import clip_space
@@ -54,6 +54,7 @@ __all__ = [
     "load",
     "models",
     "record",
+    "recorder",
     "release",
     "sample_prior",
     "score",
@@ -87,6 +88,7 @@ _HOMES = {
     "load": "ldmkit.loading",
     "models": "ldmkit.loading",
     "record": "ldmkit.recording",
+    "recorder": "ldmkit.recording",
     "release": "ldmkit.loading",
     "sample_prior": "ldmkit.space.unclip",
     "score": "ldmkit.distill",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -158,21 +159,32 @@ def _range(least: float | None, most: float | None) -> str:
 
 # ``warnings.catch_warnings`` changes what the whole process shows, so a panel's worker thread can't
 # use it while a cell runs beside it: each thread has a listener of its own.
+_OURS = ("ldmkit", "contextlib", "functools")
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
 
-def say(words: str, *, stacklevel: int) -> None:
+def say(words: str, *, stacklevel: int | None = None) -> None:
     """Tells the listener of this thread, or warns.
 
     Args:
         words: one sentence.
-        stacklevel: as for ``warnings.warn`` in the caller's place.
+        stacklevel: as for ``warnings.warn`` in the caller's place; by default the reader's line,
+            the first outside of ldmkit.
     """
     listener = _listener.get()
     if listener is None:
-        warnings.warn(words, UserWarning, stacklevel=stacklevel + 1)
+        level = _readers_line() if stacklevel is None else stacklevel + 1
+        warnings.warn(words, UserWarning, stacklevel=level)
     else:
         listener(words)
+
+
+def _readers_line() -> int:
+    """How far above ``say`` the first frame is that is neither ldmkit's nor a ``with`` block's."""
+    level, frame = 2, sys._getframe(2)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(_OURS):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 @contextmanager

@@ -106,13 +106,32 @@ def _checked(traj: Trajectory, step: int, batch: int) -> int:
         raise RecordError(
             f"batch must be between 0 and {traj.batch_size - 1} inclusive, got {batch}."
         )
+    _check_sides(traj, number % n)
+    return number % n
+
+
+def _check_sides(traj: Trajectory, step: int) -> None:
     missing = [lane for lane in POINTS if lane_latents(traj, lane) is None]
     if missing:
+        lacks = f"This record doesn't hold both sides of guidance (missing: {', '.join(missing)})"
+        whole = traj.noise_pred is not None and traj.model_output is not None  # keep="all"
+        if whole and traj.noise_pred_text is None:
+            raise RecordError(
+                f"{lacks}: nothing told which of the network's answers had the words."
+            )
+        scale = traj.call.get("guidance_scale")
+        guided = isinstance(scale, (int, float)) and scale > 1 and not whole
+        also = "" if guided else " and a guidance_scale above 1"
+        raise RecordError(f'{lacks}; record again with keep="all"{also}.')
+    if traj.noise_pred_uncond is None:
+        return
+    off = np.isnan(traj.noise_pred_uncond).reshape(len(traj.timesteps), -1).all(axis=1)
+    if off[step] and not off.all():
+        on = np.flatnonzero(~off)
         raise RecordError(
-            "This record doesn't hold both sides of guidance (missing: "
-            f'{", ".join(missing)}); record again with keep="all" and a guidance_scale above 1.'
+            f"Guidance was off at step {step}, so it has one side only; "
+            f"it was on at steps {on[0]} to {on[-1]}."
         )
-    return number % n
 
 
 def _vector(traj: Trajectory, lane: str, step: int, batch: int) -> Float64:

@@ -1,5 +1,5 @@
-"""A running pipeline to a record; the picture stays the same to the bit."""
+"""Whatever denoises to a record; the picture stays the same to the bit."""
 
-from ldmkit.recording.run import record
+from ldmkit.recording.recorder import record, recorder
 
-__all__ = ["record"]
+__all__ = ["record", "recorder"]

@@ -4,56 +4,79 @@ The scheduler's ``step`` is wrapped on the *instance* and the network gets a for
 taken away again whatever happens. Nothing that passes is changed, so that a recorded picture is
 the bare picture to the bit. Tensors are copied where they are and leave the device once, at
 the end of the run: no step waits for the recorder.
+
+Schedulers and pipelines carry state from step to step. While one is recorded, only the recording
+thread may use it: a record waits for a run that is under way, and later runs of other threads wait
+for the record.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
 import threading
+import time
+import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ldmkit.recording.estimates import Level, level
+from ldmkit.recording.noise_law import Place, place_of
 
 __all__ = [
     "Call",
     "Stop",
     "Tape",
     "denoiser_of",
+    "denoisers_of",
     "exclusive",
+    "guarded",
     "hooked",
     "prior_of",
     "scheduler_of",
+    "telling",
+    "wait_for_others",
 ]
 
 
-class Stop(Exception):
-    """Raised from a wrapped step to leave the pipeline's loop; never reaches the caller."""
+class Stop(BaseException):
+    """Raised from a wrapped step to leave a loop; never reaches the caller.
+
+    Not an ``Exception``: pipelines that report those would report this.
+    """
 
 
 @dataclass
 class Call:
     """One call of ``scheduler.step``, tensors as they passed."""
 
-    timestep: float
-    level: Level | None
+    place: Place
     latents: torch.Tensor  # (b, c, h, w), or as the family packs
     model_output: torch.Tensor  # guided, as the scheduler got it
-    network: torch.Tensor | None  # unguided, uncond before cond in the batch
-    output: torch.Tensor
+    network: list[torch.Tensor]  # what the network gave for this step, before guidance
+    output: torch.Tensor | None
 
 
 @dataclass
 class Tape:
-    """What the hooks write on."""
+    """What the hooks write on.
+
+    Attributes:
+        calls: the steps.
+        network: what the network gave waits here for the step that follows it.
+        halved: the pipeline's latents hold each picture twice, with and without words.
+        aside: steps of copies of the scheduler, which a pipeline makes to run beside it.
+    """
 
     calls: list[Call] = field(default_factory=list)
-    network: torch.Tensor | None = None  # waits here for the step that follows it
+    network: list[torch.Tensor] = field(default_factory=list)
+    halved: bool = False
+    aside: int = 0
 
 
 def scheduler_of(pipe: Any) -> Any | None:
@@ -67,11 +90,15 @@ def scheduler_of(pipe: Any) -> Any | None:
 
 def denoiser_of(pipe: Any) -> torch.nn.Module | None:
     """The network that predicts noise, or ``None`` where a pipeline keeps it elsewhere."""
-    for name in ("unet", "transformer", "decoder"):
-        found = getattr(pipe, name, None)
-        if isinstance(found, torch.nn.Module):
-            return found
-    return None
+    return next(iter(denoisers_of(pipe)), None)
+
+
+def denoisers_of(pipe: Any) -> tuple[torch.nn.Module, ...]:
+    """The networks that predict noise: some pipelines have a second for the last steps."""
+    first = (getattr(pipe, name, None) for name in ("unet", "transformer", "decoder"))
+    networks = [found for found in first if isinstance(found, torch.nn.Module)][:1]
+    second = getattr(pipe, "transformer_2", None)
+    return (*networks, second) if isinstance(second, torch.nn.Module) else tuple(networks)
 
 
 def prior_of(pipe: Any) -> tuple[Any, Any] | None:
@@ -85,10 +112,13 @@ def prior_of(pipe: Any) -> tuple[Any, Any] | None:
     return None
 
 
+# --- what passes -------------------------------------------------------------------------------
+
+
 @contextmanager
 def hooked(
     scheduler: Any,
-    denoiser: torch.nn.Module | None,
+    networks: Iterable[torch.nn.Module],
     tape: Tape,
     after: Callable[[Call], None] | None = None,
 ) -> Iterator[Tape]:
@@ -96,79 +126,148 @@ def hooked(
 
     Args:
         scheduler: the scheduler instance to wrap.
-        denoiser: the network whose unguided output is wanted, or ``None``.
+        networks: those whose unguided output is wanted.
         tape: written to.
         after: called after each step; may raise ``Stop``.
     """
+    networks, here = tuple(networks), threading.get_ident()
+    methods = {
+        "step": functools.partial(_record_step, scheduler, tape, here, after),
+        "scale_model_input": functools.partial(_refuse_others, scheduler, here),
+        "set_timesteps": functools.partial(_make_others_wait, scheduler, here),
+    }
     with ExitStack() as stack:
-        stack.callback(_restore, scheduler, vars(scheduler).get("step"))
-        scheduler.step = _recording_step(scheduler, tape, after)
-        if denoiser is not None:
-            handle = denoiser.register_forward_hook(functools.partial(_keep_output, tape))
-            stack.callback(handle.remove)
+        for name, around in methods.items():
+            if callable(getattr(scheduler, name, None)):
+                wrapped = _Wrapped(scheduler, name, getattr(scheduler, name), around)
+                stack.callback(wrapped.take_away, vars(scheduler).get(name))
+                setattr(scheduler, name, wrapped)
+        for network in networks:
+            keep = functools.partial(_keep_output, tape, here)
+            stack.callback(network.register_forward_hook(keep).remove)
         yield tape
 
 
-def _recording_step(
-    scheduler: Any, tape: Tape, after: Callable[[Call], None] | None
-) -> Callable[..., Any]:
-    step = scheduler.step
+class _Wrapped:
+    """Stands on an instance in the place of one of its methods.
 
-    # Pipelines read the signature of `step` for eta and generator and silently drop what a
-    # wrapper hides: hence `wraps`.
-    @functools.wraps(step)
-    def recorded(*args: Any, **kwargs: Any) -> Any:
-        model_output, timestep, sample = _arguments(args, kwargs)
-        latents = sample.detach().clone()
-        guided = model_output.detach().clone()
-        sigmas = _sigmas_now(scheduler)
-        result = step(*args, **kwargs)
-        index = getattr(scheduler, "step_index", None)
-        call = Call(
-            timestep=float(timestep),
-            level=level(scheduler, timestep, sigmas, None if index is None else index - 1),
-            latents=latents,
-            model_output=guided,
-            network=tape.network,
-            output=result[0].detach().clone(),
-        )
-        tape.network = None
-        tape.calls.append(call)
-        if after is not None:
-            after(call)
-        return result
+    A pipeline that copies its scheduler in mid-run would copy this, too, and step the original:
+    a copy's method is that of the copy.
+    """
 
-    return recorded
+    def __init__(self, owner: Any, name: str, method: Any, around: Callable[..., Any]) -> None:
+        # Pipelines read the signature of `step` for eta and generator and silently drop what a
+        # wrapper hides.
+        functools.update_wrapper(self, method)
+        self._owner, self._name, self._method, self._around = owner, name, method, around
+        self._copies: list[weakref.ref[Any]] = []
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._around(self._owner, self._method, args, kwargs)
 
-def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    names = ("model_output", "timestep", "sample")  # the order of every diffusers scheduler
-    return tuple(args[i] if i < len(args) else kwargs[name] for i, name in enumerate(names))
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        owner = memo.get(id(self._owner))
+        if owner is None:  # the state alone is copied, to be put back on the original
+            return self
+        method = self._method
+        if isinstance(method, types.MethodType):
+            method = types.MethodType(method.__func__, owner)
+        self._copies.append(weakref.ref(owner))
+        return _Wrapped(owner, self._name, method, self._around)
+
+    def take_away(self, earlier: Any | None) -> None:
+        """Gives the owner its method back (``earlier``: one of its own instance), and copies."""
+        _restore(self._owner, self._name, earlier)
+        for copied in (ref() for ref in self._copies):
+            if isinstance(vars(copied or self).get(self._name), _Wrapped):
+                _restore(copied, self._name, None)
 
 
-def _sigmas_now(scheduler: Any) -> Any | None:
-    # The second call of a KDPM2 step stands at sigmas of its own.
-    if not getattr(scheduler, "state_in_first_order", True):
-        return getattr(scheduler, "sigmas_interpol", getattr(scheduler, "sigmas", None))
-    return getattr(scheduler, "sigmas", None)
-
-
-def _keep_output(tape: Tape, module: torch.nn.Module, args: Any, output: Any) -> None:
-    tensor = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
-    if isinstance(tensor, torch.Tensor):
-        tape.network = tensor.detach().clone()
-
-
-def _restore(scheduler: Any, earlier: Any | None) -> None:
+def _restore(owner: Any, name: str, earlier: Any | None) -> None:
     if earlier is None:
-        vars(scheduler).pop("step", None)
+        vars(owner).pop(name, None)
     else:
-        scheduler.step = earlier
+        setattr(owner, name, earlier)
 
 
-_locks: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
+def _record_step(
+    scheduler: Any,
+    tape: Tape,
+    here: int,
+    after: Callable[[Call], None] | None,
+    owner: Any,
+    step: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    if owner is not scheduler:
+        tape.aside += threading.get_ident() == here
+        return step(*args, **kwargs)
+    _refuse_others(scheduler, here, owner, lambda: None, (), {})
+    model_output, timestep, sample = _arguments(step, args, kwargs)
+    latents, guided = _copy(tape, sample), _copy(tape, model_output)
+    place = place_of(scheduler, timestep)
+    result = step(*args, **kwargs)
+    call = Call(place(), latents, guided, tape.network, _copy(tape, _first(result)))
+    tape.network = []
+    tape.calls.append(call)
+    if after is not None:
+        after(call)
+    return result
+
+
+def _arguments(
+    step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, ...]:
+    """(model output, timestep, sample) by name; in this order where a student named them."""
+    given = inspect.signature(step).bind(*args, **kwargs).arguments
+    names = ("model_output", "timestep", "sample")
+    if given.keys() >= set(names):
+        return tuple(given[name] for name in names)
+    return tuple((*args, *kwargs.values())[:3])
+
+
+def _first(result: Any) -> Any:
+    """What leaves a step: the scheduler's output, the first of a tuple, or a tensor alone."""
+    if isinstance(result, torch.Tensor):
+        return result
+    return getattr(result, "prev_sample", result[0] if isinstance(result, tuple) else None)
+
+
+def _copy(tape: Tape, tensor: Any) -> Any:
+    """A tensor as it is now: pipelines may go on writing into theirs."""
+    if not isinstance(tensor, torch.Tensor):
+        return None
+    part = tensor.detach()
+    return (part[: len(part) // 2] if tape.halved else part).clone()
+
+
+def _keep_output(tape: Tape, here: int, module: torch.nn.Module, args: Any, output: Any) -> None:
+    if threading.get_ident() != here:
+        return
+    found = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+    if isinstance(found, list) and all(isinstance(part, torch.Tensor) for part in found):
+        found = torch.stack(found) if len({part.shape for part in found}) == 1 else None
+    if isinstance(found, torch.Tensor):
+        tape.network.append(found.detach().clone())
+
+
+# --- whose turn it is --------------------------------------------------------------------------
+
+_locks: dict[int, threading.Lock] = {}  # by identity: a student's scheduler may have no hash
 _locks_guard = threading.Lock()
 _busy = threading.local()
+_waiting: set[int] = set()  # threads whose run has not begun and waits for a record
+
+
+def _lock_of(part: Any) -> threading.Lock:
+    if id(part) not in _locks:
+        try:
+            weakref.finalize(part, _locks.pop, id(part), None)
+        except TypeError:  # allows no such thing: nobody else can be told of it
+            return threading.Lock()
+        _locks[id(part)] = threading.Lock()
+    return _locks[id(part)]
 
 
 @contextmanager
@@ -188,7 +287,7 @@ def exclusive(*parts: Any) -> Iterator[None]:
             "again with it); wait until record returns."
         )
     with _locks_guard:
-        locks = [_locks.setdefault(held[key], threading.Lock()) for key in sorted(held)]
+        locks = [_lock_of(held[key]) for key in sorted(held)]
     with ExitStack() as stack:
         for lock in locks:  # one order everywhere, so that two recorders can't wait on each other
             stack.enter_context(lock)
@@ -197,3 +296,117 @@ def exclusive(*parts: Any) -> Iterator[None]:
             yield
         finally:
             mine.difference_update(held)
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """While the block runs, a reader's ``on_step`` has the word: it may not run the pipeline."""
+    _busy.telling = True
+    try:
+        yield
+    finally:
+        _busy.telling = False
+
+
+def _refuse_while_told() -> None:
+    if getattr(_busy, "telling", False):
+        raise RuntimeError(
+            "This pipeline is already being recorded by the same thread (on_step must not run it "
+            "again); wait until record returns."
+        )
+
+
+def _make_others_wait(
+    scheduler: Any,
+    here: int,
+    owner: Any,
+    method: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """A run begins with ``set_timesteps``: one of another thread waits here for the record."""
+    if owner is scheduler:
+        _refuse_while_told()
+        if threading.get_ident() != here:
+            _waiting.add(threading.get_ident())
+            with exclusive(scheduler):
+                _waiting.discard(threading.get_ident())
+    return method(*args, **kwargs)
+
+
+def _refuse_others(
+    scheduler: Any,
+    here: int,
+    owner: Any,
+    method: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """A run of another thread that was under way when the record began can't go on."""
+    if owner is scheduler and threading.get_ident() != here:
+        raise RuntimeError(
+            f"This {type(scheduler).__name__} is being recorded in another thread, which began "
+            "while this run was under way; run it again when the record is done, or give each "
+            "thread a scheduler of its own."
+        )
+    return method(*args, **kwargs)
+
+
+def wait_for_others(scheduler: Any) -> None:
+    """Waits until no other thread is within a pipeline that has this scheduler.
+
+    A bare run takes no lock, but stands on its thread's stack.
+    """
+    while any(_runs(frame, scheduler) for frame in _frames_of_others()):
+        time.sleep(0.005)
+
+
+def _frames_of_others() -> Iterator[types.FrameType]:
+    apart = {threading.get_ident(), *_waiting}
+    for thread, top in sys._current_frames().items():
+        frame = None if thread in apart else top
+        while frame:
+            yield frame
+            frame = frame.f_back
+
+
+def _runs(frame: types.FrameType, scheduler: Any) -> bool:
+    if frame.f_code.co_name != "__call__":
+        return False
+    parts = getattr(frame.f_locals.get("self"), "__dict__", {})
+    return any(part is scheduler for part in list(parts.values()))
+
+
+@contextmanager
+def guarded(pipe: Any, *parts: Any) -> Iterator[None]:
+    """While the block runs, a bare call of the pipeline from another thread waits for its end.
+
+    A pipeline notes guidance and steps on itself before it touches its scheduler, so that the
+    scheduler's guard comes too late for the very same pipeline. ``pipe(...)`` is looked up on the
+    class: for a while the instance has a class of its own.
+
+    Args:
+        pipe: the pipeline that is being recorded by this thread.
+        parts: what the recording thread holds by ``exclusive``.
+    """
+    kind, here = type(pipe), threading.get_ident()
+
+    @functools.wraps(kind.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != here:
+            with exclusive(*parts):
+                return type(self).__call__(self, *args, **kwargs)
+        _refuse_while_told()
+        return kind.__call__(self, *args, **kwargs)
+
+    names = {"__call__": call, "__module__": kind.__module__, "__slots__": ()}
+    try:
+        pipe.__class__ = stand_in = type(kind.__name__, (kind,), names)
+    except TypeError:  # a pipeline of a student's that allows no such thing stays as it is
+        yield
+        return
+    try:
+        yield
+    finally:
+        if type(pipe) is stand_in:  # and was not released meanwhile
+            pipe.__class__ = kind

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,34 +10,59 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.recording import preview as previews
-from ldmkit.recording.arrays import step_of
-from ldmkit.recording.hooks import Tape
 
-__all__ = ["images_of", "last_estimate", "step_pictures"]
+__all__ = ["images_of", "pictures_of", "step_pictures"]
+
+# Under what names pipelines hand out their pictures.
+_PICTURES = ("images", "image", "frames", "videos", "video")
 
 # Pixels in -1..1 are their own colours: what a model without an autoencoder diffuses.
 _PIXEL_RGB = np.concatenate([np.eye(3), np.ones((1, 3))]).astype(np.float32) / 2
 
 
 def images_of(output: Any) -> tuple[Image.Image, ...]:
-    """The final pictures of a pipeline's output; none where it gave latents or sound."""
-    images = getattr(output, "images", ())
-    return tuple(image for image in images if isinstance(image, Image.Image))
+    """A run's final pictures, whatever their name and kind; of a film its frames.
+
+    Raises:
+        ValueError: there is something under a picture's name that can't be read as one.
+    """
+    fields = output if isinstance(output, Mapping) else getattr(output, "values", None)
+    if not isinstance(fields, Mapping):  # a plain object, or a tuple of what it would hold
+        fields = dict(enumerate(output)) if isinstance(output, tuple) else vars(output)
+    named = [fields[name] for name in _PICTURES if fields.get(name) is not None]
+    return tuple(_flat(named[0] if named else next(iter(fields.values()), ())))
 
 
-def last_estimate(vae: Any, tape: Tape, scheduler: Any) -> tuple[Image.Image, ...]:
-    """The last clean estimate as pictures: what a stopped run has to show."""
-    last = step_of(0, tape.calls[-1], scheduler, ("denoised",)).denoised
-    if last is None or not np.isfinite(last).all():
-        return ()
-    if vae is None:
-        return _pixels(last) if last.shape[1] == 3 else ()
-    return tuple(Image.fromarray(picture) for picture in previews.decode(vae, last))
+def _flat(value: Any) -> Iterator[Image.Image]:
+    if isinstance(value, Image.Image):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _flat(item)
+    elif isinstance(value, np.ndarray):
+        yield from _from_array(value)
+    elif hasattr(value, "detach"):  # a tensor: channels before rows and columns
+        array = value.detach().float().cpu().numpy()
+        yield from _from_array(np.moveaxis(array, -3, -1) if array.ndim >= 3 else array)
+    else:
+        raise ValueError(f"a picture was expected, got {type(value).__name__}")
 
 
-def _pixels(x0: NDArray[np.float32]) -> tuple[Image.Image, ...]:
-    """Pictures of what a pixel model diffuses, (b, 3, h, w) in -1..1."""
-    colours = ((x0 / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
+def _from_array(array: NDArray[Any]) -> Iterator[Image.Image]:
+    """Pictures of (..., h, w, channels), 0..1 or bytes; of one channel grey ones."""
+    if array.ndim < 3 or array.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"an array of the shape {array.shape} is no picture")
+    if array.dtype != np.uint8:
+        array = (np.nan_to_num(array).clip(0, 1) * 255).round().astype(np.uint8)
+    for picture in array.reshape(-1, *array.shape[-3:]):
+        yield Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+
+
+def pictures_of(vae: Any, latents: NDArray[np.float32]) -> tuple[Image.Image, ...]:
+    """Latents (b, c, h, w) as pictures: decoded, or pixels in -1..1 without an autoencoder."""
+    if vae is not None:
+        return tuple(Image.fromarray(picture) for picture in previews.decode(vae, latents))
+    colours = ((latents / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
     return tuple(Image.fromarray(picture) for picture in colours.transpose(0, 2, 3, 1))
 
 

@@ -37,7 +37,7 @@ Float64 = NDArray[np.float64]
 ESTIMATES = ("denoised", "noise_pred", "noise_pred_text", "noise_pred_uncond", "model_output")
 
 # Of a call what is told of it: the scheduler's name is no keyword, an embedding's label neither.
-_TOLD = ("scheduler", "left_out", "batch", "embedding")
+_TOLD = ("scheduler", "left_out", "batch", "embedding", "guidance")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -105,7 +105,7 @@ def draw(
     if guided:
         words = words.after(_hear(prior, [""] * len(texts)).repeated(count))
     tape = Tape()
-    with exclusive(scheduler, prior.network), hooked(scheduler, None, tape):
+    with exclusive(scheduler, prior.network), hooked(scheduler, (), tape):
         scheduler.set_timesteps(num_inference_steps, device=prior.device)
         x = _noise(prior, len(texts) * count, heard.embeddings.dtype, generator, latents)
         for i, t in enumerate(scheduler.timesteps):

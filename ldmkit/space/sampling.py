@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import checks
-from ldmkit.recording.stages import prior_arrays
+from ldmkit.recording.recorder import prior_arrays
 from ldmkit.recording.told import length_said_once, versions
 from ldmkit.records import Embedding, Trajectory
 from ldmkit.space.adaptors import UNCLIPS, Family, family_of

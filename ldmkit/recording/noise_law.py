@@ -1,0 +1,278 @@
+"""The noise law: alpha, sigma, clean estimate and noise, for each scheduler and prediction.
+
+One law holds for every scheduler that a record describes (``ldmkit.records.law``):
+
+    latents = alpha * x0 + sigma * noise
+
+- *variance preserving* (DDIM, DDPM, PNDM, LCM, TCD; DPM++, UniPC, DEIS): alpha² + sigma² = 1
+  (DDPM, arXiv 2006.11239, eq. 4);
+- *variance exploding* (Euler, Heun, LMS and kin): alpha = 1 (EDM, arXiv 2206.00364, eq. 1);
+- *flow matching*: alpha = 1 - sigma (arXiv 2210.02747, eq. 22).
+
+Numpy only, apart from reading numbers off a scheduler. Clipping or thresholding that a scheduler
+may do afterwards is not part of an estimate: it is what the network said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldmkit.records.law import clean_of, noise_of
+
+__all__ = [
+    "Place",
+    "estimates",
+    "guess_of",
+    "number",
+    "place_of",
+    "prediction_of",
+    "space_of",
+]
+
+Space = Literal["vp_timestep", "vp_sigma", "exploding", "flow"]
+
+# Read from diffusers 0.42. A subclass follows its parent; any other scheduler is told apart by
+# what it has.
+_SPACES: dict[str, Space | None] = {
+    **dict.fromkeys(
+        (
+            "CogVideoXDDIMScheduler",
+            "CogVideoXDPMScheduler",
+            "DDIMScheduler",
+            "DDIMParallelScheduler",
+            "DDPMScheduler",
+            "DDPMParallelScheduler",
+            "LCMScheduler",
+            "PNDMScheduler",
+            "RePaintScheduler",
+            "TCDScheduler",
+            "UnCLIPScheduler",
+        ),
+        "vp_timestep",
+    ),
+    **dict.fromkeys(
+        (
+            "DEISMultistepScheduler",
+            "DPMSolverMultistepScheduler",
+            "DPMSolverMultistepInverseScheduler",
+            "DPMSolverSinglestepScheduler",
+            "SASolverScheduler",
+            "UniPCMultistepScheduler",
+        ),
+        "vp_sigma",
+    ),
+    **dict.fromkeys(
+        (
+            "DPMSolverSDEScheduler",
+            "EulerDiscreteScheduler",
+            "EulerAncestralDiscreteScheduler",
+            "HeunDiscreteScheduler",
+            "KDPM2DiscreteScheduler",
+            "KDPM2AncestralDiscreteScheduler",
+            "LMSDiscreteScheduler",
+        ),
+        "exploding",
+    ),
+    "LTXEulerAncestralRFScheduler": "flow",
+    "DDIMInverseScheduler": None,  # tells the network where it goes to, not where it stands
+}
+
+# These precondition the network's input and output in ways of their own: no guess is right.
+_OWN_SCALINGS = ("precondition_inputs", "get_scalings", "get_scalings_for_boundary_condition")
+
+# Where the second call of a step of second order stands: (table of sigmas, offset of the index).
+# Others, such as Heun's, stand in the ordinary table.
+_SECOND_CALLS = {
+    "KDPM2DiscreteScheduler": ("sigmas_interpol", 0),
+    "KDPM2AncestralDiscreteScheduler": ("sigmas_interpol", -1),
+    "DPMSolverSDEScheduler": ("mid_point_sigma", 0),
+}
+
+
+def _names(scheduler: Any) -> list[str]:
+    return [kind.__name__ for kind in type(scheduler).__mro__]
+
+
+def _is_known(scheduler: Any) -> bool:
+    return any(name in _SPACES or name.startswith("FlowMatch") for name in _names(scheduler))
+
+
+def space_of(scheduler: Any) -> Space | None:
+    """Tells which of the noise laws a scheduler follows; ``None`` where nobody can know."""
+    for name in _names(scheduler):
+        if name in _SPACES:
+            return _SPACES[name]
+        if name.startswith("FlowMatch"):
+            return "flow"
+    if any(hasattr(scheduler, own) for own in _OWN_SCALINGS):
+        return None
+    if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+        return "vp_sigma"
+    if hasattr(scheduler, "alphas_cumprod"):
+        return "exploding" if hasattr(scheduler, "sigmas") else "vp_timestep"
+    return "exploding" if hasattr(scheduler, "sigmas") else None
+
+
+def guess_of(scheduler: Any) -> str:
+    """What is taken for granted of a scheduler that ldmkit doesn't know, in words; or nothing."""
+    if _is_known(scheduler):
+        return ""
+    guesses = []
+    if space_of(scheduler) == "exploding":
+        guesses.append("its sigmas are read as Euler's (latents = x0 + sigma · noise)")
+    if space_of(scheduler) is not None and _setting(scheduler, "prediction_type") is None:
+        guesses.append("its network's output as ε, since prediction_type is not said")
+    return " and ".join(guesses)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a scheduler stands when a step begins.
+
+    The table is kept by reference and ``level`` reads it at the end of a run: a number that lies
+    on a GPU would make each step wait for it.
+
+    Attributes:
+        space: the law that the scheduler follows, ``None`` where nobody can know.
+        timestep: what the network was told.
+        table: ᾱ for each timestep or sigma for each step, as it stood before the step.
+        index: number of the step in a table of sigmas.
+    """
+
+    space: Space | None
+    timestep: Any
+    table: Any
+    index: int | None
+
+    def level(self) -> tuple[float, float]:
+        """(alpha, sigma) of what enters the step; NaN where nothing says it."""
+        unknown = (math.nan, math.nan)
+        at = number(self.timestep) if self.space == "vp_timestep" else self.index
+        if self.space is None or self.table is None or at is None:
+            return unknown
+        if np.ndim(self.table) and (at != int(at) or not 0 <= at < len(self.table)):
+            return unknown
+        value = float(self.table[int(at)] if np.ndim(self.table) else self.table)
+        if self.space == "vp_timestep":  # ᾱ of DDPM, eq. 4
+            return math.sqrt(value), math.sqrt(max(0.0, 1.0 - value))
+        if self.space == "flow":
+            return 1.0 - value, value
+        if self.space == "exploding":
+            return 1.0, value
+        alpha = 1.0 / math.sqrt(1.0 + value * value)  # their sigma is the ratio sigma/alpha
+        return alpha, value * alpha
+
+
+def place_of(scheduler: Any, timestep: Any) -> Callable[[], Place]:
+    """Notes where a scheduler stands; to be called before its step, and the answer after it.
+
+    Only after its step does a scheduler surely know its number, while its tables may be others by
+    then.
+
+    Args:
+        scheduler: the scheduler.
+        timestep: what the network was told.
+    """
+    space = space_of(scheduler)
+    if space == "vp_sigma" and _setting(scheduler, "use_flow_sigmas"):
+        space = "flow"
+    name, offset = ("alphas_cumprod" if space == "vp_timestep" else "sigmas"), 0
+    if not getattr(scheduler, "state_in_first_order", True):
+        kinds = [kind for kind in _names(scheduler) if kind in _SECOND_CALLS]
+        name, offset = _SECOND_CALLS[kinds[0]] if kinds else (name, offset)
+    table = getattr(scheduler, name, None)
+
+    def place() -> Place:
+        index = getattr(scheduler, "step_index", None)
+        if index is None or not _is_known(scheduler):  # a student's may count as it likes
+            return Place(space, timestep, table, _found(scheduler, timestep))
+        return Place(space, timestep, table, index - 1 + offset)
+
+    return place
+
+
+def _found(scheduler: Any, timestep: Any) -> int | None:
+    """The number of a step in the schedule of a scheduler that doesn't count."""
+    if space_of(scheduler) in (None, "vp_timestep"):
+        return None
+    schedule = [number(t) for t in getattr(scheduler, "timesteps", ())]
+    return schedule.index(number(timestep)) if number(timestep) in schedule else None
+
+
+def number(timestep: Any) -> float:
+    """A timestep as a plain number; one for each picture or token are told by the first."""
+    if hasattr(timestep, "flatten"):
+        timestep = timestep.flatten()[0]
+    return float(timestep)
+
+
+def prediction_of(scheduler: Any) -> str:
+    """What the network predicts: ``epsilon``, ``v_prediction``, ``sample`` or ``flow``."""
+    if space_of(scheduler) == "flow":
+        return "flow"
+    name = _setting(scheduler, "prediction_type") or "epsilon"
+    return {"original_sample": "sample", "flow_prediction": "flow"}.get(name, name)
+
+
+def _setting(scheduler: Any, name: str) -> Any:
+    """A setting in a scheduler's config or, where a student wrote it, on itself; or ``None``."""
+    config = getattr(scheduler, "config", None)
+    if isinstance(config, Mapping) and config.get(name) is not None:
+        return config[name]
+    found = getattr(config, name, None)
+    return getattr(scheduler, name, None) if found is None else found
+
+
+def estimates(
+    latents: NDArray[np.float32],
+    output: NDArray[np.float32],
+    alpha: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    prediction: str,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Clean estimate and noise from what the network gave.
+
+    With c = √(alpha² + sigma²), v-prediction (arXiv 2202.00512, appendix D) speaks of latents at
+    unit variance: v = (alpha · noise - sigma · x0) / c.
+
+    Args:
+        latents: what entered the step, any shape that broadcasts with ``alpha``.
+        output: what the network gave, same shape.
+        alpha: share of the clean latents.
+        sigma: share of the noise.
+        prediction: ``"epsilon"``, ``"v_prediction"``, ``"sample"`` or ``"flow"``.
+
+    Returns:
+        (x0, noise), float32, with ``alpha * x0 + sigma * noise = latents``.
+
+    Raises:
+        ValueError: the prediction type is unknown.
+    """
+    x0: NDArray[np.floating[Any]]
+    noise: NDArray[np.floating[Any]]
+    with np.errstate(divide="ignore", invalid="ignore"):  # alpha 0 at pure noise: inf, not a crash
+        if prediction == "epsilon":
+            noise = output
+            x0 = clean_of(latents, output, alpha, sigma)
+        elif prediction == "sample":
+            x0 = output
+            noise = np.where(sigma > 0, noise_of(latents, output, alpha, sigma), 0.0)
+        elif prediction == "v_prediction":
+            c = np.sqrt(alpha**2 + sigma**2)
+            x0 = (alpha * latents / c - sigma * output) / c
+            noise = (sigma * latents / c + alpha * output) / c
+        elif prediction == "flow":
+            x0 = latents - sigma * output  # v = noise - x0
+            noise = latents + alpha * output
+        else:
+            raise ValueError(
+                "prediction_type must be epsilon, v_prediction, sample or flow_prediction, "
+                f"got {prediction!r}; set it in the scheduler's config."
+            )
+    return x0.astype(np.float32), noise.astype(np.float32)

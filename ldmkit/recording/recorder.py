@@ -1,0 +1,793 @@
+"""The recorder: whatever denoises becomes a ``Trajectory``.
+
+``recorder`` stands round a loop of any kind and writes down what passes ``scheduler.step``;
+``record`` is this recorder round ``pipe(...)``, with the pipeline's own words and pictures. The way
+of a run through this file, from top to bottom:
+
+    record          checks the call, runs the pipeline inside the recorder
+    recorder        puts the hooks in place and takes them away (hooks.py)
+    Recording       what the block gets: steps come in, a trajectory comes out
+    arrays          levels, clean estimates and noise of all steps (noise_law.py, guidance.py)
+    stages          a prior's run, which comes before its decoder's
+
+What fails after a run has ended costs the record that part only, and is said.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ldmkit import check
+from ldmkit.check import heard_by, say, short
+from ldmkit.loading.device import Released
+from ldmkit.loading.families import Family, family_of
+from ldmkit.loading.origin import origin_of
+from ldmkit.recording import checks
+from ldmkit.recording import preview as previews
+from ldmkit.recording.checks import ARRAYS
+from ldmkit.recording.guidance import Sides, sides
+from ldmkit.recording.hooks import (
+    Call,
+    Stop,
+    Tape,
+    denoisers_of,
+    exclusive,
+    guarded,
+    hooked,
+    prior_of,
+    scheduler_of,
+    telling,
+    wait_for_others,
+)
+from ldmkit.recording.noise_law import estimates, guess_of, number, prediction_of
+from ldmkit.recording.shown import images_of, pictures_of, step_pictures
+from ldmkit.recording.told import length_said_once, say_what_was_hidden, versions, writable
+from ldmkit.records import Step, Trajectory
+from ldmkit.records.law import noise_of
+
+__all__ = ["Recording", "prior_arrays", "record", "recorder"]
+
+Float32 = NDArray[np.float32]
+Seed = int | Sequence[int]
+OnStep = Callable[[Step], bool | None]
+T = TypeVar("T")
+
+SIDES = ("noise_pred_text", "noise_pred_uncond")
+
+
+def record(
+    pipe: Any,
+    prompt: str | Sequence[str] | None = None,
+    *,
+    seed: Seed | None = None,
+    keep: str | Sequence[str] = ("latents", "denoised"),
+    preview: str = "auto",
+    on_step: OnStep | None = None,
+    **call: Any,
+) -> Trajectory:
+    """Runs a diffusers pipeline and records each step; the picture is the same to the bit.
+
+    Args:
+        pipe: any diffusers pipeline with a scheduler, a modular one too.
+        prompt: the words, or a list of them for a batch; optional where the pipeline's is.
+        seed: ``torch.Generator("cpu").manual_seed(seed)``, a list for one per picture; or give
+            the pipeline's own ``generator=``.
+        keep: names of ``Trajectory``'s arrays, or ``"all"``: ``latents`` (what enters each step,
+            at the scheduler's scale, then the last output), ``denoised`` (the clean estimate x0),
+            ``noise_pred`` (ε after guidance), ``noise_pred_text`` and ``noise_pred_uncond``
+            (ε before guidance; the latter only where guidance is on), ``model_output`` (as the
+            network gave it, guided, as the scheduler got it).
+        preview: step pictures: ``"vae"`` decodes them after the run, ``"linear"`` keeps the
+            linear map from latents to colours, ``"none"`` neither; ``"auto"``: vae where small.
+        on_step: called after each step with the step by name; ``False`` stops the run and keeps
+            the part, its last clean estimate as the picture.
+        **call: the pipeline's own keywords (``num_inference_steps``, ``guidance_scale``, ...).
+            What a pipeline of ``ldmkit.load`` was made for is its default.
+
+    Returns:
+        The trajectory, numpy only.
+
+    Raises:
+        TypeError: no pipeline, an unknown keyword (the nearest name is told), or a wrong type.
+        ValueError: a value out of its range; ``seed`` and ``generator`` together.
+        RuntimeError: no step and no picture was made, the pipeline was released, or this thread
+            is recording it already.
+    """
+    if isinstance(pipe, Released):
+        pipe()  # says so
+    parameters = inputs_of(pipe)
+    names = checks.check_keep(keep)
+    checks.check_preview(preview)
+    check.function("on_step", on_step)
+    scheduler, networks, prior = scheduler_of(pipe), denoisers_of(pipe), prior_of(pipe)
+    _check_parts(pipe, scheduler, networks)
+    seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
+    call = _complete(pipe, parameters, prompt, seeds, call)
+    tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
+    tape.on_step, tape.family, earlier = on_step, family_of(pipe), Tape()
+    tape.tape.halved = _number_of(tape.family.doubled_by, call, parameters) > 1
+    parts = (scheduler, *networks, *(prior or ()))
+    with (
+        exclusive(*parts),
+        guarded(pipe, *parts),
+        _listening(tape),
+        hooked(prior[1], (), earlier) if prior else nullcontext(),
+        length_said_once(),
+    ):
+        tape.result = pipe(**call)
+    if tape.stopped and callable(getattr(pipe, "maybe_free_model_hooks", None)):
+        pipe.maybe_free_model_hooks()  # the loop was left from inside: its end falls to us
+    tape.stopped = tape.stopped or getattr(pipe, "_interrupt", False) is True
+    tape.blurred = _guides_by_more(pipe)
+    tape.facts |= {
+        "prompt": _frozen(call.get("prompt")) or "",
+        "negative_prompt": _frozen(call.get("negative_prompt")),
+        "seed": seeds,
+        "call": writable(call, parameters, scheduler),
+        "model": origin_of(pipe).name,
+    }
+    if tape.result is not None:
+        say_what_was_hidden(tape.result, tape.tape)
+    if prior is not None and earlier.calls:
+        stage = functools.partial(_stage, tape.facts, prior, earlier, names, parameters, call)
+        tape.stages = _or_said("The prior's steps", stage, ())
+    return tape.trajectory
+
+
+def inputs_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """The named inputs of a pipeline: its call's, or of a modular one those of its blocks.
+
+    Raises:
+        TypeError: the object can't be called like a pipeline.
+    """
+    parameters = checks.parameters_of(pipe)
+    inputs = getattr(getattr(pipe, "blocks", None), "inputs", None)
+    if not isinstance(inputs, (list, tuple)):
+        return parameters
+    return {
+        one.name: inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default)
+        for one in inputs
+        if one.name
+    }
+
+
+def _check_parts(pipe: Any, scheduler: Any, networks: Sequence[torch.nn.Module]) -> None:
+    if scheduler is None:
+        raise TypeError(
+            "record takes a pipeline with a scheduler whose steps it can follow, and "
+            f"{type(pipe).__name__} has none; open one with ldmkit.load(name)."
+        )
+    for network in networks:
+        weight = next(network.parameters(), None)
+        # What comes and goes layer by layer is nowhere in between, too, but has a hook for it.
+        if weight is not None and weight.is_meta and not hasattr(network, "_hf_hook"):
+            Released()()  # a sibling's release took the weights: says so
+
+
+def _number_of(name: str, call: Mapping[str, Any], parameters: Mapping[str, Any]) -> float:
+    """A keyword's number in this call, or the pipeline's own; 0 where there is none."""
+    own = parameters[name].default if name in parameters else 0
+    value = call.get(name, own)
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def _guides_by_more(pipe: Any) -> bool:
+    """Whether the pipeline asks the network for more than answers with and without words."""
+    guider = getattr(getattr(pipe, "guider", None), "_input_predictions", ())
+    return len(guider) > 2 or bool(getattr(pipe, "do_perturbed_attention_guidance", False))
+
+
+def _complete(
+    pipe: Any,
+    parameters: Mapping[str, Any],
+    prompt: Any,
+    seeds: int | tuple[int, ...] | None,
+    call: dict[str, Any],
+) -> dict[str, Any]:
+    """Checks the keywords and adds the model's defaults and the generator."""
+    checks.check_call(pipe, parameters, call)
+    for name, value in (("prompt", prompt), ("negative_prompt", call.get("negative_prompt"))):
+        checks.check_prompt(name, value)
+        checks.warn_if_cut(pipe, name, value)
+    if prompt is not None:
+        if "prompt" not in parameters:
+            raise TypeError(f"{type(pipe).__name__} takes no prompt; leave it out.")
+        call = {"prompt": prompt if isinstance(prompt, str) else list(prompt), **call}
+    elif "prompt" in parameters and call.get("prompt_embeds") is None:
+        raise TypeError(
+            f"{type(pipe).__name__} needs a prompt, got None; "
+            'write record(pipe, "a red cat"), or "" for no words.'
+        )
+    for name, value in origin_of(pipe).defaults.items():
+        if name in parameters:
+            call.setdefault(name, value)
+    if seeds is not None:
+        call["generator"] = _generator(seeds)
+    return call
+
+
+def _generator(seeds: int | tuple[int, ...]) -> Any:
+    # On the CPU whatever the device: the same first noise everywhere.
+    if isinstance(seeds, tuple):
+        return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return torch.Generator("cpu").manual_seed(seeds)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+# --- any loop ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def recorder(
+    scheduler: Any = None,
+    network: Any = None,
+    vae: Any = None,
+    *,
+    prompt: str | Sequence[str] = "",
+    keep: str | Sequence[str] = ("latents", "denoised"),
+    preview: str = "auto",
+    on_step: OnStep | None = None,
+) -> Iterator[Recording]:
+    """Records a loop of any kind: your own in a cell, a modular pipeline, another library's.
+
+    What passes ``scheduler.step`` within the block is written down, and nothing of it is changed::
+
+        with ldmkit.recorder(scheduler, unet, vae=vae, prompt="a red cat") as tape:
+            for t in scheduler.timesteps:
+                noise = unet(scheduler.scale_model_input(x, t), t, words).sample
+                x = scheduler.step(noise, t, x).prev_sample
+        traj = tape.trajectory
+
+    A loop without a scheduler object tells its steps itself: ``with ldmkit.recorder() as tape:``
+    and ``tape.step(latents=x, denoised=x0, alpha=a, sigma=s)``.
+
+    After an error, or where the loop ends before the scheduler's last timestep, the trajectory
+    holds the part, ``stopped`` is ``True`` and its picture is the last clean estimate.
+
+    Args:
+        scheduler: any object with ``step(model_output, timestep, sample)``. The noise levels of
+            one that diffusers doesn't know are read from its ``alphas_cumprod`` (ᾱ by timestep)
+            or ``sigmas``, if it has them.
+        network: the one that predicts noise (or several); needed for ``noise_pred_text`` and
+            ``noise_pred_uncond`` only.
+        vae: the autoencoder that makes pictures of latents.
+        prompt: words to note in the record.
+        keep: as for ``record``.
+        preview: as for ``record``.
+        on_step: as for ``record``; ``False`` leaves the block.
+
+    Yields:
+        The tape: ``tape.trajectory`` afterwards, ``tape.step(...)``.
+
+    Raises:
+        TypeError: no scheduler, or a wrong type.
+        ValueError: an unknown name in ``keep`` or ``preview``.
+        RuntimeError: this thread is recording with the scheduler already.
+    """
+    if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+        raise TypeError(
+            "recorder takes a scheduler, an object with step(model_output, timestep, sample), got "
+            f"{short(scheduler)}; give pipe.scheduler, or record(pipe, ...) a whole pipeline."
+        )
+    checks.check_prompt("prompt", prompt)
+    checks.check_preview(preview)
+    names = checks.check_keep(keep)
+    if scheduler is None:
+        names = _tellable(names, keep)
+    networks = (network,) if isinstance(network, torch.nn.Module) else tuple(network or ())
+    tape = Recording(scheduler, networks, vae, names, preview)
+    tape.on_step = check.function("on_step", on_step)
+    tape.facts["prompt"] = _frozen(prompt)
+    with exclusive(scheduler, *networks), _listening(tape):
+        yield tape
+
+
+@contextmanager
+def _listening(tape: Recording) -> Iterator[None]:
+    """The hooks in place while the block runs; how the block ended is noted on the tape."""
+    watched = tape.networks if set(SIDES) & set(tape.names) else ()
+    with ExitStack() as stack:
+        if tape.scheduler is not None:
+            wait_for_others(tape.scheduler)
+            stack.enter_context(hooked(tape.scheduler, watched, tape.tape, tape.tell))
+        try:
+            yield
+        except Stop:
+            tape.stopped = True
+        except BaseException:
+            tape.stopped = True
+            raise
+        else:
+            tape.stopped = tape.result is None and tape.ended_early
+
+
+def _tellable(names: tuple[str, ...], keep: str | Sequence[str]) -> tuple[str, ...]:
+    """What a loop that tells its steps itself can keep."""
+    known = ("latents", "denoised", "noise_pred")
+    unknown = [name for name in names if name not in known]
+    if unknown and keep != "all":
+        raise ValueError(
+            f"keep takes {', '.join(known)} where a loop tells its steps itself, got "
+            f"{unknown[0]!r}; give recorder the loop's scheduler and network for more."
+        )
+    return known if unknown else names
+
+
+@dataclass(eq=False)
+class Recording:
+    """A run that is being recorded: what ``with ldmkit.recorder(...) as tape`` gives.
+
+    Attributes:
+        stopped: the run ended early.
+        trajectory: the record, as far as the run has come.
+    """
+
+    scheduler: Any
+    networks: Sequence[torch.nn.Module]
+    vae: Any
+    names: tuple[str, ...]
+    preview: str
+    on_step: OnStep | None = None
+    tape: Tape = field(default_factory=Tape)
+    stopped: bool = False
+    family: Family = field(default_factory=Family)
+    blurred: bool = False  # guidance asks for more than two answers
+    result: Any = None  # what a pipeline gave
+    facts: dict[str, Any] = field(default_factory=lambda: {"call": {}, "versions": versions()})
+    stages: tuple[Trajectory, ...] = ()
+    _made: tuple[int, Trajectory] | None = None
+
+    def step(
+        self,
+        *,
+        latents: Any,
+        denoised: Any,
+        alpha: float,
+        sigma: float,
+        timestep: float | None = None,
+        output: Any = None,
+    ) -> None:
+        """Tells a step of a loop that has no scheduler object.
+
+        Args:
+            latents: (b, c, h, w) what entered the step: alpha · x0 + sigma · noise.
+            denoised: (b, c, h, w) the clean estimate x0.
+            alpha: share of the clean latents.
+            sigma: share of the noise.
+            timestep: what the network was told, if it was a number.
+            output: what left the step. Of the last step it is the record's last row of
+                ``latents``; without it the last clean estimate is.
+
+        Raises:
+            TypeError: the recorder listens to a scheduler already, or a wrong type.
+            ValueError: shapes that differ, or a number that isn't finite.
+        """
+        if self.scheduler is not None:
+            raise TypeError(
+                f"This recorder listens to its {type(self.scheduler).__name__}; leave out "
+                "tape.step, or begin with ldmkit.recorder() to tell the steps yourself."
+            )
+        told = {"latents": latents, "denoised": denoised, "output": output}
+        if output is None:
+            told["output"] = denoised
+        tensors = {name: _tensor(name, value) for name, value in told.items()}
+        for name in ("denoised", "output"):
+            if tensors[name].shape != tensors["latents"].shape:
+                raise ValueError(
+                    f"{name} must have the shape of latents, {tuple(tensors['latents'].shape)}, "
+                    f"got {tuple(tensors[name].shape)}."
+                )
+        level = (_number("alpha", alpha), _number("sigma", sigma))
+        told_number = math.nan if timestep is None else _number("timestep", timestep)
+        place = _Told(told_number, *level)
+        call = Call(place, tensors["latents"], tensors["denoised"], [], tensors["output"])
+        self.tape.calls.append(call)
+        self.tell(call)
+
+    def tell(self, call: Call) -> None:
+        """Hands the newest step to ``on_step``; its ``False`` ends the run."""
+        if self.on_step is None:
+            return
+        with telling():
+            answer = self.on_step(self._step(call))
+        if isinstance(answer, (bool, np.bool_)) and not answer:
+            raise Stop
+
+    def _step(self, call: Call) -> Step:
+        """One step by name; only what was asked for is worked out."""
+        with heard_by(lambda words: None):  # what is missing is said once, at the end
+            arrays = self._arrays([call])
+        values = {name: None if arrays[name] is None else arrays[name][0] for name in ARRAYS}
+        return Step(
+            index=len(self.tape.calls) - 1,
+            timestep=float(arrays["timesteps"][0]),
+            alpha=float(arrays["alphas"][0]),
+            sigma=float(arrays["sigmas"][0]),
+            output=None if arrays["latents"] is None else arrays["latents"][1],
+            **values,
+        )
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the scheduler's schedule goes on after the last step."""
+        schedule = getattr(self.scheduler, "timesteps", None)
+        if not self.tape.calls or schedule is None or not len(schedule):
+            return False
+        return number(self.tape.calls[-1].place.timestep) != number(schedule[-1])
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The record.
+
+        Raises:
+            RuntimeError: there was no step and no picture.
+        """
+        count = len(self.tape.calls)
+        if self._made is None or self._made[0] != count:
+            self._made = (count, self._trajectory())
+        return self._made[1]
+
+    def _trajectory(self) -> Trajectory:
+        calls = _of_one_shape(self.tape.calls)
+        arrays = _or_said("The arrays of the steps", lambda: self._arrays(calls), _nothing())
+        images = _or_said("The picture", lambda: self._images(calls), ())
+        if not calls and not images:
+            raise RuntimeError(
+                "The run made no scheduler step, so there is nothing to record; "
+                "ask for more num_inference_steps or, in img2img, more strength."
+            )
+        self._say_what_is_missing(calls, arrays)
+        facts, scales = dict(self.facts), arrays.pop("guidance")
+        if scales is not None and _changes(scales):  # else the call says it
+            told = [None if np.isnan(scale) else round(float(scale), 3) for scale in scales]
+            facts["call"] = {**facts["call"], "guidance": told}
+        pictures = _or_said("The pictures of the steps", lambda: self._pictures(calls, arrays), {})
+        return Trajectory(
+            **arrays,
+            **pictures,
+            **facts,
+            images=images,
+            stopped=self.stopped,
+            stages=self.stages,
+        )
+
+    def _arrays(self, calls: Sequence[Call]) -> dict[str, Any]:
+        order = None if self.blurred else self.family.words_first
+        return arrays_of(calls, self._prediction, self.names, order) if calls else _nothing()
+
+    @property
+    def _prediction(self) -> str:
+        return "sample" if self.scheduler is None else prediction_of(self.scheduler)
+
+    def _images(self, calls: Sequence[Call]) -> tuple[Image.Image, ...]:
+        """A pipeline's own pictures, else the last latents decoded, or x0 of a run that stopped."""
+        if self.result is not None:
+            latent = self.facts["call"].get("output_type") == "latent"
+            return () if latent else images_of(self.result)
+        if not calls or (self.vae is None and calls[-1].latents.shape[1] != 3):
+            return ()
+        _check_drawable(calls)
+        if self.stopped or calls[-1].output is None:
+            last = arrays_of(calls[-1:], self._prediction, ("denoised",))["denoised"]
+        else:
+            last = _stacked([calls[-1].output])
+        return () if last is None or not np.isfinite(last).all() else pictures_of(self.vae, last[0])
+
+    def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:
+        undrawn = self.vae is None and (not calls or calls[-1].latents.ndim != 4)
+        if self.preview == "none" or not calls or undrawn:
+            return {}
+        _check_drawable(calls)
+        drawn = step_pictures(self.vae, arrays, self.preview)
+        if not drawn and self.vae is not None and {"latents", "denoised"} & set(self.names):
+            raise ValueError("nobody described how its latents are decoded")
+        return drawn
+
+    def _say_what_is_missing(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> None:
+        """One sentence for each reason why something that was asked for can't be told."""
+        who, aside = type(self.scheduler).__name__, self.tape.aside
+        if aside:
+            say(
+                f"The pipeline made copies of its {who} and ran them, too: {aside} steps of theirs "
+                "are not in the record."
+            )
+        if not calls:
+            say("No step passed the pipeline's own scheduler: the record holds the picture alone.")
+            return
+        if calls[-1].latents.ndim == 5 and calls[-1].latents.shape[2] > 1:
+            say(
+                f"The latents are those of a film: its {calls[-1].latents.shape[2]} frames stand "
+                "one above the other in the record's arrays."
+            )
+        missing = {name for name in self.names if name in arrays and arrays[name] is None}
+        unknown = np.isnan(arrays["alphas"])
+        if unknown.all() and missing:
+            say(
+                f"{who} has a noise law that ldmkit doesn't know: latents, timesteps and the "
+                f"picture are recorded; {', '.join(sorted(missing))}, alphas and sigmas are "
+                "missing (use one of diffusers' common schedulers for them)."
+            )
+        elif unknown.any():
+            say(
+                f"{who} doesn't tell the noise level of {unknown.sum()} of its {len(unknown)} "
+                "steps: there alpha, sigma and the estimates are NaN."
+            )
+        elif missing - set(SIDES):
+            say(
+                "What the network gave has another shape than what entered the steps: "
+                f"{', '.join(sorted(missing))} are missing."
+            )
+        elif missing and arrays["guidance"] is None:
+            asked = any(call.network for call in calls)
+            reason = (
+                "nothing says which of the network's answers had the words (model_output keeps "
+                "what was made of them)"
+                if asked
+                else "no network was watched"
+            )
+            say(f"{', '.join(sorted(missing))} can't be told: {reason}.")
+        if self.scheduler is not None and not unknown.all() and (guess := guess_of(self.scheduler)):
+            say(f"ldmkit doesn't know {who}: {guess}.")
+
+
+def _or_said(what: str, make: Callable[[], T], otherwise: T) -> T:
+    """Makes a part of a record; a run that has ended is not lost for what one part can't do."""
+    try:
+        return make()
+    except Exception as error:  # whatever a stranger's autoencoder or latents may raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        say(f"{what} can't be made of this run, which is kept without ({reason[:200]}).")
+        return otherwise
+
+
+def _changes(scales: NDArray[np.float64]) -> bool:
+    """Whether guidance was another at some steps, or off: then it is exactly 1."""
+    known = scales[np.isfinite(scales)]
+    return bool((known == 1.0).any() and (scales != 1.0).any()) or bool(
+        known.size and np.ptp(known) > 1e-2
+    )
+
+
+def _check_drawable(calls: Sequence[Call]) -> None:
+    if calls[-1].latents.ndim != 4:
+        shape = tuple(calls[-1].latents.shape)
+        raise ValueError(f"nobody described how latents of the shape {shape} are decoded")
+
+
+# --- from what passed to arrays ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A place that a loop without a scheduler told itself."""
+
+    timestep: float
+    alpha: float
+    sigma: float
+
+    def level(self) -> tuple[float, float]:
+        return self.alpha, self.sigma
+
+
+def _nothing() -> dict[str, Any]:
+    levels = dict.fromkeys(("timesteps", "alphas", "sigmas"), np.zeros(0))
+    return {**levels, **dict.fromkeys((*ARRAYS, "guidance"))}
+
+
+def arrays_of(
+    calls: Sequence[Call], prediction: str, names: Sequence[str], words_first: bool | None = None
+) -> dict[str, Any]:
+    """The arrays of ``Trajectory``: levels, and what was asked for (the rest is ``None``).
+
+    Args:
+        calls: the steps, of one shape.
+        prediction: what the network predicts.
+        names: of the arrays.
+        words_first: the usual order of the network's answers; ``None`` where they are not to be
+            told apart.
+
+    Returns:
+        The arrays by name, and ``"guidance"``: the scale of each step, where it could be told.
+    """
+    levels = np.array([call.place.level() for call in calls], dtype=np.float64)
+    latents = _stacked([call.latents for call in calls])  # (n, b, c, h, w)
+    arrays = _nothing() | {
+        "timesteps": np.array([number(call.place.timestep) for call in calls]),
+        "alphas": levels[:, 0],
+        "sigmas": levels[:, 1],
+    }
+    if "latents" in names:
+        arrays["latents"] = np.concatenate([latents, _last_output(calls, latents)])
+    fitted = [_fitted(call.model_output, call.latents) for call in calls]
+    if set(names) <= {"latents"} or any(output is None for output in fitted):
+        return arrays
+    guided = _stacked(fitted)
+    if "model_output" in names:
+        arrays["model_output"] = guided
+    if np.isnan(levels).all():
+        return arrays
+    alpha, sigma = (column.reshape(-1, 1, 1, 1, 1) for column in levels.T)
+    if {"denoised", "noise_pred"} & set(names):
+        both = estimates(latents, guided, alpha, sigma, prediction)
+        for name, estimate in zip(("denoised", "noise_pred"), both, strict=True):
+            arrays[name] = estimate if name in names else None
+    apart = None if words_first is None else _apart(calls, guided, words_first)
+    if apart is None or not set(SIDES) & set(names):
+        return arrays
+    arrays["guidance"] = apart.scales
+    for name, side in zip(SIDES, (apart.text, apart.uncond), strict=True):
+        if name in names and side is not None:
+            arrays[name] = estimates(latents, side, alpha, sigma, prediction)[1]
+    return arrays
+
+
+def _apart(calls: Sequence[Call], guided: Float32, words_first: bool) -> Sides | None:
+    """The network's answers by words and no words; ``None`` where they can't be told apart."""
+    answers = [_answers(call) for call in calls]
+    if not all(len(parts) in (1, 2) for parts in answers):
+        return None
+    flat = iter(_stacked([part for parts in answers for part in parts]))  # in one transfer
+    words_first = words_first or any(len(call.network) == 2 for call in calls)
+    return sides(guided, [[next(flat) for _ in parts] for parts in answers], words_first)
+
+
+def _answers(call: Call) -> list[torch.Tensor]:
+    """What the network gave for a step, cut into parts of the latents' batch; or nothing."""
+    batch = call.latents.shape[0]
+    if any(len(output) % batch for output in call.network):
+        return []
+    parts = [part for output in call.network for part in output.split(batch)]
+    fitted = [_fitted(part, call.latents) for part in parts]
+    return [] if any(part is None for part in fitted) else fitted  # type: ignore[return-value]
+
+
+def _fitted(output: Any, latents: torch.Tensor) -> torch.Tensor | None:
+    """The prediction itself, in the latents' shape, where a network gives more, or ``None``.
+
+    More channels are a variance, more tokens those of a picture that was put beside.
+    """
+    if not isinstance(output, torch.Tensor):
+        return None
+    if output.numel() == latents.numel():
+        return output.reshape(latents.shape)
+    if output.ndim != latents.ndim or any(
+        have < want for have, want in zip(output.shape, latents.shape, strict=True)
+    ):
+        return None
+    return output[tuple(slice(size) for size in latents.shape)]
+
+
+def _last_output(calls: Sequence[Call], latents: Float32) -> Float32:
+    output = calls[-1].output
+    if output is None or output.shape != calls[-1].latents.shape:
+        return np.full_like(latents[-1:], np.nan)
+    return _stacked([output])
+
+
+def _of_one_shape(calls: Sequence[Call]) -> Sequence[Call]:
+    shape = calls[-1].latents.shape if calls else ()
+    same = [call for call in calls if call.latents.shape == shape]
+    if len(same) < len(calls):
+        say(
+            f"The pipeline changed the size of its latents; only the last {len(same)} of "
+            f"{len(calls)} steps, of size {tuple(shape)}, are kept."
+        )
+    return same
+
+
+def _stacked(tensors: Sequence[Any]) -> Float32:
+    """(n, b, c, h, w) float32 on the CPU, in one transfer."""
+    stacked = torch.stack([_as_4d(tensor) for tensor in tensors])
+    return np.asarray(stacked.to("cpu", torch.float32).numpy())
+
+
+def _as_4d(tensor: torch.Tensor) -> torch.Tensor:
+    """(b, c, h, w) of whatever a family diffuses; unpacking is for those that are described."""
+    if tensor.ndim == 4:
+        return tensor
+    if tensor.ndim == 3:  # (b, tokens, c): packed
+        return tensor.transpose(1, 2).unsqueeze(2)
+    if tensor.ndim == 2:  # (b, c): an embedding
+        return tensor[:, :, None, None]
+    return tensor.flatten(2, -2)  # (b, c, frames, h, w): a film, frames one above the other
+
+
+def _number(name: str, value: Any) -> float:
+    arrays = (torch.Tensor, np.ndarray, np.generic)
+    single = isinstance(value, arrays) and value.reshape(-1).shape[0] == 1
+    return check.number(name, value.item() if single else value, like="0.5")
+
+
+def _tensor(name: str, value: Any) -> torch.Tensor:
+    try:
+        found = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or found.ndim != 4 or not found.dtype.is_floating_point:
+        raise TypeError(
+            f"{name} must be a tensor or an array of numbers (b, c, h, w), got "
+            f"{short(getattr(found, 'shape', value))}; give one like x of shape (1, 4, 64, 64)."
+        )
+    return found.clone()
+
+
+# --- a stage before: the prior of unCLIP ---------------------------------------------------------
+
+
+def _stage(
+    facts: Mapping[str, Any],
+    prior: tuple[Any, Any],
+    tape: Tape,
+    names: Sequence[str],
+    parameters: Mapping[str, Any],
+    call: Mapping[str, Any],
+) -> tuple[Trajectory, ...]:
+    """The prior's steps as a record of their own, with (d, 1, 1) for (c, h, w).
+
+    unCLIP diffuses twice, first an embedding, then a picture of it (arXiv 2204.06125, section 2).
+    """
+    told = {
+        name: call.get(f"prior_{name}", parameters[f"prior_{name}"].default)
+        for name in ("num_inference_steps", "guidance_scale")
+        if f"prior_{name}" in parameters
+    }
+    told |= {"scheduler": type(prior[1]).__name__}
+    same = {name: facts[name] for name in ("prompt", "seed", "model", "versions")}
+    return (Trajectory(**prior_arrays(*prior, tape, names), **same, call=told),)
+
+
+@torch.no_grad()
+def prior_arrays(
+    network: Any,
+    scheduler: Any,
+    tape: Tape,
+    names: Sequence[str],
+    rows: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """The arrays of a ``Trajectory`` from a prior's run, as embeddings of CLIP's space.
+
+    What a prior diffuses are embeddings at mean 0 and deviation 1; here they are taken back, so
+    that each clean estimate compares with embeddings of texts and pictures, and the last row of
+    ``latents`` is the embedding that came out. ``noise_pred`` is what makes the law of a record
+    (latents = alpha · x0 + sigma · noise) hold there. Other arrays are left out.
+
+    Args:
+        network: the ``PriorTransformer``.
+        scheduler: its scheduler.
+        tape: its run.
+        names: arrays to keep.
+        rows: of the batch; by default all.
+    """
+    calls = tape.calls if rows is None else [_some(call, list(rows)) for call in tape.calls]
+    arrays = arrays_of(calls, prediction_of(scheduler), ("latents", "denoised"))
+    del arrays["guidance"]
+    for name in ("latents", "denoised"):
+        if arrays[name] is not None:
+            scaled = torch.from_numpy(arrays[name])[..., 0, 0]  # (n, b, d)
+            mean, std = network.clip_mean.float().cpu(), network.clip_std.float().cpu()
+            arrays[name] = (scaled * std + mean).numpy()[..., None, None]
+    if "noise_pred" in names and arrays["denoised"] is not None:
+        alpha, sigma = (arrays[level].reshape(-1, 1, 1, 1, 1) for level in ("alphas", "sigmas"))
+        arrays["noise_pred"] = noise_of(arrays["latents"][:-1], arrays["denoised"], alpha, sigma)
+    for name in {"latents", "denoised"} - set(names):
+        arrays[name] = None
+    return arrays
+
+
+def _some(call: Call, rows: list[int]) -> Call:
+    parts = ("latents", "model_output", "output")
+    return replace(call, network=[], **{name: getattr(call, name)[rows] for name in parts})

@@ -1,0 +1,33 @@
+"""The noise law, in which everything that ldmkit draws is told.
+
+    latents = alpha * x0 + sigma * noise
+
+with x0 the clean latents and noise of variance 1. Any two of the three give the third. How alpha
+and sigma are read off a scheduler: ``ldmkit.recording.noise_law``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["at_unit_variance", "clean_of", "noise_of"]
+
+
+def clean_of(latents: Any, noise: Any, alpha: Any, sigma: Any) -> Any:
+    """x0; infinite or NaN where alpha is 0, since pure noise says nothing of a picture."""
+    with np.errstate(all="ignore"):
+        return (latents - sigma * noise) / alpha
+
+
+def noise_of(latents: Any, clean: Any, alpha: Any, sigma: Any) -> Any:
+    """The noise; infinite or NaN where sigma is 0, since clean latents say nothing of it."""
+    with np.errstate(all="ignore"):
+        return (latents - alpha * clean) / sigma
+
+
+def at_unit_variance(latents: Any, alpha: Any, sigma: Any) -> Any:
+    """Latents over √(alpha² + sigma²): Euler's grow to sigma, and autoencoders know variance 1."""
+    scale = np.sqrt(np.square(alpha) + np.square(sigma))
+    return latents / np.where(scale > 0, scale, 1.0)

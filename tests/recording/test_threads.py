@@ -1,0 +1,195 @@
+"""What runs beside a record: neither changes the other, whoever began first."""
+
+import copy
+import threading
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import ldmkit
+from ldmkit.loading.siblings import from_picture
+from ldmkit.recording import record, recorder
+
+QUICK = {"num_inference_steps": 6, "guidance_scale": 4.0, "preview": "none"}
+OTHER = {"num_inference_steps": 3, "guidance_scale": 1.0}
+WAIT = 20  # seconds: more is a lock that never opens
+
+
+@pytest.fixture
+def pipe():
+    return tiny.pipeline(size="small", scheduler_name="EulerDiscreteScheduler")
+
+
+def same(first, second):
+    return np.array_equal(np.asarray(first), np.asarray(second))
+
+
+def bare(pipe, **call):
+    return pipe("a dog", generator=torch.Generator("cpu").manual_seed(3), **(call or OTHER)).images[
+        0
+    ]
+
+
+class Beside(threading.Thread):
+    """Runs a function and keeps what came of it."""
+
+    def __init__(self, work):
+        super().__init__(daemon=True)
+        self.work, self.made, self.error = work, None, None
+        self.start()
+
+    def run(self):
+        try:
+            self.made = self.work()
+        except Exception as error:
+            self.error = error
+
+    def ended(self):
+        self.join(WAIT)
+        assert not self.is_alive(), "it waits for ever"
+        return self
+
+
+def test_a_bare_call_of_the_same_pipeline_waits_its_turn(pipe):
+    alone, other = record(pipe, "a red cat", seed=7, keep="all", **QUICK), bare(pipe)
+    threads = []
+
+    def on_step(step):
+        if step.index == 2:
+            threads.append(Beside(lambda: bare(pipe)))
+            threads[0].join(0.3)  # time enough to spoil the run, were it let in
+            assert threads[0].is_alive()
+
+    traj = record(pipe, "a red cat", seed=7, keep="all", on_step=on_step, **QUICK)
+    (thread,) = threads
+    thread.ended()
+    assert thread.error is None
+    assert same(thread.made, other)
+    assert same(traj.image, alone.image)
+    for name in ("timesteps", "sigmas", "latents", "denoised", "noise_pred_uncond"):
+        assert np.array_equal(getattr(traj, name), getattr(alone, name))
+    assert type(pipe).__name__ == "StableDiffusionPipeline"
+    assert "__call__" not in vars(type(pipe)) or type(pipe).__module__.startswith("diffusers")
+
+
+def test_a_sibling_that_shares_the_scheduler_waits(pipe):
+    twin = copy.copy(pipe)  # as panels and students make them
+    alone, other = record(pipe, "a red cat", seed=7, **QUICK), bare(twin)
+    threads = []
+
+    def on_step(step):
+        if step.index == 2:
+            threads.append(Beside(lambda: bare(twin)))
+            threads[0].join(0.3)
+
+    traj = record(pipe, "a red cat", seed=7, on_step=on_step, **QUICK)
+    assert same(threads[0].ended().made, other)
+    assert same(traj.image, alone.image)
+    assert len(traj.timesteps) == len(alone.timesteps)
+
+
+@pytest.mark.parametrize("place", ["words", "loop"])
+@pytest.mark.parametrize("kind", ["itself", "twin"])
+def test_a_bare_run_that_is_under_way_is_waited_for(pipe, place, kind):
+    other = pipe if kind == "itself" else copy.copy(pipe)
+    alone, plain = record(pipe, "a red cat", seed=7, keep="all", **QUICK), bare(other)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def pause(*args):
+        reached.set()
+        go_on.wait(WAIT)
+        return {}
+
+    if place == "words":
+        read = other.encode_prompt
+        other.encode_prompt = lambda *args, **kwargs: pause() or read(*args, **kwargs)
+        thread = Beside(lambda: bare(other))
+    else:
+        thread = Beside(lambda: bare(other, callback_on_step_end=pause, **OTHER))
+    assert reached.wait(WAIT)
+    recorded = Beside(lambda: record(pipe, "a red cat", seed=7, keep="all", **QUICK))
+    recorded.join(0.3)
+    assert recorded.is_alive(), "it waits"
+    go_on.set()
+    assert same(thread.ended().made, plain)
+    traj = recorded.ended().made
+    assert same(traj.image, alone.image)
+    assert np.array_equal(traj.noise_pred_text, alone.noise_pred_text)
+
+
+def test_interrupting_from_another_thread_is_diffusers_own_way(pipe):
+    def on_step(step):
+        if step.index == 1:
+            Beside(lambda: setattr(pipe, "_interrupt", True)).ended()
+
+    traj = record(pipe, "a red cat", seed=7, on_step=on_step, **QUICK)
+    assert traj.stopped
+    assert len(traj.timesteps) == 2
+
+
+def test_a_loop_beside_a_recorded_loop_is_told(pipe):
+    x = torch.zeros(1, 4, 8, 8)
+    pipe.scheduler.set_timesteps(2)
+    first = pipe.scheduler.timesteps[0]
+    with recorder(pipe.scheduler) as tape:
+        thread = Beside(lambda: pipe.scheduler.step(x, first, x)).ended()
+        pipe.scheduler.step(x, first, x)
+    assert isinstance(thread.error, RuntimeError)
+    assert len(tape.trajectory.timesteps) == 1
+
+
+@pytest.mark.parametrize("kind", ["itself", "twin"])
+def test_many_threads_bare_and_recorded(pipe, kind):
+    alone = {seed: record(pipe, "a cat", seed=seed, **QUICK).image for seed in range(3)}
+    other = bare(pipe)
+    recorded = {
+        seed: Beside(lambda s=seed: record(pipe, "a cat", seed=s, **QUICK)) for seed in alone
+    }
+    plain = [Beside(functools.partial(bare, pipe if kind == "itself" else copy.copy(pipe)))]
+    for seed, thread in recorded.items():
+        assert same(thread.ended().made.image, alone[seed])
+    for thread in plain:
+        thread.ended()
+        # A bare run beside a bare one has diffusers' own troubles; beside records it has none.
+        assert same(thread.made, other)
+
+
+def test_running_it_bare_within_on_step_is_refused(pipe):
+    with pytest.raises(RuntimeError, match="on_step must not run it"):
+        record(pipe, "a cat", on_step=lambda step: bare(pipe), **QUICK)
+    with (
+        pytest.raises(RuntimeError, match="on_step must not run it"),
+        recorder(pipe.scheduler, on_step=lambda step: bare(copy.copy(pipe))),
+    ):
+        bare(pipe)
+    assert same(bare(pipe), bare(pipe))
+
+
+def test_nothing_stays_behind(pipe):
+    kind = type(pipe)
+    with pytest.raises(KeyError):
+        record(pipe, "a cat", on_step=lambda step: {}["missing"], **QUICK)
+    assert type(pipe) is kind
+    assert not {"step", "set_timesteps", "scale_model_input"} & set(vars(pipe.scheduler))
+    assert not pipe.unet._forward_hooks
+
+
+def test_a_released_pipeline_says_so():
+    pipe = tiny.pipeline(size="small")
+    twin, picture = copy.copy(pipe), from_picture(pipe)
+    ldmkit.release(pipe)
+    for gone in (pipe, twin, picture):
+        with pytest.raises(RuntimeError, match="was released and has no weights"):
+            record(gone, "a cat", **QUICK)
+
+
+def test_a_release_while_it_is_recorded_is_not_undone(pipe):
+    def on_step(step):
+        ldmkit.release(pipe)
+
+    with pytest.raises(Exception, match=r"meta|object has no attribute"):
+        record(pipe, "a cat", on_step=on_step, **QUICK)
+    with pytest.raises(RuntimeError, match="was released"):
+        record(pipe, "a cat", **QUICK)
