@@ -34,9 +34,9 @@ __all__ = [
 
 
 def short(value: object, limit: int = 60) -> str:
-    """A value as it may stand in a sentence: its ``repr``, cut; its type where it has none."""
+    """A value as it may stand in a sentence: its ``repr`` in one line, cut; else its type."""
     try:
-        words = repr(value)
+        words = " ".join(line.strip() for line in repr(value).splitlines())  # arrays have several
     except Exception:  # any object may come; Python itself refuses integers of 4,300 digits
         return f"a value of type {type(value).__name__}"
     return words if len(words) <= limit else words[: limit - 3] + "..."
@@ -44,12 +44,10 @@ def short(value: object, limit: int = 60) -> str:
 
 def nearest(name: object, known: Iterable[object], cutoff: float = 0.5) -> str | None:
     """The known name that looks most like this one, or ``None``."""
-    found = difflib.get_close_matches(_plain(name), [str(k) for k in known], n=1, cutoff=cutoff)
+    # Python refuses to write integers of 4,300 digits.
+    words = name[:100] if isinstance(name, str) else short(name, 100)
+    found = difflib.get_close_matches(words, [str(k) for k in known], n=1, cutoff=cutoff)
     return found[0] if found else None
-
-
-def _plain(name: object) -> str:
-    return name[:100] if isinstance(name, str) else short(name, 100)
 
 
 def did_you_mean(
@@ -112,8 +110,14 @@ def number(
     return found
 
 
-def choice(name: str, value: Any, known: Iterable[str]) -> str:
+def choice(name: str, value: Any, known: Iterable[str], why: str = "") -> str:
     """One of a few names.
+
+    Args:
+        name: of the setting, as the reader wrote it.
+        value: anything.
+        known: the names.
+        why: what decides which there are, such as ``" with this pipeline"``.
 
     Raises:
         ValueError: another; the nearest is told.
@@ -122,7 +126,7 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
     if isinstance(value, str) and value in names:
         return value
     advice = did_you_mean(value, names, "take one of those.")
-    raise ValueError(f"{name} must be one of {', '.join(names)}, got {short(value)}; {advice}")
+    raise ValueError(f"{name} must be one of {', '.join(names)}{why}, got {short(value)}; {advice}")
 
 
 def function(name: str, value: Any) -> Any:

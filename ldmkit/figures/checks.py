@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ldmkit.check import short
 from ldmkit.figures.frames import shown_lanes
 from ldmkit.records import RecordError, Trajectory
 from ldmkit.records.pictures import LANES, drawable
@@ -88,5 +89,4 @@ def _drawable_lanes(trajs: tuple[Trajectory, ...]) -> list[str]:
 
 def short_repr(value: object) -> str:
     """A value as it may stand in a sentence: one line, also of an array."""
-    words = " ".join(line.strip() for line in repr(value).splitlines())
-    return words if len(words) <= 60 else f"{words[:59]}…"
+    return short(value)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from ldmkit.check import say
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +21,7 @@ __all__ = [
     "choose_dtype",
     "empty_cache",
     "fits",
+    "in_use",
     "own",
     "place",
     "release",
@@ -136,28 +140,92 @@ class Released:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Raises ``RuntimeError``."""
-        raise RuntimeError(
-            "This pipeline was released and has no weights any more; load it again with "
-            "ldmkit.load."
-        )
+        raise RuntimeError(RELEASED)
+
+
+RELEASED = "This pipeline was released and has no weights any more; load it again with ldmkit.load."
+
+
+_uses: list[tuple[Any, Callable[[], None], threading.Event, threading.Thread]] = []
+_gone: weakref.WeakSet[Any] = weakref.WeakSet()  # networks that were released, or are just being
+_uses_lock = threading.Lock()
+
+
+@contextmanager
+def in_use(pipe: Any, stop: Callable[[], None]) -> Iterator[None]:
+    """Notes while the block runs that this thread works with a pipeline.
+
+    ``release`` asks it to end by ``stop()``, and waits until the block is left.
+
+    Args:
+        pipe: the pipeline; siblings that share its networks are meant, too.
+        stop: asks the work to end after its present step.
+
+    Raises:
+        RuntimeError: the pipeline was released, or is just being.
+    """
+    use = (pipe, stop, threading.Event(), threading.current_thread())
+    with _uses_lock:
+        if isinstance(pipe, Released) or any(part in _gone for part in _networks(pipe)):
+            raise RuntimeError(RELEASED)
+        _uses.append(use)
+    try:
+        yield
+    finally:
+        with _uses_lock:
+            _uses.remove(use)
+        use[2].set()
+
+
+@contextmanager
+def _unused(pipes: list[Any]) -> Iterator[None]:
+    """Stops whoever works with the pipelines' networks, waits for them, and keeps others out."""
+    networks = {network for pipe in pipes for network in _networks(pipe)}
+    with _uses_lock:
+        mine = [use for use in _uses if networks.intersection(_networks(use[0]))]
+        if any(thread is threading.current_thread() for *_, thread in mine):
+            raise RuntimeError(
+                "A pipeline can't be released by its own run (a callback of it); release it when "
+                "the run has ended."
+            )
+        _gone.update(networks)
+    try:
+        for _, stop, over, _ in mine:
+            stop()
+            over.wait()
+        if mine:
+            say(
+                f"release stopped {len(mine)} run{'s' if len(mine) > 1 else ''} of this pipeline "
+                "first; what was made so far is kept.",
+                stacklevel=4,
+            )
+        yield
+    except BaseException:  # interrupted while it waited: nothing was released
+        _gone.difference_update(networks)
+        raise
 
 
 def release(pipe: Any = None) -> None:
     """Frees a pipeline's memory; it is unusable afterwards, and so are siblings sharing its parts.
+
+    A run of a panel that is on its way with it is stopped first, and keeps its part.
 
     Args:
         pipe: a pipeline, or ``None`` for all that ``load`` made.
 
     Raises:
         TypeError: not a pipeline.
+        RuntimeError: called by the pipeline's own run.
     """
     if pipe is not None and not hasattr(pipe, "components") and not isinstance(pipe, Released):
         raise TypeError(
             f"release takes a pipeline that load gave, got {type(pipe).__name__}; "
             "release() without anything frees all of them."
         )
-    for one in list(_owned) if pipe is None else [pipe]:
-        _empty(one)
+    pipes = list(_owned) if pipe is None else [pipe]
+    with _unused(pipes):
+        for one in pipes:
+            _empty(one)
     gc.collect()
     empty_cache()
 

@@ -1,10 +1,12 @@
-"""Pipelines beside a pipeline, of the same parts: a twin, and one that begins from a picture."""
+"""Pipelines beside a pipeline, of the same networks: a twin, one that begins from a picture."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import inspect
+from contextlib import suppress
 from typing import Any
 
 from ldmkit.loading.quiet import swift_imports
@@ -14,9 +16,40 @@ __all__ = ["can_take_picture", "from_picture", "takes_picture", "twin_of"]
 
 
 def twin_of(pipe: Any) -> Any:
-    """A second pipeline of the very same parts, whose own settings can be changed."""
-    twin = copy.copy(pipe)
+    """A second pipeline of the very same networks, with schedulers and settings of its own.
+
+    Whatever runs in a thread of its own runs on a twin: a scheduler carries state from step to
+    step, and a recorder stands on it. Pipelines inside of it (a prior's) become twins, too.
+    """
+    twin = _twin(pipe, {})
     remember_as(twin, pipe)
+    return twin
+
+
+def _twin(pipe: Any, made: dict[int, Any]) -> Any:
+    twin = copy.copy(pipe)
+    for name, part in list(getattr(pipe, "__dict__", {}).items()):
+        if callable(getattr(part, "step", None)) and not hasattr(part, "parameters"):
+            copied = _own_scheduler
+        elif callable(part) and hasattr(part, "components") and not isinstance(part, type):
+            copied = functools.partial(_twin, made=made)
+        else:
+            continue
+        if id(part) not in made:  # Kandinsky holds its scheduler twice, once in its prior
+            made[id(part)] = copied(part)
+        setattr(twin, name, made[id(part)])
+    return twin
+
+
+def _own_scheduler(scheduler: Any) -> Any:
+    """The same settings, those that were set by hand too, which no ``config`` tells."""
+    twin = copy.copy(scheduler)  # in one go: it may be at work in another thread
+    for name, value in list(vars(twin).items()):
+        if callable(value) and hasattr(type(scheduler), name):
+            del vars(twin)[name]  # a recorder's step, which belongs to a run of the original
+        elif name != "_internal_dict":  # the config, which is frozen
+            with suppress(RuntimeError, TypeError):  # a lock, a gradient: what can't be copied
+                vars(twin)[name] = copy.deepcopy(value)
     return twin
 
 
@@ -33,8 +66,8 @@ def can_take_picture(pipe: Any) -> bool:
 def from_picture(pipe: Any) -> Any:
     """The pipeline's image-to-image sibling.
 
-    Networks and scheduler are shared, nothing is copied. diffusers' own ``from_pipe`` would turn
-    the networks to float32.
+    Networks are shared, the scheduler is its own (see ``twin_of``). diffusers' own ``from_pipe``
+    would turn the networks to float32.
 
     Args:
         pipe: a diffusers pipeline; one that takes a picture itself is given back.
@@ -50,7 +83,7 @@ def from_picture(pipe: Any) -> Any:
     with swift_imports():
         kind = getattr(importlib.import_module("diffusers"), name)
     wanted = inspect.signature(kind.__init__).parameters
-    parts = {name: part for name, part in pipe.components.items() if name in wanted}
+    parts = {name: part for name, part in _twin(pipe, {}).components.items() if name in wanted}
     options = {name: pipe.config[name] for name in wanted if name in pipe.config} | parts
     twin = _quietly(kind, options)
     twin.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))

@@ -6,41 +6,46 @@ The widget-free twins are ``ldmkit.text_diff``, and ``weighted_sum`` with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets
 import numpy as np
+import traitlets
 
-from ldmkit.check import say
-from ldmkit.figures.checks import short_repr
-from ldmkit.panels.actions import row
-from ldmkit.panels.ends import given
+from ldmkit.check import choice, number, say, short
+from ldmkit.figures.words import shorten, text
+from ldmkit.panels.end_field import EndField, checked_end, given, name_of
+from ldmkit.panels.fields import row, small_button, unknown_words
 from ldmkit.panels.job import Job
-from ldmkit.panels.terms import TermsField, checked_terms, formula
-from ldmkit.panels.walk_form import (
-    MOST_FRAMES,
+from ldmkit.panels.panel import close_tree
+from ldmkit.panels.walks import (
+    Make,
+    OnFrame,
+    OnStep,
     WalkForm,
-    check_extra,
-    checked_choice,
-    checked_frames,
-    checked_number,
-    checked_seed,
-    checked_steps,
+    WalkingPanel,
+    check_walk,
+    is_embedded,
     usual_steps,
     vocabulary_of,
+    walk_checks,
 )
-from ldmkit.panels.walking import Make, OnFrame, OnStep, WalkingPanel, is_embedded
-from ldmkit.panels.words import unknown_words
 from ldmkit.records import Walk
 from ldmkit.space.arithmetic import check_decodes
 from ldmkit.space.clip import ClipSpace
-from ldmkit.space.sums import AXES, FORMS, parted, walk_sum
+from ldmkit.space.sums import AXES, FORMS, parted, walk_sum, written
 
-__all__ = ["ArithmeticPanel"]
+__all__ = ["ArithmeticPanel", "checked_terms", "formula"]
 
 NAMES = ("terms", "form", "theta", "num_frames", "seed", "num_inference_steps", "invert")
+MOST_TERMS = 8  # more don't fit on a screen
+MOST_WEIGHT = 10
+NEW = (1.0, "a red cat")  # what a new chip holds until it is edited
 CRITTER = 400_137  # a big blue fox in the snow: a bare head, and none that is evaluated
+
+Term = tuple[float, Any]
 
 
 class ArithmeticPanel(WalkingPanel):
@@ -98,8 +103,19 @@ class ArithmeticPanel(WalkingPanel):
         clip: ClipSpace | None = None,
         **call: Any,
     ) -> None:
-        check_extra(unclip, call, NAMES, "ArithmeticPanel")
+        captions = check_walk(unclip, call, captions, NAMES, "ArithmeticPanel")
         check_decodes(unclip, "ArithmeticPanel")
+        if clip is not None and not isinstance(clip, ClipSpace):
+            raise TypeError(
+                f"clip must be a ClipSpace or None, got {short(clip)}; make one with "
+                "ldmkit.clip_space(name)."
+            )
+        self._checks = walk_checks() | {
+            "terms": lambda _, entry: checked_terms(entry),
+            "form": lambda name, entry: choice(name, entry, FORMS),
+            "theta": lambda _, entry: number("theta (θ)", entry, 0, 1),
+        }
+        self._checks = {name: self._checks[name] for name in NAMES}
         self._call, self._clip, self._embedded = call, clip, is_embedded(unclip)
         steps = num_inference_steps
         start = self._checked(
@@ -115,55 +131,25 @@ class ArithmeticPanel(WalkingPanel):
                 "invert": invert,
             }
         )
-        fields: _Form = _Form(
+        fields = _Form(
             self._edited,
             vocabulary=vocabulary_of(self._embedded),
-            on_wrong=lambda words: fields.say(words, wrong=True),
             on_enter=self._run_clicked,
         )
-        self._stand(fields, unclip, start, captions)
+        self._build(fields, unclip, start, captions)
 
     def __repr__(self) -> str:
         if self._closed:
             return "ArithmeticPanel(closed)"
         return f"ArithmeticPanel({formula(self.value['terms'])!r}, {self.job})"
 
-    def _fill(self, settings: dict[str, Any]) -> None:
-        self._form.fill(settings)  # type: ignore[attr-defined]
-
-    def _show(self, job: Job) -> None:
-        super()._show(job)
-        if job.ended:  # the whole sum, which was asked for
-            self.place = len(self._film.shown.pictures) - 1
+    def _keep(self, job: Job, work: Any) -> None:
+        super()._keep(job, work)
+        self.place = len(self._film.shown.pictures) - 1  # the whole sum, which was asked for
 
     def _release(self) -> None:
         super()._release()
         self._clip = None
-
-    def _checked(self, value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise TypeError(f"value must be a dict of {', '.join(NAMES)}, got {short_repr(value)}.")
-        return {name: self._checked_one(name, entry) for name, entry in value.items()}
-
-    def _checked_one(self, name: str, entry: Any) -> Any:
-        if name == "terms":
-            return checked_terms(entry)
-        if name == "form":
-            return checked_choice(name, entry, FORMS)
-        if name == "theta":
-            return checked_number("theta (θ)", entry, 0, 1)
-        if name == "num_frames":
-            return checked_frames(entry)
-        if name == "seed":
-            return checked_seed(entry)
-        if name == "num_inference_steps":
-            return checked_steps(entry)
-        if name == "invert":
-            if not isinstance(entry, bool):
-                raise TypeError(f"invert must be True or False, got {short_repr(entry)}.")
-            return entry
-        checked_choice("A setting of this panel", name, NAMES)
-        raise AssertionError  # checked_choice has refused it
 
     @staticmethod
     def _told(walk: Walk) -> list[str]:
@@ -219,28 +205,192 @@ class _Form(WalkForm):
     """Terms, and how they are added."""
 
     def _make(self, **options: Any) -> list[ipywidgets.Widget]:
-        self._fields["terms"] = TermsField(**options)
-        seed = self.seed_row()
-        more = {
-            "form": ipywidgets.Dropdown(
-                options=[("turn by θ: a text diff", "turn"), ("sum: added as they are", "sum")],
-                description="How",
-            ),
-            "theta": ipywidgets.FloatText(description="θ up to", step=0.05),
-            "num_frames": ipywidgets.BoundedIntText(description="Pictures", min=2, max=MOST_FRAMES),
-            "num_inference_steps": ipywidgets.IntText(description="Steps"),
-            "invert": ipywidgets.Checkbox(
-                description="Begin from the first picture's own noise", indent=False
-            ),
-        }
-        self._fields |= more
-        more["form"].observe(
-            lambda change: setattr(more["theta"], "disabled", change["new"] != "turn"),
-            names=["value"],
+        self._fields["terms"] = TermsField(
+            on_wrong=lambda words: self.refused("terms", words),
+            on_turn=lambda: self.refused("terms", ""),
+            **options,
         )
-        numbers = [more["form"], more["theta"], more["num_frames"], seed]
-        return [
-            self._fields["terms"],
-            row("ldm-numbers", [*numbers, more["num_inference_steps"]]),
-            more["invert"],
-        ]
+        form = ipywidgets.Dropdown(
+            options=[("turn by θ: a text diff", "turn"), ("sum: added as they are", "sum")],
+            description="How",
+        )
+        theta = ipywidgets.FloatText(description="θ up to", step=0.05)
+        form.observe(
+            lambda change: setattr(theta, "disabled", change["new"] != "turn"), names=["value"]
+        )
+        self._fields |= {"form": form, "theta": theta}
+        seed, steps = self.walk_fields("Begin from the first picture's own noise")
+        numbers = [form, theta, self._fields["num_frames"], seed, steps]
+        return [self._fields["terms"], row("ldm-numbers", numbers), self._fields["invert"]]
+
+
+# --- the terms -----------------------------------------------------------------------------------
+
+
+def checked_terms(entry: Any) -> tuple[Term, ...]:
+    """Terms as they are kept: pairs of a weight, −10 to 10, and what ``checked_end`` keeps.
+
+    Args:
+        entry: a list of terms; a thing without a weight counts once.
+
+    Raises:
+        TypeError: no list, or a term of a wrong kind.
+        ValueError: too many terms, a weight out of its range, words beyond all measure.
+    """
+    if not isinstance(entry, (list, tuple)):
+        raise TypeError(
+            f"terms must be a list of pairs of a weight and a thing, got {short(entry)}; "
+            'write [(1, picture), (1, "a cat with a crown"), (-1, "a cat")].'
+        )
+    if len(entry) > MOST_TERMS:
+        raise ValueError(f"A sum may have {MOST_TERMS} terms at most here, got {len(entry)}.")
+    return tuple(_checked_term(i, term) for i, term in enumerate(entry, 1))
+
+
+def _checked_term(i: int, term: Any) -> Term:
+    paired = isinstance(term, (list, tuple))
+    if paired and len(term) != 2:
+        raise TypeError(
+            f"Term {i} must be a pair of a weight and a thing, got {short(term)}; "
+            'write (1, "a cat").'
+        )
+    weight, thing = term if paired else (1.0, term)
+    name = f"The weight of term {i}"
+    weight = number(name, weight, -MOST_WEIGHT, MOST_WEIGHT)
+    return weight, checked_end(f"Term {i}", thing)
+
+
+def formula(terms: tuple[Term, ...]) -> str:
+    """The sum in words, long labels cut."""
+    return written([(w, shorten(name_of(thing, i), 60)) for i, (w, thing) in enumerate(terms)])
+
+
+class TermsField(ipywidgets.VBox):
+    """Chips under the sum in words; ``value`` are the terms as ``checked_terms`` keeps them.
+
+    Args:
+        options: of each ``EndField``: ``vocabulary``, ``on_wrong``, ``on_turn``, ``on_enter``.
+    """
+
+    value = traitlets.Any((), help="The terms, pairs of a weight and a thing.")
+
+    def __init__(self, **options: Any) -> None:
+        self._options, self._ours = options, False
+        self._chips: list[_Chip] = []
+        self._sum = ipywidgets.HTML()
+        self._sum.add_class("ldm-sum")
+        self._box = row("ldm-terms", [])
+        self._add = ipywidgets.Button(description="Add a term", icon="plus")
+        self._add.add_class("ldm-add")
+        self._add.on_click(lambda _: self._grow())
+        super().__init__([self._sum, self._box, self._add])
+        self.observe(lambda _: self._draw(), names=["value"])
+
+    @property
+    def entry(self) -> list[Term]:
+        """What stands in the chips, right or wrong."""
+        return [chip.term for chip in self._chips]
+
+    def standing(self) -> list[Term]:
+        """The same, or one sentence where a chip's end is wrong (see ``EndField.standing``)."""
+        return [chip.standing(f"Term {i}") for i, chip in enumerate(self._chips, 1)]
+
+    def _draw(self) -> None:
+        terms = self.value
+        if not self._ours:
+            while len(self._chips) > len(terms):
+                close_tree(self._chips.pop())
+            while len(self._chips) < len(terms):
+                self._chips.append(self._chip())
+            for chip, term in zip(self._chips, terms, strict=True):
+                chip.fill(term)
+        for i, chip in enumerate(self._chips):
+            chip.count_as(i)
+        self._box.children = tuple(self._chips)
+        self._sum.value = text(formula(terms) if terms else "An empty sum: add a term.")
+        self._add.disabled = len(terms) >= MOST_TERMS
+
+    def _chip(self) -> _Chip:
+        return _Chip(self._collect, self._shrink, **self._options)
+
+    def _collect(self) -> None:
+        """A chip was edited: what all of them hold, or a sentence on what is wrong."""
+        try:
+            terms = checked_terms(self.entry)
+        except (TypeError, ValueError) as error:
+            self._options["on_wrong"](str(error))
+            return
+        self._ours = True
+        try:
+            self.value = terms
+        finally:
+            self._ours = False
+
+    def _grow(self) -> None:
+        chip = self._chip()
+        chip.fill(NEW)
+        self._chips.append(chip)
+        self._collect()
+
+    def _shrink(self, chip: _Chip) -> None:
+        self._chips.remove(chip)
+        self._collect()
+        self._box.children = tuple(self._chips)  # also where another chip is wrong
+        close_tree(chip)
+
+
+class _Chip(ipywidgets.VBox):
+    """One term."""
+
+    def __init__(
+        self,
+        on_edit: Callable[[], None],
+        on_remove: Callable[[_Chip], None],
+        **options: Any,
+    ) -> None:
+        self._on_edit, self._filling = on_edit, False
+        self._sign = ipywidgets.ToggleButtons(
+            options=[("+", 1.0), ("−", -1.0)], tooltips=["Add this term", "Subtract this term"]
+        )
+        self._sign.add_class("ldm-sign")
+        self._weight = ipywidgets.FloatText(description="×", step=0.1)
+        self._weight.add_class("ldm-weight")
+        self._weight.style.description_width = "initial"
+        remove = small_button("trash", "Take this term out of the sum")
+        remove.on_click(lambda _: on_remove(self))
+        self._end = EndField("Term", on_edit=lambda _: self._edited(), **options)
+        super().__init__([row("ldm-chip-head", [self._sign, self._weight, remove]), self._end])
+        self.add_class("ldm-chip")
+        for field in (self._sign, self._weight):
+            field.observe(lambda _: self._edited(), names=["value"])
+
+    @property
+    def term(self) -> Term:
+        """Its weight, with its sign, and what stands there."""
+        return self._sign.value * self._weight.value, self._end.end
+
+    def standing(self, name: str) -> Term:
+        """The same, or one sentence where its end is wrong."""
+        return self.term[0], self._end.standing(name)
+
+    def count_as(self, number: int) -> None:
+        """Which term it is, from 0."""
+        self._end.count_as(number, f"Term {number + 1}")
+
+    def fill(self, term: Term) -> None:
+        """Shows a term, without a call of ``on_edit``."""
+        self._filling = True
+        try:
+            weight, end = term
+            self._sign.value = math.copysign(1.0, weight)
+            self._weight.value = abs(weight)
+            self._end.fill(end)
+        finally:
+            self._filling = False
+        (self.add_class if self._sign.value < 0 else self.remove_class)("ldm-minus")
+
+    def _edited(self) -> None:
+        if self._filling:
+            return
+        (self.add_class if self._sign.value < 0 else self.remove_class)("ldm-minus")
+        self._on_edit()

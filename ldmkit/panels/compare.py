@@ -5,24 +5,24 @@ Stock ipywidgets only. Its widget-free twin is the grid itself, which shows all 
 
 from __future__ import annotations
 
-import difflib
+from numbers import Real
 from typing import Any
 
 import ipywidgets
 import traitlets
 
+from ldmkit.check import did_you_mean, short
 from ldmkit.figures.grid import along as usual_along
 from ldmkit.figures.grid import say
 from ldmkit.figures.grid_choice import choice_html, overview_html
 from ldmkit.figures.words import shorten
-from ldmkit.panels.cells import replace_earlier
-from ldmkit.panels.stock import close_tree
+from ldmkit.panels.panel import Checked, Panel, replace_earlier
 from ldmkit.records.grid import Grid, Label
 
 __all__ = ["ComparePanel"]
 
 
-class ComparePanel(ipywidgets.VBox):
+class ComparePanel(Panel):
     """The pictures of a grid: one axis side by side, one on a slider, the others to choose from.
 
     ``panel.observe(handler, names="value")`` calls back as the slider moves.
@@ -39,8 +39,7 @@ class ComparePanel(ipywidgets.VBox):
         ValueError: unknown axis or label; the nearest name is told.
     """
 
-    # Any, since traitlets' own types would answer first and can't say what to do next.
-    value = traitlets.Any({}, help="The label on each chosen axis; a part of it may be set.")
+    value = Checked({}, help="The label on each chosen axis; a part of it may be set.")
 
     def __init__(
         self, grid: Grid, *, across: str | None = None, along: str | None = None, **labels: Label
@@ -69,14 +68,6 @@ class ComparePanel(ipywidgets.VBox):
     def result(self) -> Grid:
         """The grid that is shown."""
         return self._grid
-
-    def close(self) -> None:
-        """Takes the panel out of the page and out of ipywidgets' registry; twice is harmless."""
-        close_tree(self)
-
-    def _replaced(self) -> None:
-        """Its cell was run again: IPython's ``Out`` keeps the object, so no widget stays."""
-        self.close()
 
     def __repr__(self) -> str:
         words = ", ".join(say(name, label) for name, label in self.value.items())
@@ -114,15 +105,6 @@ class ComparePanel(ipywidgets.VBox):
         if change["new"] is not None:
             self.value = {name: self._grid.axes[name][change["new"]]}
 
-    @traitlets.validate("value")
-    def _validate(self, proposal: Any) -> dict[str, Label]:
-        if not isinstance(proposal["value"], dict):
-            raise TypeError(
-                f"value must be a dict of axis to label, got {_short(proposal['value'])}."
-            )
-        # What isn't told stays as it is, so that value={"num_inference_steps": 4} is enough.
-        return {**self.value, **self._checked(proposal["value"])}
-
     @traitlets.observe("value")
     def _show(self, change: Any) -> None:
         for name, label in self.value.items():
@@ -130,10 +112,11 @@ class ComparePanel(ipywidgets.VBox):
         self._pictures.value = choice_html(self._grid, self.value, self._across)
         self._overview.value = overview_html(self._grid, self.value, self._across, self._along)
 
-    def _checked(self, labels: dict[str, Any]) -> dict[str, Label]:
+    def _checked(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise TypeError(f"value must be a dict of axis to label, got {short(value)}.")
         known = tuple(name for name in self._grid.axes if name != self._across)
-        checked = {}
-        for name, label in labels.items():
+        for name in value:
             if name == self._across:
                 raise ValueError(
                     f"{name} stands side by side in this panel, so that no label can be chosen; "
@@ -141,33 +124,30 @@ class ComparePanel(ipywidgets.VBox):
                 )
             if name not in known:
                 raise ValueError(f"value {_unknown(name, known)}")
-            checked[name] = _checked_label(name, label, self._grid.axes[name])
-        return checked
+        return {
+            name: _checked_label(name, label, self._grid.axes[name])
+            for name, label in value.items()
+        }
 
 
 def _checked_grid(grid: object) -> Grid:
     if not isinstance(grid, Grid):
         raise TypeError(
-            f"ComparePanel takes a Grid first, got {_short(grid)}; make one with "
+            f"ComparePanel takes a Grid first, got {short(grid)}; make one with "
             "ldmkit.compare(pipe, prompts, scheduler=...) or ldmkit.sweep(pipe, axes, prompt)."
         )
     return grid
 
 
 def _checked_label(axis: str, label: Any, labels: tuple[Label, ...]) -> Label:
-    if label not in labels:
-        near = difflib.get_close_matches(str(label), list(map(str, labels)), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {_short(labels)}."
-        raise ValueError(f"{axis} has no label {_short(label)}; {hint}")
-    return labels[labels.index(label)]
+    found = [known for known in labels if type(known) is type(label) and known == label]
+    found = found or [known for known in labels if isinstance(label, Real) and known == label]
+    if not found:
+        advice = did_you_mean(label, labels, f"it has {short(labels)}.")
+        raise ValueError(f"{axis} has no label {short(label)}; {advice}")
+    return found[0]
 
 
 def _unknown(name: object, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "take one of them."
-    return f"must be one of the axes {', '.join(known)}, got {_short(name)}; {hint}"
-
-
-def _short(value: object) -> str:
-    words = repr(value)
-    return words if len(words) <= 60 else f"{words[:59]}…"
+    advice = did_you_mean(name, known, "take one of them.")
+    return f"must be one of the axes {', '.join(known)}, got {short(name)}; {advice}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from PIL import Image
 
 from ldmkit.figures.frames import webp
 from ldmkit.figures.words import details, prompt_of, shorten
+from ldmkit.panels.settings import Ran
 from ldmkit.records import Trajectory
 
 __all__ = ["History", "Run"]
@@ -19,13 +20,14 @@ KEPT = 8  # runs; their records stay in memory
 SIDE = 96  # pixels of a thumbnail
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """One run that was made: its record, and the code that makes it again."""
+    """One run that was made: its record, and what it was made with."""
 
     number: int
     traj: Trajectory
-    code: str
+    settings: Mapping[str, Any]
+    ran: Ran
 
 
 class History(ipywidgets.VBox):

@@ -6,31 +6,31 @@ The widget-free twin is ``ldmkit.interpolate``. Pictures are made ahead on the w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets
 import numpy as np
+from PIL import Image
 
-from ldmkit.check import say
-from ldmkit.figures.checks import short_repr
+from ldmkit.check import choice, say
+from ldmkit.critters.judging import look
 from ldmkit.figures.words import shorten
-from ldmkit.panels.actions import row
-from ldmkit.panels.ends import EndField, checked_end, given, name_of
-from ldmkit.panels.seen import seen_words
-from ldmkit.panels.walk_form import (
-    MOST_FRAMES,
+from ldmkit.panels.end_field import checked_end, given, name_of
+from ldmkit.panels.fields import row, unknown_words
+from ldmkit.panels.walks import (
+    Make,
+    OnFrame,
+    OnStep,
     WalkForm,
-    check_extra,
-    checked_choice,
-    checked_frames,
-    checked_seed,
-    checked_steps,
+    WalkingPanel,
+    check_walk,
+    is_embedded,
     usual_steps,
     vocabulary_of,
+    walk_checks,
+    with_verdicts,
 )
-from ldmkit.panels.walking import Make, OnFrame, OnStep, WalkingPanel, is_embedded, with_verdicts
-from ldmkit.panels.words import unknown_words
 from ldmkit.records import Walk
 from ldmkit.space.adaptors import family_of
 from ldmkit.space.interpolate import METHODS, interpolate
@@ -45,6 +45,14 @@ SPACES = {
     "pixel": "pixels",
 }
 RUNNING = ("clip_image", "prompt")  # spaces whose pictures are runs from noise
+SURE = 0.75  # below it a word of doubt is added
+PLACES = {
+    "night": "at night",
+    "beach": "on the beach",
+    "meadow": "in a meadow",
+    "snow": "in the snow",
+    "city": "in the city",
+}
 
 
 class InterpolationPanel(WalkingPanel):
@@ -98,9 +106,18 @@ class InterpolationPanel(WalkingPanel):
         captions: Sequence[str] | None = None,
         **call: Any,
     ) -> None:
-        check_extra(pipe, call, NAMES, "InterpolationPanel")
+        captions = check_walk(pipe, call, captions, NAMES, "InterpolationPanel")
         self._spaces, self._call = _spaces(pipe), call
         self._embedded = is_embedded(pipe)
+        self._checks = walk_checks() | {
+            "a": checked_end,
+            "b": checked_end,
+            "space": lambda name, entry: choice(
+                name, entry, self._spaces, why=" with this pipeline"
+            ),
+            "method": lambda name, entry: choice(name, entry, METHODS),
+        }
+        self._checks = {name: self._checks[name] for name in NAMES}
         steps = usual_steps(pipe, self._embedded)
         start = self._checked(
             {
@@ -116,14 +133,13 @@ class InterpolationPanel(WalkingPanel):
                 "invert": invert,
             }
         )
-        form: _Form = _Form(
+        form = _Form(
             self._edited,
             spaces=self._spaces,
             vocabulary=vocabulary_of(self._embedded),
-            on_wrong=lambda words: form.say(words, wrong=True),
             on_enter=self._run_clicked,
         )
-        self._stand(form, pipe, start, captions)
+        self._build(form, pipe, start, captions)
 
     def __repr__(self) -> str:
         if self._closed:
@@ -131,34 +147,6 @@ class InterpolationPanel(WalkingPanel):
         names = [name_of(self.value[end], i) for i, end in enumerate(("a", "b"))]
         ends = " → ".join(shorten(name, 40) for name in names)
         return f"InterpolationPanel({ends!r} in {self.value['space']}, {self.job})"
-
-    def _fill(self, settings: dict[str, Any]) -> None:
-        self._form.fill(settings)  # type: ignore[attr-defined]
-
-    def _checked(self, value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise TypeError(f"value must be a dict of {', '.join(NAMES)}, got {short_repr(value)}.")
-        return {name: self._checked_one(name, entry) for name, entry in value.items()}
-
-    def _checked_one(self, name: str, entry: Any) -> Any:
-        if name in ("a", "b"):
-            return checked_end(name, entry)
-        if name == "space":
-            return checked_choice(name, entry, self._spaces, " with this pipeline")
-        if name == "method":
-            return checked_choice(name, entry, METHODS)
-        if name == "num_frames":
-            return checked_frames(entry)
-        if name == "seed":
-            return checked_seed(entry)
-        if name == "num_inference_steps":
-            return checked_steps(entry)
-        if name == "invert":
-            if not isinstance(entry, bool):
-                raise TypeError(f"invert must be True or False, got {short_repr(entry)}.")
-            return entry
-        checked_choice("A setting of this panel", name, NAMES)
-        raise AssertionError  # checked_choice has refused it
 
     def _order(self, settings: dict[str, Any]) -> tuple[list[float], str, Make]:
         space, embedded = settings["space"], self._embedded
@@ -180,7 +168,7 @@ class InterpolationPanel(WalkingPanel):
                 pipe, *ends, batch_size=size, on_frame=on_frame, on_step=on_step, **words
             )
             if embedded:
-                walk = with_verdicts(walk, seen_words(walk.images))
+                walk = with_verdicts(walk, _seen_words(walk.images))
             return walk, texts
 
         places = [float(t) for t in np.linspace(0, 1, settings["num_frames"])]
@@ -207,12 +195,9 @@ class _Form(WalkForm):
 
     def _make(self, **options: Any) -> list[ipywidgets.Widget]:
         spaces = options.pop("spaces")
-        vocabulary = options.pop("vocabulary")
-        for i, (name, title) in enumerate((("a", "From"), ("b", "To"))):
-            end = EndField(title, vocabulary, on_edit=self._end(name), **options)
+        ends = [self.end_field(n, title, **options) for n, title in (("a", "From"), ("b", "To"))]
+        for i, end in enumerate(ends):
             end.count_as(i)
-            self._fields[name] = end
-        seed = self.seed_row()
         more = {
             "space": ipywidgets.Dropdown(
                 options=[(f"{space}: {SPACES[space]}", space) for space in spaces],
@@ -222,23 +207,42 @@ class _Form(WalkForm):
                 options=[("slerp: the great circle", "slerp"), ("lerp: the straight line", "lerp")],
                 description="Method",
             ),
-            "num_frames": ipywidgets.BoundedIntText(description="Pictures", min=2, max=MOST_FRAMES),
-            "num_inference_steps": ipywidgets.IntText(description="Steps"),
-            "invert": ipywidgets.Checkbox(
-                description="Begin from the pictures' own noise", indent=False
-            ),
         }
         self._fields |= more
-        numbers = [more["space"], more["method"], more["num_frames"], seed]
-        return [
-            row("ldm-ends", [self._fields["a"], self._fields["b"]]),
-            row("ldm-numbers", [*numbers, more["num_inference_steps"]]),
-            more["invert"],
-        ]
+        seed, steps = self.walk_fields("Begin from the pictures' own noise")
+        fields = self._fields
+        numbers = [fields["space"], fields["method"], fields["num_frames"], seed, steps]
+        return [row("ldm-ends", ends), row("ldm-numbers", numbers), fields["invert"]]
 
-    def _end(self, name: str) -> Any:
-        def edited(end: Any) -> None:
-            if not self._filling:
-                self._on_edit(name, end)
 
-        return edited
+# --- what is seen --------------------------------------------------------------------------------
+
+
+def _seen_words(pictures: Sequence[Image.Image]) -> tuple[str, ...]:
+    """A line for each picture: ``"a red cat with a crown, on the beach (98 %)"``."""
+    return tuple(tell(one) for one in look(pictures)) if pictures else ()
+
+
+def tell(seen: Mapping[str, tuple[str, float]]) -> str:
+    """One line of what the judge sees; the share is its confidence in the animal."""
+    number, sure = seen["number"]
+    if number == "none":
+        return f"no critter ({sure:.0%})"
+    words = _critter(seen, "")
+    if number == "two":
+        words = f"{words} and {_critter(seen, ' 2')}"
+    place, background = seen["place"][0], seen["background"][0]
+    where = f"on a {background} background" if place == "plain" else PLACES[place]
+    confidence = min(sure, seen["animal"][1])
+    style = seen["style"][0]
+    doubt = "perhaps " if confidence < SURE else ""
+    painted = "" if style == "cartoon" else f", {style}"
+    return f"{doubt}{words}, {where}{painted} ({confidence:.0%})"
+
+
+def _critter(seen: Mapping[str, tuple[str, float]], which: str) -> str:
+    colour, animal = seen[f"colour{which}"][0], seen[f"animal{which}"][0]
+    wears = seen[f"wears{which}"][0]
+    article = "an" if colour[0] in "aeiou" else "a"
+    with_ = {"nothing": "", "glasses": " with glasses"}.get(wears, f" with a {wears}")
+    return f"{article} {colour} {animal}{with_}"

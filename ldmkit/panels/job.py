@@ -18,18 +18,24 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ldmkit.loading.device import empty_cache
-from ldmkit.panels.failure import FULL, details, sentence
 
-__all__ = ["ENDED", "Job", "JobError", "Progress", "Report", "foreground"]
+__all__ = ["ENDED", "FULL", "Job", "JobError", "Progress", "Report", "foreground"]
 
 INTERVAL = 0.1  # seconds between two updates: 10 Hz at most
 SWITCH = "LDMKIT_FOREGROUND"
+LONGEST = 400  # characters of an error's sentence
+LONGEST_DETAILS = 20_000
+FULL = (
+    "The memory is full: ask for a smaller picture or fewer at once, free other models with "
+    'ldmkit.release(), or load this one with dtype="float16"; restart the kernel if it stays full.'
+)
 ENDED = ("done", "stopped", "cancelled", "failed")
 
 Work = Callable[["Report"], Any]
@@ -84,6 +90,10 @@ class Report:
     def say(self, words: str) -> None:
         """Adds a sentence for the reader, such as a warning; kept in ``job.notes``."""
         self._job.notes = (*self._job.notes, words)
+
+    def stop(self) -> None:
+        """Asks the work to end, as the reader's Stop does."""
+        self._job.stop()
 
     def _left(self, now: float, done: int, total: int | None) -> float | None:
         began, first = self._first or (now, done)
@@ -303,7 +313,7 @@ def _execute(job: Job) -> None:
     try:
         result = work(Report(job))
     except BaseException as error:
-        told = sentence(error), details(error)
+        told = _sentence(error), _details(error)
         interrupted = isinstance(error, KeyboardInterrupt)
     else:
         job._end(result)
@@ -318,6 +328,38 @@ def _execute(job: Job) -> None:
     job._fail(*told)
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _sentence(error: BaseException) -> str:
+    """One sentence; ldmkit's own errors are one already."""
+    words = " ".join(str(error).split("\n\n")[0].split())
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or _is_full(words):
+        return FULL
+    if not _is_ours(error):
+        words = f"The run failed with {kind}: {words}" if words else f"The run failed with {kind}"
+    words += "" if words[-1:] in ".!?…" and words else "."
+    return words if len(words) <= LONGEST else f"{words[: LONGEST - 1]}…"
+
+
+def _is_full(words: str) -> bool:
+    said = words.lower()
+    return "out of memory" in said or "not enough memory" in said or "can't allocate" in said
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether ldmkit raised it on purpose; a KeyError of its own would be a mistake."""
+    if not isinstance(error, (TypeError, ValueError, RuntimeError, OSError)):
+        return False
+    module = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+    return module.split(".")[0] == "ldmkit"
+
+
+def _details(error: BaseException) -> str:
+    """The traceback as text, its last 20,000 characters."""
+    return "".join(traceback.format_exception(error))[-LONGEST_DETAILS:]
 
 
 _last_interrupt = float("-inf")

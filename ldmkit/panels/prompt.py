@@ -6,34 +6,46 @@ so that the cell has long returned while the picture forms.
 
 from __future__ import annotations
 
-import random
-import threading
-from collections.abc import Callable, Mapping
+import io
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ipywidgets
-import traitlets
+import numpy as np
+from PIL import Image
 
 from ldmkit.check import heard_by
+from ldmkit.figures.frames import webp
 from ldmkit.figures.words import shorten, text
-from ldmkit.panels.cells import replace_earlier
-from ldmkit.panels.form import Form
-from ldmkit.panels.glimpse import final_picture, live_preview, total_steps
+from ldmkit.panels.fields import (
+    Form,
+    WordsField,
+    part,
+    row,
+    small_button,
+    unknown_words,
+    vocabulary_of,
+)
 from ldmkit.panels.history import History, Run
 from ldmkit.panels.job import Job, Report
-from ldmkit.panels.settings import Settings
-from ldmkit.panels.stock import close_tree
+from ldmkit.panels.panel import RunningPanel
+from ldmkit.panels.settings import Ran, Settings, told_of
 from ldmkit.panels.trajectory import TrajectoryPart
-from ldmkit.panels.words import part, unknown_words, vocabulary_of
+from ldmkit.panels.upload import empty_upload, read_picture, uploaded
 from ldmkit.recording import record
 from ldmkit.recording.call import check_flag, check_keep, check_preview
+from ldmkit.recording.hooks import scheduler_of
+from ldmkit.recording.preview import autoencoder_of, linear_rgb
 from ldmkit.recording.safety import WITHHELD, has_checker
 from ldmkit.records import RecordError, Step, Trajectory
 
 __all__ = ["PromptPanel"]
 
+LABELS = {"ddim": "DDIM", "ddpm": "DDPM", "dpm++": "DPM++", "unipc": "UniPC"}
+LARGEST = 640  # pixels a side of the picture beside the settings
 
-class PromptPanel(ipywidgets.VBox):
+
+class PromptPanel(RunningPanel):
     """Makes pictures from words and shows how each came about.
 
     Its widget-free twin is ``ldmkit.record(pipe, prompt, seed=..., ...)``: *Copy as code* under
@@ -64,11 +76,6 @@ class PromptPanel(ipywidgets.VBox):
         ValueError: a value out of its range.
     """
 
-    # Any, since traitlets' own types would answer first and can't say what to do next.
-    value = traitlets.Any({}, help="The settings as one dict; a part of it may be set.")
-    result = traitlets.Any(None, help="The last record, or None.")
-
-    _closed = True  # close is called on what was refused, too
     _last_code = ""
 
     def __init__(
@@ -81,214 +88,81 @@ class PromptPanel(ipywidgets.VBox):
         unsafe_previews: bool = False,
         **settings: Any,
     ) -> None:
-        given = {"prompt": prompt, **settings} if prompt else settings
+        given = settings if prompt == "" else {"prompt": prompt, **settings}
         recording = {
             "keep": check_keep(keep),
             "preview": check_preview(preview),
             "unsafe_previews": check_flag("unsafe_previews", unsafe_previews),
         }
         self._settings = Settings(pipe, recording, given)
-        start = self._settings.start
+        self._pipe, self._checks = pipe, self._settings.checks
         self._vocabulary = vocabulary_of(pipe)
-        self._jobs: list[Job] = []
         self._count = 0
-        self._closed = self._editing = False
-        self._lock = threading.RLock()  # handlers and the worker draw in the same widgets
-        self._form = Form(self._settings, self._vocabulary, self._run_clicked)
+        self._form = _Form(
+            self._edited,
+            settings=self._settings,
+            vocabulary=self._vocabulary,
+            on_enter=self._run_clicked,
+        )
         self._picture = ipywidgets.Image(format="webp")
-        self._stage = ipywidgets.Box([self._picture])
-        self._stage.add_class("ldm-stage")
+        self._stage = row("ldm-stage", [self._picture])
         self._stage.add_class("ldm-empty")
         self._history = History(self._show_chosen)
+        self._player: TrajectoryPart | None = None
         self._place = ipywidgets.VBox()
         self._place.add_class("ldm-result")
         self._code = ipywidgets.HTML()
         self._code.add_class("ldm-code")
-        top = ipywidgets.Box([self._form, self._stage])
-        top.add_class("ldm-top")
-        style = ipywidgets.HTML(f"<style>{part('prompt.css')}</style>")
+        top = row("ldm-top", [self._form, self._stage])
+        style = ipywidgets.HTML(f"<style>{part('panel.css')}</style>")
         style.add_class("ldm-style")
-        super().__init__([style, top, self._history, self._place, self._code], value=start)
-        self.add_class("ldm-prompt-panel")
-        self._player: TrajectoryPart | None = None
-        self._listen()
-        replace_earlier(self)
-
-    def _listen(self) -> None:
-        self._form.fill(self.value)
-        self._form.run.on_click(lambda _: self._run_clicked())
-        self._form.stop.on_click(lambda _: self.stop())
-        self._form.dice.on_click(lambda _: self._throw())
-        self._form.on_edit(self._edited)
+        self._stand(
+            [style, top, self._history, self._place, self._code], start=self._settings.start
+        )
+        self.observe(lambda _: self._show_code(), names=["value"])
         self._show_code()
-
-    # --- what a notebook uses ------------------------------------------------------------------
-
-    @property
-    def job(self) -> Job | None:
-        """The last job that was queued: ``panel.job.wait()``, ``await panel.job``."""
-        return self._jobs[-1] if self._jobs else None
 
     @property
     def code(self) -> str:
-        """The call of ``ldmkit.record`` that makes the shown record; before any, the next one."""
+        """The call of ``ldmkit.record`` that makes the shown record; before any, the next one.
+
+        What no code can hold (arrays, functions, another start picture) a comment in it names.
+        """
         if self._closed:
             return self._last_code
         shown = self._history.shown
-        return shown[-1].code if shown else self._settings.code(self.value)
-
-    def run(self) -> Job:
-        """Queues a run with the present settings; the cell may go on at once.
-
-        Returns:
-            The job; ``job.wait()`` gives the record.
-
-        Raises:
-            RuntimeError: the panel is closed. Whatever goes wrong in the run is told under the
-                panel, and by ``job.wait()``.
-        """
-        self._check_open()
-        settings = dict(self.value)
-        code = self._settings.code(settings)
-        job = Job(self._work(settings), lambda job: self._follow(job, code), self._rest)
-        self._jobs = [*(old for old in self._jobs if not old.ended), job]
-        self._form.say("")
-        self._form.follow(job, busy=True)
-        return job.start()
-
-    def stop(self) -> None:
-        """Ends the panel's run after its present step and keeps the part; drops waiting ones."""
-        for job in list(self._jobs):
-            job.stop()
-
-    def close(self) -> None:
-        """Stops the panel's runs and takes it out of the page; twice is harmless."""
-        if self._closed:
-            return
-        for job in list(self._jobs):
-            job.cancel()
-        with self._lock:
-            self._last_code = self.code
-            self._closed = True
-            self._settings.release()
-            self._history.clear()
-            if self._player is not None:
-                self._player.close()
-                self._player = None
-            close_tree(self)
-
-    def _replaced(self) -> None:
-        """Its cell was run again: IPython's ``Out`` keeps the object, so nothing heavy stays."""
-        self.close()
-        self._jobs.clear()
-        self.result = None
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("This panel is closed; make another one with PromptPanel(pipe).")
+        chosen, ran = (shown[-1].settings, shown[-1].ran) if shown else (self.value, Ran())
+        return self._settings.code(chosen, ran, self.value)
 
     def __repr__(self) -> str:
         if self._closed:
             return "PromptPanel(closed)"
         return f"PromptPanel({shorten(self.value.get('prompt', ''), 60)!r}, {self.job})"
 
-    # --- settings ------------------------------------------------------------------------------
-
-    @traitlets.validate("value")
-    def _validate_value(self, proposal: Any) -> dict[str, Any]:
-        # What isn't told stays as it is, so that value={"seed": 3} is enough.
-        self._check_open()
-        try:
-            whole = dict(self.value) | self._settings.checked(proposal["value"])
-        except (TypeError, ValueError) as error:
-            self._form.say(str(error), wrong=True)
-            raise
-        if not self._editing:  # what a reader typed wrong elsewhere stays to be mended
-            self._form.fill(whole)
-            self._form.say("")
-        return whole
-
-    @traitlets.observe("value")
-    def _value_changed(self, _: Any) -> None:
-        self._show_code()
-
-    def _edited(self, name: str, entry: Any) -> None:
-        """The reader changed a field; what is refused stays in the field, with a sentence."""
-        self._editing = True
-        try:
-            self.value = {name: entry}
-        except (TypeError, ValueError):
-            return  # _validate_value has said it
-        finally:
-            self._editing = False
-        wrong = self._form.wrong(self._settings)
-        self._form.fill({n: value for n, value in self.value.items() if n not in wrong})
-        self._form.say(next(iter(wrong.values()), ""), wrong=True)
-
-    def _throw(self) -> None:
-        self.value = {"seed": random.randrange(100_000)}  # few digits: a class reads them aloud
-
-    def _run_clicked(self) -> None:
-        for sentence in self._form.wrong(self._settings).values():
-            self._form.say(sentence, wrong=True)
-            return
-        self.run()
+    def _release(self) -> None:
+        self._last_code = self.code
+        self._settings.release()
+        self._history.clear()
+        if self._player is not None:
+            self._player.close()
+            self._player = None
 
     # --- a run ---------------------------------------------------------------------------------
 
-    def _work(self, settings: Mapping[str, Any]) -> Callable[[Report], Trajectory]:
-        """What the worker does; it holds the pipeline, not the panel."""
-        known = self._settings
+    def _work(self, settings: dict[str, Any]) -> _Work:
         words = "" if self._form.marks_words else settings.get("prompt", "")
-        note = unknown_words(self._vocabulary, words)
+        return _Work(self._settings, settings, unknown_words(self._vocabulary, words))
 
-        def work(report: Report) -> Trajectory:
-            if note:
-                report.say(note)
-            pipe, call = known.prepare(settings)
-            withheld = has_checker(pipe) and not call["unsafe_previews"]
-            if withheld:
-                report.say(WITHHELD)
+    def _show(self, job: Job) -> None:
+        if job.preview:
+            self._paint(job.preview)
 
-            def on_step(step: Step) -> bool:
-                picture = (lambda: b"") if withheld else (lambda: live_preview(pipe, step))
-                return report(step.index + 1, total_steps(pipe), picture)
-
-            with heard_by(report.say):
-                return record(pipe, on_step=on_step, **call)
-
-        return work
-
-    def _follow(self, job: Job, code: str) -> None:
-        """Draws what a job tells; mostly on the worker thread."""
-        with self._lock:
-            if self._closed:
-                return
-            busy = any(not other.ended for other in self._jobs)
-            if not job.ended and job is not self._running():
-                return
-            self._form.follow(job, busy)
-            if job.state == "running" and job.preview:
-                self._paint(job.preview)
-            if job.state in ("done", "stopped"):
-                self._keep(job, code)
-            elif job.ended:
-                self._say_why(job)
-        if job.state in ("done", "stopped"):
-            self.result = job.result  # outside the lock: a reader's handlers run here
-
-    def _running(self) -> Job | None:
-        return next((job for job in self._jobs if not job.ended), None)
-
-    def _keep(self, job: Job, code: str) -> None:
+    def _keep(self, job: Job, work: _Work) -> None:
         self._count += 1
-        self._history.add(Run(self._count, job.result, code))
-        self._form.say(" ".join(job.notes))
+        self._history.add(Run(self._count, job.result, work.settings, work.ran))
         self._show_last_picture()
 
-    def _say_why(self, job: Job) -> None:
-        """The last good record stays, with a sentence."""
-        self._form.say(job.error, wrong=True, details=job.details)
+    def _restore(self) -> None:
         self._show_last_picture()
 
     def _rest(self, job: Job) -> None:
@@ -317,7 +191,7 @@ class PromptPanel(ipywidgets.VBox):
     def _show_last_picture(self) -> None:
         shown = self._history.shown
         images = shown[-1].traj.images if shown else ()
-        self._paint(final_picture(images[0]) if images else b"")
+        self._paint(_encoded(images[0]) if images else b"")
 
     def _paint(self, encoded: bytes) -> None:
         """The picture beside the settings."""
@@ -332,3 +206,170 @@ class PromptPanel(ipywidgets.VBox):
             "<details><summary>Copy as code</summary>"
             f'<pre title="One click selects it all">{text(self.code)}</pre></details>'
         )
+
+
+class _Work:
+    """One run: what the worker does, and what it was made with."""
+
+    def __init__(self, known: Settings, settings: Mapping[str, Any], note: str) -> None:
+        self._known, self._note = known, note
+        self.settings, self.ran = settings, Ran()
+
+    def __call__(self, report: Report) -> Trajectory:
+        if self._note:
+            report.say(self._note)
+        pipe, call = self._known.prepare(self.settings)
+        scheduler = scheduler_of(pipe)
+        if scheduler is not None:
+            self.ran.scheduler = told_of(scheduler)
+        self.ran.adapters = _adapters(pipe)
+
+        withheld = has_checker(pipe) and not call["unsafe_previews"]
+        if withheld:
+            report.say(WITHHELD)
+
+        def on_step(step: Step) -> bool:
+            picture = (lambda: b"") if withheld else (lambda: _live_preview(pipe, step))
+            return report(step.index + 1, _total(pipe), picture)
+
+        with heard_by(report.say):
+            return record(pipe, on_step=on_step, **call)
+
+
+def _adapters(pipe: Any) -> tuple[str, ...]:
+    """Names of the adapters (LoRA and the like) that peft put into a pipeline's networks."""
+    parts = [getattr(pipe, name, None) for name in ("unet", "transformer", "text_encoder")]
+    return tuple(dict.fromkeys(str(n) for p in parts for n in getattr(p, "peft_config", {}) or {}))
+
+
+def _total(pipe: Any) -> int | None:
+    """Calls of the scheduler in this run; more than its steps for Heun, fewer from a picture."""
+    told = getattr(pipe, "num_timesteps", None)  # set before the loop
+    if isinstance(told, int):
+        return told
+    timesteps = getattr(scheduler_of(pipe), "timesteps", None)
+    return None if timesteps is None else len(timesteps)
+
+
+def _live_preview(pipe: Any, step: Step) -> bytes:
+    """The clean estimate in a few kB, one pixel per latent, by the linear fit: no network runs."""
+    array = step.denoised if step.denoised is not None else step.latents
+    if array is None:
+        return b""
+    frame = np.moveaxis(array[0], 0, -1)  # (h, w, c)
+    vae = autoencoder_of(pipe)
+    if vae is None:
+        colours = frame / 2 + 0.5  # a model of pixels in -1..1
+    elif frame.shape[2] == getattr(vae.config, "latent_channels", frame.shape[2]):
+        fit = linear_rgb(vae, frame.shape[2])
+        colours = frame @ fit[:-1] + fit[-1]
+    else:
+        return b""  # packed in a way that nobody described
+    if colours.shape[2] != 3:
+        colours = colours[:, :, :1].repeat(3, axis=2)
+    pixels = (np.nan_to_num(colours).clip(0, 1) * 255).round().astype(np.uint8)
+    return webp(Image.fromarray(pixels), 128, 80)
+
+
+def _encoded(picture: Image.Image) -> bytes:
+    """The final picture; small ones without loss."""
+    file = io.BytesIO()
+    small = picture.width * picture.height <= 128 * 128
+    picture = picture.convert("RGB")
+    picture.thumbnail((LARGEST, LARGEST))
+    # Method 0 takes a fiftieth of the usual one's time, for a twentieth more bytes.
+    picture.save(file, "WEBP", lossless=small, quality=90, method=0)
+    return file.getvalue()
+
+
+class _Form(Form):
+    """One field per setting that the pipeline takes."""
+
+    _start: Any = None  # the picture that the run begins from
+
+    def _make(self, **options: Any) -> list[ipywidgets.Widget]:
+        settings = options.pop("settings")
+        makers = _makers(settings, **options)
+        fields = self._fields
+        for name in settings.names:
+            if name != "seed":
+                fields[name] = makers[name]()
+        seed = [self.seed_row()] if "seed" in settings.names else []
+        small = [
+            fields[n] for n in ("num_inference_steps", "guidance_scale", "scheduler") if n in fields
+        ]
+        rows = [fields[name] for name in ("prompt", "negative_prompt") if name in fields]
+        rows.append(row("ldm-numbers", [*seed, *small]))
+        if "image" in fields:
+            rows.append(self._start_row())
+        return rows
+
+    def _start_row(self) -> ipywidgets.Box:
+        self._upload = ipywidgets.FileUpload(
+            accept="image/*", multiple=False, description="Start picture"
+        )
+        self._upload.observe(lambda _: self._uploaded(), names=["value"])
+        self._forget = small_button("", "Begin from noise, without a start picture", "×")
+        self._forget.on_click(lambda _: self._begin_from(None))
+        parts = [self._upload, self._fields["image"], self._forget, self._fields["strength"]]
+        return row("ldm-start", parts)
+
+    @property
+    def marks_words(self) -> bool:
+        """Whether the reader has seen which words the model does not know."""
+        return "prompt" in self._fields and bool(self._fields["prompt"].awake)
+
+    def entry(self, name: str) -> Any:
+        return self._start if name == "image" else super().entry(name)
+
+    def fill(self, settings: Mapping[str, Any]) -> None:
+        if "image" in settings:
+            self._show_start(settings["image"])
+        super().fill({name: value for name, value in settings.items() if name != "image"})
+
+    def _show_start(self, picture: Any) -> None:
+        if picture is not self._start and picture is not None:
+            self._filling = True
+            self._fields["image"].value = webp(picture, 96, 80)
+            self._filling = False
+        self._start = picture
+        for widget in (self._fields["image"], self._forget, self._fields["strength"]):
+            widget.layout.display = "none" if picture is None else ""
+
+    def _begin_from(self, picture: Any) -> None:
+        self._start = picture
+        self._on_edit("image")
+
+    def _uploaded(self) -> None:
+        found = uploaded(self._upload.value)
+        if found is None:
+            return
+        try:
+            self._begin_from(read_picture(*found))
+        except ValueError as error:
+            self.refused("image", str(error))
+        empty_upload(self._upload)
+
+
+def _makers(
+    settings: Settings, vocabulary: Iterable[str], on_enter: Callable[[], None]
+) -> dict[str, Callable[[], ipywidgets.Widget]]:
+    return {
+        "prompt": lambda: WordsField(
+            vocabulary, title="Prompt", placeholder="a red cat with a top hat", on_enter=on_enter
+        ),
+        "negative_prompt": lambda: ipywidgets.Text(
+            description="Negative prompt", placeholder="what to steer away from",
+            continuous_update=False,
+        ),
+        "num_inference_steps": lambda: ipywidgets.IntText(description="Steps"),
+        "guidance_scale": lambda: ipywidgets.FloatText(description="Guidance", step=0.5),
+        "scheduler": lambda: ipywidgets.Dropdown(
+            options=[(LABELS.get(n, shorten(n, 30).capitalize()), n) for n in settings.samplers],
+            description="Scheduler",
+        ),
+        "strength": lambda: ipywidgets.FloatSlider(
+            description="Strength", min=0.05, max=1, step=0.05, continuous_update=False
+        ),
+        "image": lambda: ipywidgets.Image(format="webp"),
+    }  # fmt: skip

@@ -1,23 +1,36 @@
-"""What can be set of a pipeline's run: which settings it takes, whether they are sound, as code."""
+"""What can be set: checks that panels share, and ``Settings`` of a pipeline's run, as code too."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
-from numbers import Real
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
+from ldmkit.check import choice, did_you_mean, function, number, short, whole
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
 from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture, twin_of
 from ldmkit.panels.upload import prepared
 from ldmkit.recording import call as checks
 
-__all__ = ["Settings"]
+__all__ = [
+    "LARGEST_SEED",
+    "Ran",
+    "Settings",
+    "check_extra",
+    "checked_flag",
+    "checked_seed",
+    "told_of",
+]
 
-# As they stand in a panel; the first six are keywords of the pipelines.
+LARGEST_SEED = 2**53 - 1  # a browser's numbers are exact up to here
+
+# As they stand in a PromptPanel; the first six are keywords of the pipelines.
 NAMES = (
     "prompt",
     "negative_prompt",
@@ -29,7 +42,63 @@ NAMES = (
     "scheduler",
 )
 SHOWN = ("ddim", "ddpm", "dpm++", "euler", "euler ancestral", "heun", "unipc")
-LARGEST_SEED = 2**53 - 1  # a browser's numbers are exact up to here
+PICTURE_CHANGED = (
+    "# The start picture of this run is no longer the panel's: open it as `picture` yourself."
+)
+
+
+def checked_seed(name: str, entry: Any) -> int:
+    """One seed that a browser's numbers hold."""
+    if isinstance(entry, int) and entry > LARGEST_SEED:
+        raise ValueError(
+            f"{name} must be between 0 and {LARGEST_SEED} inclusive in a panel, "
+            f"got {short(entry)}; ldmkit.record takes larger ones."
+        )
+    return whole(name, entry, 0, LARGEST_SEED)
+
+
+def checked_flag(name: str, entry: Any) -> bool:
+    """True or False."""
+    if not isinstance(entry, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {short(entry)}.")
+    return bool(entry)
+
+
+def check_extra(pipe: Any, call: Mapping[str, Any], known: Any, own: Any, who: str) -> None:
+    """Refuses keywords that neither the panel nor the pipeline takes, before anything runs.
+
+    Args:
+        pipe: the pipeline.
+        call: the keywords.
+        known: names that the pipeline takes.
+        own: names of the panel's settings.
+        who: the panel.
+
+    Raises:
+        TypeError: an unknown keyword (the nearest is told), or a callback that is none.
+    """
+    for name, value in call.items():
+        if name not in known:
+            names = [*own, *sorted(known)]
+            advice = did_you_mean(name, names, f"it takes {', '.join(own)}.")
+            raise TypeError(f"{who} and {type(pipe).__name__} take no {short(name)}; {advice}")
+        if name in ("callback", "callback_on_step_end"):
+            function(name, value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            number(name, value)  # 10**400 is no number that a pipeline can take
+
+
+@dataclass
+class Ran:
+    """What a run was made with, beside its settings.
+
+    Attributes:
+        scheduler: the class's name and its settings.
+        adapters: names of adapters that the networks carried.
+    """
+
+    scheduler: tuple[str, dict[str, Any]] | None = None
+    adapters: tuple[str, ...] = ()
 
 
 class Settings:
@@ -37,13 +106,14 @@ class Settings:
 
     Attributes:
         names: those that the pipeline takes.
+        checks: a check for each, (name, value) -> as it is kept.
         start: a value for each.
         samplers: names of schedulers to choose from, the pipeline's own first.
 
     Args:
         pipe: the pipeline.
         recording: keywords of ``ldmkit.record`` itself, the same for every run.
-        extra: further keywords of the pipeline, the same for every run.
+        given: start values, and further keywords of the pipeline, the same for every run.
 
     Raises:
         TypeError: no pipeline, or a keyword that it does not take.
@@ -52,17 +122,22 @@ class Settings:
 
     def __init__(self, pipe: Any, recording: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         self._pipe = pipe
-        self._parameters = checks.parameters_of(pipe)
+        self._parameters = checks.parameters_of(pipe, "PromptPanel")
         self.samplers = _samplers(pipe)
         self.names = tuple(name for name in NAMES if self._takes(name))
+        self._begins_from_picture = "image" in self.names and takes_picture(pipe)
+        self.checks = self._all_checks()
         extra = {name: value for name, value in given.items() if name not in self.names}
         for name in extra:
-            if name not in self._parameters:
+            if name not in self._parameters or (name == "generator" and "seed" in self.names):
                 raise TypeError(self._unknown(name, [*self._parameters, *recording]))
+        check_extra(pipe, extra, self._parameters, self.names, "PromptPanel")
         checks.check_call(pipe, self._parameters, extra)
         self._recording, self._extra = dict(recording), extra
-        known = {name: value for name, value in given.items() if name in self.names}
-        self.start = self._defaults() | self.checked(known)
+        self._side = _side(pipe)
+        self._sibling: list[str] = []  # lines that make it, once they were wanted
+        known = {name: self.checks[name](name, given[name]) for name in self.names if name in given}
+        self.start = self._defaults() | known
 
     def release(self) -> None:
         """Lets go of the pipeline."""
@@ -77,6 +152,10 @@ class Settings:
             return can_take_picture(self._pipe)
         return name in self._parameters
 
+    def _unknown(self, name: object, others: list[str]) -> str:
+        advice = did_you_mean(name, [*self.names, *others], "use one of those.")
+        return f"This panel sets {', '.join(self.names)}, got {short(name)}; {advice}"
+
     def _defaults(self) -> dict[str, Any]:
         usual = {"prompt": "", "negative_prompt": "", "seed": 0, "strength": 0.6, "image": None}
         usual["scheduler"] = self.samplers[0] if self.samplers else ""
@@ -85,85 +164,52 @@ class Settings:
             for name in ("num_inference_steps", "guidance_scale")
             if name in self.names
         }
-        whole = usual | signature | dict(origin_of(self._pipe).defaults)
-        return {name: whole[name] for name in self.names}
+        known = usual | signature | dict(origin_of(self._pipe).defaults)
+        return {name: known[name] for name in self.names}
 
-    def checked(self, value: Any) -> dict[str, Any]:
-        """The same settings in plain types, or one clear sentence.
+    # --- checks --------------------------------------------------------------------------------
 
-        Raises:
-            TypeError: not a dict, or a value of the wrong type.
-            ValueError: an unknown name, or a value out of its range.
-        """
-        if not isinstance(value, Mapping):
-            raise TypeError(
-                f"value must be a dict of {', '.join(self.names)}, got {_short(value)}."
-            )
-        for name in value:
-            if name not in self.names:
-                raise ValueError(self._unknown(name))
-        return {name: self._checked_one(name, entry) for name, entry in value.items()}
+    def _all_checks(self) -> dict[str, Callable[[str, Any], Any]]:
+        config = getattr(getattr(self._pipe, "scheduler", None), "config", None)
+        most = int(getattr(config, "num_train_timesteps", 0) or 1000)
+        checked = {
+            "prompt": _checked_words,
+            "negative_prompt": _checked_words,
+            "seed": checked_seed,
+            "num_inference_steps": lambda name, entry: whole(name, entry, 1, most),
+            "guidance_scale": lambda name, entry: number(name, entry, like="4.0"),
+            "strength": _checked_strength,
+            "image": _checked_picture,
+            "scheduler": self._checked_sampler,
+        }
+        return {name: checked[name] for name in self.names}
 
-    def _checked_one(self, name: str, entry: Any) -> Any:
-        if name in ("prompt", "negative_prompt"):
-            if not isinstance(entry, str):
-                raise TypeError(
-                    f'{name} must be one string in a panel, got {_short(entry)}; write "a red cat".'
-                )
-            checks.check_prompt(name, entry)
-            return entry
-        if name == "seed":
-            return _checked_seed(entry)
-        if name == "scheduler":
-            return self._checked_sampler(entry)
-        if name == "image":
-            return _checked_picture(entry)
-        if name == "strength":
-            return _checked_strength(entry)
-        if entry is None:
-            raise TypeError(f"{name} must be a number, got None; give one like {name}=4.")
-        checks.check_call(self._pipe, self._parameters, {name: entry})
-        return int(entry) if name == "num_inference_steps" else float(entry)
+    def _checked_sampler(self, name: str, entry: Any) -> str:
+        by_class = {kind: known for known, kind in SAMPLERS.items()}
+        wanted = by_class.get(entry, entry) if isinstance(entry, str) else entry
+        return choice(name, wanted, self.samplers)
 
-    def _checked_sampler(self, entry: Any) -> str:
-        if isinstance(entry, str):
-            by_class = {kind: name for name, kind in SAMPLERS.items()}
-            wanted = by_class.get(entry, entry)
-            if wanted in self.samplers:
-                return wanted
-        near = difflib.get_close_matches(str(entry).lower(), self.samplers, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(
-            f"scheduler must be one of {', '.join(self.samplers)}, got {_short(entry)}{hint}"
-        )
-
-    def _unknown(self, name: object, others: Sequence[str] = ()) -> str:
-        near = difflib.get_close_matches(str(name), [*self.names, *others], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "use one of those."
-        return f"This panel sets {', '.join(self.names)}, got {_short(name)}; {hint}"
+    # --- a run ---------------------------------------------------------------------------------
 
     def prepare(self, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A pipeline and the keywords for ``record``; the reader's own pipeline stays as it is.
 
         Returns:
-            A copy that shares the networks (its own progress bar is off: it would write from a
-            thread into whatever cell runs), and the keywords.
+            A twin that shares the networks, with a scheduler of its own, and the keywords.
 
         Raises:
             ValueError: the pipeline needs a start picture and there is none.
         """
         picture = settings.get("image")
-        if picture is None and takes_picture(self._pipe):
+        if picture is None and self._begins_from_picture:
             raise ValueError(
                 f"{type(self._pipe).__name__} begins from a picture, got none; choose one with "
                 "Start picture, or set panel.value = {'image': picture}."
             )
-        pipe = self._pipe if picture is None else from_picture(self._pipe)
-        if settings.get("scheduler", self._own()) == self._own():
-            pipe = twin_of(pipe)
-        else:
+        pipe = twin_of(self._pipe if picture is None else from_picture(self._pipe))
+        if settings.get("scheduler", self._own()) != self._own():
             pipe = with_sampler(pipe, settings["scheduler"])
-        if hasattr(pipe, "set_progress_bar_config"):
+        if hasattr(pipe, "set_progress_bar_config"):  # it would write into whatever cell runs
             pipe.set_progress_bar_config(disable=True)
         call = self._extra | {name: settings[name] for name in self._call_names(settings)}
         if picture is not None:
@@ -172,8 +218,14 @@ class Settings:
 
     def _own(self) -> str:
         """The name of the pipeline's own scheduler, which a reader may have changed."""
-        own = getattr(self._pipe, "scheduler", None)
+        own = self._scheduler()
         return sampler_name(own) if own is not None else ""
+
+    def _scheduler(self) -> Any:
+        try:
+            return getattr(self._pipe, "scheduler", None)
+        except RuntimeError:  # released
+            return None
 
     def _call_names(self, settings: Mapping[str, Any]) -> list[str]:
         left_out = {"scheduler", "image"}
@@ -185,50 +237,123 @@ class Settings:
 
     def _size(self, call: Mapping[str, Any]) -> tuple[int, int]:
         """Width and height of the pictures that the pipeline makes."""
-        network = getattr(self._pipe, "unet", None) or getattr(self._pipe, "transformer", None)
-        side = getattr(getattr(network, "config", None), "sample_size", None) or 64
-        sides = side if isinstance(side, (list, tuple)) else (side, side)
-        factor = int(getattr(self._pipe, "vae_scale_factor", 8))
-        height, width = (int(s) * factor for s in sides)
+        height, width = self._side
         return int(call.get("width") or width), int(call.get("height") or height)
 
-    def code(self, settings: Mapping[str, Any]) -> str:
-        """The lines of Python that make the same record, given ``pipe``."""
-        lines, name, picture = [], "pipe", settings.get("image")
-        if picture is not None and not takes_picture(self._pipe):
-            name, kind = "sibling", type(from_picture(self._pipe)).__name__
-            options = {"requires_safety_checker": False} if self._unchecked() else {}
-            told = "".join(f", {key}={value!r}" for key, value in options.items())
-            lines += [
-                f"from diffusers import {kind}",
-                f"{name} = {kind}(**pipe.components{told})",
-            ]
-        sampler = settings.get("scheduler")
-        if sampler in SAMPLERS and sampler != self._own():
-            kind = SAMPLERS[sampler]
-            lines += [
-                f"from diffusers import {kind}",
-                f"{name}.scheduler = {kind}.from_config({name}.scheduler.config)",
-            ]
+    # --- as code -------------------------------------------------------------------------------
+
+    def code(self, settings: Mapping[str, Any], ran: Ran, now: Mapping[str, Any]) -> str:
+        """The lines of Python that make the same record, given ``pipe`` and ``panel``.
+
+        What they can't hold (arrays, functions, another start picture) a comment names.
+
+        Args:
+            settings: of the run.
+            ran: what it was made with; empty before it.
+            now: the panel's present settings.
+        """
+        picture = settings.get("image")
+        lines, name = self._sibling_lines() if picture is not None else ([], "pipe")
+        more, name = self._scheduler_lines(name, settings.get("scheduler", ""), ran)
+        lines += more
+        if ran.adapters:
+            lines.append(f"# with the adapters that pipe carried: {', '.join(ran.adapters)}")
         call = self._extra | {key: settings[key] for key in self._call_names(settings)}
         arguments = [name]
         if "prompt" in call:
             arguments.append(repr(call.pop("prompt")))
         if picture is not None:
-            width, height = self._size(call)
-            lines.append(
-                f"picture = ImageOps.fit(panel.value['image'], ({width}, {height}))"
-                "  # from PIL import ImageOps"
-            )
-            arguments.append("image=picture")
+            if picture is not now.get("image"):
+                lines.append(PICTURE_CHANGED)
+            else:
+                lines += ["from PIL import ImageOps", "picture = panel.value['image']"]
+            arguments.append(f"image=ImageOps.fit(picture, {self._size(call)})")
         usual = {"keep": ("latents", "denoised"), "preview": "auto", "unsafe_previews": False}
         call |= {key: value for key, value in self._recording.items() if value != usual[key]}
-        arguments += [f"{key}={value!r}" for key, value in call.items()]
+        for key, value in call.items():
+            if (words := _literal(value)) is not None:
+                arguments.append(f"{key}={words}")
+            else:
+                told = f"{key}={type(value).__name__}"
+                lines.append(f"# These lines can't hold {told}: add what the panel was given.")
         body = "".join(f"    {argument},\n" for argument in arguments)
         return "\n".join([*lines, f"traj = ldmkit.record(\n{body})"])
 
-    def _unchecked(self) -> bool:
-        return not self._pipe.config.get("requires_safety_checker", True)
+    def _sibling_lines(self) -> tuple[list[str], str]:
+        if self._begins_from_picture:
+            return [], "pipe"
+        if not self._sibling:
+            self._sibling = self._sibling_of_the_pipeline()
+        return list(self._sibling), "sibling"
+
+    def _sibling_of_the_pipeline(self) -> list[str]:
+        kind = type(from_picture(self._pipe))
+        wanted = inspect.signature(kind.__init__).parameters
+        config, parts = self._pipe.config, self._pipe.components
+        options = {
+            key: config[key]
+            for key, parameter in wanted.items()
+            if key in config and key not in parts and config[key] != parameter.default
+        }
+        given = ["**pipe.components"] if set(parts) <= set(wanted) else []
+        given = given or [f"{key}=pipe.{key}" for key in parts if key in wanted]
+        given += [f"{key}={value!r}" for key, value in options.items()]
+        return [
+            f"from diffusers import {kind.__name__}",
+            f"sibling = {kind.__name__}({', '.join(given)})",
+        ]
+
+    def _scheduler_lines(self, name: str, chosen: str, ran: Ran) -> tuple[list[str], str]:
+        """Lines that give the run's scheduler to a copy, where ``pipe`` has another now."""
+        own = self._scheduler()
+        used = ran.scheduler
+        if used is None and (chosen == self._own() or chosen not in SAMPLERS):
+            return [], name
+        if used is not None and own is not None and used == told_of(own):
+            return [], name
+        kind = SAMPLERS[chosen] if used is None else used[0]
+        import diffusers
+
+        if not hasattr(diffusers, kind):
+            return [f"# These lines can't make the run's scheduler: a {kind}."], name
+        taken = None
+        if own is not None and hasattr(own, "config"):
+            taken = told_of(getattr(diffusers, kind).from_config(own.config))
+        if used is None or used == taken:
+            config = "pipe.scheduler.config"
+        else:  # pipe has another scheduler now than it had then
+            config = _literal(used[1]) or "{}"
+        lines = [f"from diffusers import {kind}"]
+        if name == "pipe":
+            name = "other"
+            lines += ["import copy", "other = copy.copy(pipe)"]
+        return [*lines, f"{name}.scheduler = {kind}.from_config({config})"], name
+
+
+def told_of(scheduler: Any) -> tuple[str, dict[str, Any]]:
+    """A scheduler's class and settings."""
+    config = dict(getattr(scheduler, "config", {}))
+    told = {key: value for key, value in config.items() if not key.startswith("_")}
+    return type(scheduler).__name__, told
+
+
+def _literal(value: Any) -> str | None:
+    """A value as code, or ``None`` where Python has no words for it."""
+    value = value.item() if isinstance(value, np.generic) else value
+    words = repr(value)
+    try:
+        return words if ast.literal_eval(words) == value else None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _side(pipe: Any) -> tuple[int, int]:
+    """Height and width of the pictures that a pipeline makes by itself."""
+    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    side = getattr(getattr(network, "config", None), "sample_size", None) or 64
+    height, width = side if isinstance(side, (list, tuple)) else (side, side)
+    factor = int(getattr(pipe, "vae_scale_factor", 8))
+    return int(height) * factor, int(width) * factor
 
 
 def _samplers(pipe: Any) -> tuple[str, ...]:
@@ -241,36 +366,31 @@ def _samplers(pipe: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys([sampler_name(own), *others]))
 
 
-def _checked_seed(entry: Any) -> int:
-    seed = checks.check_seed(entry, None, True)
-    if not isinstance(seed, int):
-        raise TypeError(f"seed must be one whole number in a panel, got {_short(entry)}.")
-    if seed > LARGEST_SEED:
-        raise ValueError(
-            f"seed must be between 0 and {LARGEST_SEED} inclusive in a panel, got {seed}; "
-            "ldmkit.record takes larger ones."
+def _checked_words(name: str, entry: Any) -> str:
+    if not isinstance(entry, str):
+        raise TypeError(
+            f'{name} must be one string in a panel, got {short(entry)}; write "a red cat".'
         )
-    return seed
+    checks.check_prompt(name, entry)
+    return entry
 
 
-def _checked_strength(entry: Any) -> float:
-    if not isinstance(entry, Real) or isinstance(entry, bool):
-        raise TypeError(f"strength must be a number, got {_short(entry)}; give one like 0.6.")
-    strength = float(entry)
-    if not 0 < strength <= 1:  # NaN is neither
+def _checked_strength(name: str, entry: Any) -> float:
+    strength = number(name, entry, like="0.6")
+    if not 0 < strength <= 1:
         raise ValueError(
-            f"strength must be above 0 and at most 1, got {strength}; "
+            f"{name} must be above 0 and at most 1, got {strength:g}; "
             "1 keeps nothing of the picture."
         )
     return strength
 
 
-def _checked_picture(entry: Any) -> Image.Image | None:
+def _checked_picture(name: str, entry: Any) -> Image.Image | None:
     if entry is None:
         return None
     if not isinstance(entry, Image.Image):
         raise TypeError(
-            f"image must be a PIL picture or None, got {_short(entry)}; open one with Image.open."
+            f"{name} must be a PIL picture or None, got {short(entry)}; open one with Image.open."
         )
     return prepared(entry)
 
@@ -278,9 +398,3 @@ def _checked_picture(entry: Any) -> Image.Image | None:
 def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Cropped in the middle to the shape, then resized."""
     return ImageOps.fit(picture, size)
-
-
-def _short(value: object) -> str:
-    """A value in a sentence, cut after sixty characters."""
-    words = repr(value)
-    return words if len(words) <= 60 else f"{words[:59]}…"

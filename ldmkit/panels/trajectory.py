@@ -7,26 +7,41 @@ kept is the record, which shows itself.
 
 from __future__ import annotations
 
-import difflib
-import operator
+import html
+import io
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 import anywidget
 import ipywidgets
 import traitlets
+from PIL import Image
 
+from ldmkit.check import whole
 from ldmkit.figures import Payload, comparison_payload, trajectory_payload
 from ldmkit.figures.beside import align
-from ldmkit.figures.checks import checked_lanes, checked_records, short_repr, usual_lanes
+from ldmkit.figures.checks import checked_lanes, checked_records, usual_lanes
 from ldmkit.figures.fragment import asset
-from ldmkit.panels.cells import replace_earlier
-from ldmkit.panels.stock import StockPlayer, close_tree
+from ldmkit.panels.panel import Checked, Panel, replace_earlier
 from ldmkit.records import Trajectory
 
-__all__ = ["TrajectoryPanel", "TrajectoryPart"]
+__all__ = ["REASON", "STYLE", "StockPlayer", "TrajectoryPanel", "TrajectoryPart"]
 
 KEYS = ("step", "batch", "lanes")
+SIDE = 240  # pixels of one lane
+WIDTH = 920  # pixels of all columns of a comparison
+GAP = 16
+STYLE = """<style>
+@keyframes ldm-late { from { max-height: 0; overflow: hidden; visibility: hidden } }
+.ldm-stock { animation: ldm-late 3s step-end }
+.ldm-panel:has(.ldm-player) .ldm-stock { display: none }
+.ldm-panel .jupyter-widgets-error-widget { display: none }
+</style>"""
+REASON = (
+    "The player did not start, so plain widgets stand in. Most often the front end of anywidget "
+    "is missing: install anywidget where the Jupyter server runs, then reload this page."
+)
 
 
 class Player(anywidget.AnyWidget):
@@ -43,7 +58,7 @@ class Player(anywidget.AnyWidget):
     awake = traitlets.Bool(False, help="True once a view has drawn its first frame.").tag(sync=True)
 
 
-class TrajectoryPanel(ipywidgets.VBox):
+class TrajectoryPanel(Panel):
     """Records with a slider whose step the kernel can read, set and observe.
 
     ``panel.observe(handler, names="step")`` calls back when the slider rests. Its widget-free twin
@@ -72,11 +87,10 @@ class TrajectoryPanel(ipywidgets.VBox):
         RecordError: the records keep no lane that can be drawn of all.
     """
 
-    # Any, since traitlets' own types would answer first and can't say what to do next.
-    step = traitlets.Any(0, help="The step shown, 0 to n - 1, as in traj.steps[step].")
-    batch = traitlets.Any(0, help="Which picture of the batch, from 0.")
-    lanes = traitlets.Any((), help="Names of the lanes, from the left; see Trajectory.pictures.")
-    value = traitlets.Any({}, help="step, batch and lanes as one dict; a part of it may be set.")
+    step = Checked(0, help="The step shown, 0 to n - 1, as in traj.steps[step].")
+    batch = Checked(0, help="Which picture of the batch, from 0.")
+    lanes = Checked((), help="Names of the lanes, from the left; see Trajectory.pictures.")
+    value = Checked({}, help="step, batch and lanes as one dict; a part of it may be set.")
 
     _is_part = False
     _links: tuple[traitlets.link, ...] = ()  # close is called on what was refused, too
@@ -90,6 +104,7 @@ class TrajectoryPanel(ipywidgets.VBox):
     ) -> None:
         self._take(trajs)
         lanes = usual_lanes(trajs) if lanes is None else lanes
+        self._checks = {"step": self._index, "batch": self._index, "lanes": self._lanes}
         start = self._checked({"step": step, "batch": batch, "lanes": lanes})
         self._payload = self._encode(start)
         self._player = Player(
@@ -97,7 +112,7 @@ class TrajectoryPanel(ipywidgets.VBox):
         )
         # Both stand side by side from the start: the browser alone knows which one works.
         self._stock = StockPlayer(self._total)
-        super().__init__([self._player, self._stock], value=start, **start)
+        ipywidgets.VBox.__init__(self, [self._player, self._stock], value=start, **start)
         self.add_class("ldm-panel")
         self._stock.show(self._payload, self.step)
         self._links = (
@@ -157,11 +172,10 @@ class TrajectoryPanel(ipywidgets.VBox):
         for link in self._links:  # a link would keep the panel alive with its parts
             link.unlink()
         self._links = ()
-        close_tree(self)
+        super().close()
 
     def _replaced(self) -> None:
-        """Its cell was run again: IPython's ``Out`` keeps the object, so nothing heavy stays."""
-        self.close()
+        super()._replaced()
         self._payload = Payload({}, b"")
 
     def __repr__(self) -> str:
@@ -169,16 +183,11 @@ class TrajectoryPanel(ipywidgets.VBox):
         count = len(self._trajs)
         return f"TrajectoryPanel({f'{count} records, ' if count > 1 else ''}{what})"
 
-    @traitlets.validate("step", "batch", "lanes")
-    def _validate_one(self, proposal: Any) -> Any:
-        name = proposal["trait"].name
-        return self._checked({name: proposal["value"]})[name]
-
-    @traitlets.validate("value")
-    def _validate_value(self, proposal: Any) -> dict[str, Any]:
+    def _accepted(self, name: str, value: Any) -> Any:
+        if name != "value":
+            return self._checked({name: value})[name]
         # What isn't told stays as it is, so that value={"step": 3} is enough.
-        now = {name: getattr(self, name) for name in KEYS}
-        return now | self._checked(proposal["value"])
+        return {name: getattr(self, name) for name in KEYS} | self._checked(value)
 
     @traitlets.observe("value")
     def _spread(self, change: Any) -> None:
@@ -195,21 +204,12 @@ class TrajectoryPanel(ipywidgets.VBox):
         self._aligned = align(trajs).steps
         self._total = len(self._aligned[0])
 
-    def _checked(self, value: Any) -> dict[str, Any]:
-        """The same settings in plain types, or one clear sentence."""
-        if not isinstance(value, dict):
-            raise TypeError(f"value must be a dict of {', '.join(KEYS)}, got {short_repr(value)}.")
-        for name in value:
-            if name not in KEYS:
-                raise ValueError(_unknown_key(name))
+    def _index(self, name: str, value: Any) -> int:
         pictures = min(traj.batch_size for traj in self._trajs)
-        last = {"step": self._total - 1, "batch": pictures - 1}
-        checks: dict[str, Any] = {
-            name: _checked_index(name, value[name], last[name]) for name in last if name in value
-        }
-        if "lanes" in value:
-            checks["lanes"] = checked_lanes(self._trajs, value["lanes"])
-        return checks
+        return whole(name, value, 0, self._total - 1 if name == "step" else pictures - 1)
+
+    def _lanes(self, name: str, value: Any) -> tuple[str, ...]:
+        return checked_lanes(self._trajs, value)
 
     def _encode(self, settings: dict[str, Any]) -> Payload:
         batch, lanes = settings["batch"], settings["lanes"]
@@ -241,22 +241,108 @@ class TrajectoryPart(TrajectoryPanel):
     _is_part = True
 
 
-def _checked_index(name: str, value: object, last: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(
-            f"{name} must be a whole number from 0 to {last}, got {short_repr(value)}; "
-            f"give one like {name}=0."
+class StockPlayer(ipywidgets.VBox):
+    """The player's stand-in from stock ipywidgets, for front ends that lack anywidget.
+
+    A style sheet keeps it out of sight for three seconds and, once a player stands in the same
+    panel, for good: the browser decides, since a kernel that is busy with the next cell hears of
+    nothing. Pictures are made in the kernel at every step, so nothing is drawn before ``show``.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.slider = ipywidgets.IntSlider(
+            value=0, min=0, max=total - 1, description="Step", readout=False
         )
-    number = operator.index(value)
-    if not 0 <= number <= last:
-        raise ValueError(
-            f"{name} must be between 0 and {last} inclusive in this record, got {number}; "
-            f"the last is {name}={last}."
+        self.slider.style.description_width = "initial"
+        self.slider.layout.width = "min(100%, 480px)"
+        # WebP is a quarter of PNG, and Image passes any format on to the browser.
+        self._image = ipywidgets.Image(format="webp")
+        self._image.layout.max_width = "100%"
+        self._image.layout.height = "auto"
+        self._words = ipywidgets.HTML()
+        note = ipywidgets.HTML(f"{STYLE}<small>{REASON}</small>")
+        super().__init__([self._words, self._image, self.slider, note])
+        self.add_class("ldm-stock")
+
+    def show(self, payload: Payload, step: int) -> None:
+        """Draws the lanes at one step (from 0), or at the last one shown before it."""
+        data = payload.data
+        position = max(0, sum(i <= step for i in data["index"]) - 1)
+        file = io.BytesIO()
+        picture = _picture(payload, position)
+        picture.save(file, "WEBP", quality=85)
+        with self._image.hold_sync():
+            self._image.width, self._image.value = str(picture.width), file.getvalue()
+        lines = _lines(data, position)
+        self._words.value = "<br>".join(
+            [f"<b>{html.escape(data['prompt'])}</b>", *map(html.escape, lines)]
         )
-    return number
 
 
-def _unknown_key(name: object) -> str:
-    near = difflib.get_close_matches(str(name), KEYS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(KEYS)}."
-    return f"value knows {', '.join(KEYS)}, got {short_repr(name)}; {hint}"
+def _lines(data: dict[str, Any], position: int) -> list[str]:
+    """What is seen, in words."""
+    shown = data["index"][position]
+    mix = _mix(data, shown)
+    titles = ", ".join(lane["title"].lower() for lane in data["lanes"])
+    if "runs" not in data:
+        return [f"Step {shown + 1} of {data['total']}: {mix}", f"From the left: {titles}."]
+    runs = []
+    for run in data["runs"]:
+        i = run["index"][run["at"][position]]
+        runs.append(f"{run['title']} (step {i + 1} of {run['total']})")
+    return [
+        f"Position {shown + 1} of {data['total']}: {mix}",
+        f"From the left: {'; '.join(runs)}. From the top: {titles}.",
+        data["align"],
+    ]
+
+
+def _mix(data: dict[str, Any], i: int) -> str:
+    alpha, sigma = (_number(data[name][i]) for name in ("alphas", "sigmas"))
+    return f"{alpha} × picture + {sigma} × noise"
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.2f}"
+
+
+def _picture(payload: Payload, position: int) -> Image.Image:
+    """One record: its lanes in a row; several: a column each. On nothing."""
+    data = payload.data
+    if "runs" not in data:
+        return _paste([_lanes(data, payload.frames, position)])
+    side = min(SIDE, (WIDTH + GAP) // len(data["runs"]) - GAP)
+    columns, at = [], 0
+    for run in data["runs"]:
+        columns.append(_lanes(run, payload.frames[at:], run["at"][position], side))
+        at += sum(size for lane in run["lanes"] for size in lane["sizes"]) + run["final"]["size"]
+    return _paste([list(row) for row in zip(*columns, strict=True)])
+
+
+def _lanes(
+    data: dict[str, Any], frames: bytes, position: int, side: int = SIDE
+) -> list[Image.Image]:
+    """Each lane's frame at one position, its longer side ``side`` pixels."""
+    sizes = [size for lane in data["lanes"] for size in lane["sizes"]]
+    starts = [0, *accumulate(sizes)]
+    pictures = []
+    for k, lane in enumerate(data["lanes"]):
+        at = k * len(data["index"]) + position
+        frame = Image.open(io.BytesIO(frames[starts[at] : starts[at + 1]])).convert("RGB")
+        scale = side / max(frame.size)
+        size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
+        how = Image.Resampling.NEAREST if lane["crisp"] else Image.Resampling.BICUBIC
+        pictures.append(frame.resize(size, how))
+    return pictures
+
+
+def _paste(rows: list[list[Image.Image]]) -> Image.Image:
+    """Rows of pictures as one, with gaps that show the page."""
+    widths = [max(row[x].width for row in rows) for x in range(len(rows[0]))]
+    heights = [max(picture.height for picture in row) for row in rows]
+    size = (sum(widths) + GAP * (len(widths) - 1), sum(heights) + GAP * (len(heights) - 1))
+    whole = Image.new("RGBA", size)
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            whole.paste(picture, (sum(widths[:x]) + GAP * x, sum(heights[:y]) + GAP * y))
+    return whole

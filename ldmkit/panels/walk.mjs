@@ -1,10 +1,11 @@
 // A walk's pictures under one slider; the browser moves it alone.
 //
-// Hand-written, no imports, no network. All pictures lie in one block of WebP bytes, so dragging
-// asks nobody; the kernel hears of a place when the slider rests. Words are untrusted: they enter
-// the document as text nodes only.
+// Hand-written, no imports, no network. Each picture is a trait of its own, which comes once when
+// it is made, so dragging asks nobody; the kernel hears of a place when the slider rests. Words are
+// untrusted: they enter the document as text nodes only.
 
 const ICONS = { play: "M3 1.5v13l11-6.5z", pause: "M3 2h3.6v12H3zM9.4 2H13v12H9.4z" };
+const MOST = 64; // pictures, as in walk_view.py
 const SIZE = { width: 300, height: 200, margin: 14 };
 
 function make(name, className = "", text = "") {
@@ -21,26 +22,16 @@ function draw(name, attributes, text = "") {
   return node;
 }
 
-// A binary trait arrives as a DataView on a larger buffer: its offset counts.
-function bytesOf(frames) {
-  return ArrayBuffer.isView(frames)
-    ? new Uint8Array(frames.buffer, frames.byteOffset, frames.byteLength)
-    : new Uint8Array(frames ?? 0);
-}
-
-// One address per picture; the same bytes keep theirs while others are added.
+// One address per picture, which it keeps while others are added.
 function addresses() {
   let known = [];
   return {
-    of(sizes, bytes) {
-      let start = 0;
-      const next = sizes.map((size, i) => {
-        const one = bytes.slice(start, start + size);
-        start += size;
-        const same = known[i] && known[i].bytes.length === size;
-        if (same && one.every((value, k) => value === known[i].bytes[k])) return known[i];
-        return { bytes: one, url: URL.createObjectURL(new Blob([one], { type: "image/webp" })) };
-      });
+    of(frames) {
+      const next = frames.map((bytes, i) =>
+        known[i]?.bytes === bytes
+          ? known[i]
+          : { bytes, url: URL.createObjectURL(new Blob([bytes], { type: "image/webp" })) },
+      );
       for (const old of known) if (!next.includes(old)) URL.revokeObjectURL(old.url);
       known = next;
       return known.map(({ url }) => url);
@@ -229,7 +220,8 @@ function render({ model, el }) {
   function rebuild() {
     due = false;
     data = model.get("data") ?? {};
-    const list = urls.of(data.sizes ?? [], bytesOf(model.get("frames")));
+    const count = model.get("count") ?? 0;
+    const list = urls.of(Array.from({ length: count }, (_, i) => model.get(`frame_${i}`)));
     root.style.display = list.length ? "" : "none";
     title.textContent = data.title ?? "";
     details.textContent = data.details ?? "";
@@ -259,14 +251,16 @@ function render({ model, el }) {
   let due = false;
   const later = () => due || ((due = true), queueMicrotask(rebuild));
   const follow = () => go(model.get("place"));
+  const frameNames = Array.from({ length: MOST }, (_, i) => `change:frame_${i}`);
+  const watched = ["change:data", "change:count", ...frameNames].join(" ");
   symbol(false);
-  model.on("change:data change:frames", later);
+  model.on(watched, later);
   model.on("change:place", follow);
   rebuild();
   model.set("awake", true);
   model.save_changes();
   return () => {
-    model.off("change:data change:frames", later);
+    model.off(watched, later);
     model.off("change:place", follow);
     stop();
     urls.close();

@@ -1,7 +1,7 @@
 """``WalkView``: a walk's pictures under one slider that the browser moves alone.
 
-All pictures cross once, as one block of WebP bytes; dragging then sends nothing. As in a
-``TrajectoryPanel``, stock widgets stand in where anywidget's front end is missing.
+Each picture is encoded once and crosses once, as soon as it is made; dragging then sends nothing.
+As in a ``TrajectoryPanel``, stock widgets stand in where anywidget's front end is missing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import anywidget
@@ -17,13 +16,14 @@ import ipywidgets
 import traitlets
 from PIL import Image
 
-from ldmkit.figures import Payload
 from ldmkit.figures.fragment import asset
 from ldmkit.figures.words import shorten, text
-from ldmkit.panels.stock import REASON, STYLE
-from ldmkit.panels.words import part
+from ldmkit.panels.fields import part
+from ldmkit.panels.trajectory import REASON, STYLE
 
-__all__ = ["Shown", "WalkView"]
+__all__ = ["MOST_FRAMES", "Shown", "WalkView"]
+
+MOST_FRAMES = 64  # a browser holds them all
 
 SIDE = 512  # pixels
 EXACT_PIXELS = 128 * 128  # small pictures are enlarged by the browser: no loss beforehand
@@ -57,9 +57,8 @@ class Shown:
     title: str = ""
     details: Sequence[str] = ()
 
-    def payload(self) -> Payload:
-        """As the view takes it."""
-        encoded = [_encoded(picture) for picture in self.pictures]
+    def data(self) -> dict[str, Any]:
+        """Its words and numbers, as the view takes them."""
         places = [
             {
                 "place": "" if label == (place := f"{self.axis} = {t:.2g}") else place,
@@ -72,15 +71,13 @@ class Shown:
             }
             for i, (t, label) in enumerate(zip(self.t, self.labels, strict=True))
         ]
-        data = {
+        return {
             "title": shorten(self.title, 300),
             "details": " · ".join(self.details),
             "total": self.total,
-            "sizes": [len(one) for one in encoded],
             "places": places,
             "plane": self.plane or {},
         }
-        return Payload(data, b"".join(encoded))
 
 
 class _View(anywidget.AnyWidget):
@@ -89,8 +86,16 @@ class _View(anywidget.AnyWidget):
     _esm = part("walk.mjs")
     _css = asset("player.css") + part("walk.css")
 
-    data = traitlets.Dict(help="Words, numbers and sizes of pictures.").tag(sync=True)
-    frames = traitlets.Bytes(help="All pictures as WebP, one after the other.").tag(sync=True)
+    # A trait for each picture: what is synced is sent whole, so that one trait for all of them
+    # would send the first of 24 pictures 24 times.
+    locals().update(
+        {
+            f"frame_{i}": traitlets.Bytes(help="A picture as WebP, or nothing.").tag(sync=True)
+            for i in range(MOST_FRAMES)
+        }
+    )
+    count = traitlets.Int(0, help="How many pictures there are.").tag(sync=True)
+    data = traitlets.Dict(help="Words and numbers.").tag(sync=True)
     place = traitlets.Int(0, help="The picture shown, from 0.").tag(sync=True)
     awake = traitlets.Bool(False, help="True once a view stands.").tag(sync=True)
 
@@ -102,7 +107,8 @@ class WalkView(ipywidgets.VBox):
 
     def __init__(self) -> None:
         self._view = _View()
-        self._payload = Payload({}, b"")
+        self._pictures: list[Image.Image] = []
+        self._frames: list[bytes] = []
         self._slider = ipywidgets.IntSlider(min=0, max=1, description="Place", readout=False)
         self._slider.style.description_width = "initial"
         self._slider.layout.width = "min(100%, 480px)"
@@ -122,10 +128,14 @@ class WalkView(ipywidgets.VBox):
 
     def show(self, shown: Shown) -> None:
         """Shows other pictures in the same place."""
-        self._payload = shown.payload()
-        last = max(0, len(shown.pictures) - 1)
+        pictures = list(shown.pictures)
+        frames = [self._encoded(i, picture) for i, picture in enumerate(pictures)]
+        last = max(0, len(pictures) - 1)
         with self._view.hold_sync():  # one message, one drawing
-            self._view.data, self._view.frames = self._payload.data, self._payload.frames
+            for i in range(max(len(frames), len(self._frames))):
+                setattr(self._view, f"frame_{i}", frames[i] if i < len(frames) else b"")
+            self._view.count, self._view.data = len(frames), shown.data()
+        self._pictures, self._frames = pictures, frames
         self._slider.max = max(1, last, self.place)
         if self.place > last:
             self.place = last
@@ -135,16 +145,22 @@ class WalkView(ipywidgets.VBox):
 
     def clear(self) -> None:
         """Lets go of the pictures."""
-        self._payload = Payload({}, b"")
+        self._pictures, self._frames = [], []
+
+    def _encoded(self, i: int, picture: Image.Image) -> bytes:
+        """The picture as WebP; what is shown in its place already is not encoded again."""
+        if i < len(self._pictures):
+            before = self._pictures[i]
+            if before is picture or before == picture:
+                return self._frames[i]
+        return _webp(picture)
 
     def _draw_stock(self) -> None:
-        if self._view.awake or not self._payload.frames:
+        if self._view.awake or not self._frames:
             return
-        data, i = self._payload.data, self.place
-        ends = [0, *accumulate(data["sizes"])]
-        i = min(i, len(data["sizes"]) - 1)
-        self._image.value = self._payload.frames[ends[i] : ends[i + 1]]
-        place = data["places"][i] if i < len(data["places"]) else {}
+        places, i = self._view.data["places"], min(self.place, len(self._frames) - 1)
+        self._image.value = self._frames[i]
+        place = places[i] if i < len(places) else {}
         lines = [place.get("place", ""), place.get("label", "")]
         lines += place.get("seen", "").splitlines()
         lines += [f"{words} ({cosine:.2f})" for words, cosine in place.get("nearest", ())]
@@ -159,7 +175,7 @@ def _lines(words: str) -> str:
     return "\n".join(shorten(line, 200) for line in words.splitlines())
 
 
-def _encoded(picture: Image.Image) -> bytes:
+def _webp(picture: Image.Image) -> bytes:
     picture = picture.convert("RGB")
     if max(picture.size) > SIDE:
         picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

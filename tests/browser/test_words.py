@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from ldmkit.critters import words as vocabulary
-from ldmkit.panels.words import part, unknown_words
+from ldmkit.panels.fields import part, unknown_words
 
 pytestmark = pytest.mark.browser
 

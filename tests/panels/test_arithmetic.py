@@ -14,8 +14,8 @@ from PIL import Image
 import ldmkit
 from ldmkit.critters import Scene
 from ldmkit.panels import ArithmeticPanel
+from ldmkit.panels.arithmetic import checked_terms, formula
 from ldmkit.panels.job import SWITCH, JobError
-from ldmkit.panels.terms import checked_terms, formula
 from ldmkit.records import Embedding, Walk
 
 QUICK = {"num_inference_steps": 3, "num_frames": 3}
@@ -66,7 +66,7 @@ def chips(panel):
 
 
 def places(panel):
-    return panel._view._payload.data["places"]
+    return panel._view._view.data["places"]
 
 
 def same(one, other):
@@ -119,14 +119,14 @@ def test_value_goes_round(panel):
     [
         ({"terms": "a cat"}, TypeError, "terms must be a list of pairs"),
         ({"terms": [("a cat",)]}, TypeError, "Term 1 must be a pair"),
-        ({"terms": [(float("nan"), "a cat")]}, ValueError, "weight of term 1 must be between"),
+        ({"terms": [(float("nan"), "a cat")]}, ValueError, "weight of term 1 must be a finite"),
         ({"terms": ["a cat", ("2", "a dog")]}, TypeError, "weight of term 2 must be a number"),
-        ({"terms": [(11, "a cat")]}, ValueError, "between -10 and 10, got 11"),
+        ({"terms": [(11, "a cat")]}, ValueError, "between -10 and 10 inclusive, got 11"),
         ({"terms": [(1, object())]}, TypeError, "Term 1 must be words, a PIL picture"),
         ({"terms": [(1, b"GIF89a")]}, TypeError, "Term 1 must be words, a PIL picture"),
         ({"terms": ["a cat"] * 9}, ValueError, "8 terms at most here, got 9"),
-        ({"theta": 1.5}, ValueError, "must be between 0 and 1, got 1.5"),
-        ({"theta": float("nan")}, ValueError, "must be between 0 and 1, got nan"),
+        ({"theta": 1.5}, ValueError, "must be between 0 and 1 inclusive, got 1.5"),
+        ({"theta": float("nan")}, ValueError, "must be a finite number, got nan"),
         ({"theta": "0.4"}, TypeError, "must be a number"),
         ({"form": "turm"}, ValueError, "did you mean 'turn'"),
         ({"num_frames": 1}, ValueError, "num_frames must be between 2 and 64"),
@@ -184,9 +184,10 @@ def test_pictures_without_a_name_are_told_apart(panel):
 
 def test_a_wrong_weight_stays_in_its_chip_and_is_not_run(panel):
     before = panel.value
-    for wrong in (float("nan"), -1e9):
+    wrongs = {float("nan"): "a finite number, got nan", -1e9: "between -10 and 10 inclusive, got"}
+    for wrong, words in wrongs.items():
         chips(panel)[0]._weight.value = wrong
-        assert "The weight of term 1 must be between -10 and 10" in message(panel)
+        assert f"The weight of term 1 must be {words}" in message(panel)
         assert panel.value == before
     panel._form.run.click()
     assert panel.job is None
@@ -194,7 +195,7 @@ def test_a_wrong_weight_stays_in_its_chip_and_is_not_run(panel):
     chips(panel)[0]._weight.value = 2
     assert (message(panel), panel.value["terms"][0][0]) == ("", 2.0)
     field(panel, "theta").value = 7
-    assert "between 0 and 1, got 7" in message(panel)
+    assert "between 0 and 1 inclusive, got 7" in message(panel)
     panel._form.run.click()
     assert panel.job is None
     field(panel, "theta").value = 0.2
@@ -244,7 +245,7 @@ def test_a_run_is_a_text_diff(panel, unclip):
     assert panel.place == 2  # the whole sum
     assert [place["label"] for place in places(panel)] == ["θ = 0", "θ = 0.2", "θ = 0.4"]
     assert all(len(place["nearest"]) == 3 for place in places(panel))
-    plane = panel._view._payload.data["plane"]
+    plane = panel._view._view.data["plane"]
     assert [point[2] for point in plane["own"]] == ["a cat with a crown", "a cat"]
     assert len(plane["path"]) == 3
 

@@ -6,7 +6,8 @@ from records.make import make
 from records.make_grid import AXES, make_grid
 
 import ldmkit
-from ldmkit.panels import ComparePanel, cells
+from ldmkit.panels import ComparePanel
+from ldmkit.panels import panel as panel_module
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_close_leaves_nothing_behind():
 
 def test_its_cell_run_again_closes_the_panel_before(monkeypatch):
     execution = iter(range(100))
-    monkeypatch.setattr(cells, "_running_cell", lambda: ("cell 1", str(next(execution))))
+    monkeypatch.setattr(panel_module, "_running_cell", lambda: ("cell 1", str(next(execution))))
     out = [ComparePanel(make_grid())]
     before = len(living())
     out += [ComparePanel(make_grid()) for _ in range(10)]

@@ -10,8 +10,8 @@ from PIL import Image
 from records.make import make
 
 from ldmkit.critters import Scene
-from ldmkit.panels import ends
-from ldmkit.panels.ends import EndField, WalkFrame, checked_end, given, name_of, records_here
+from ldmkit.panels import end_field as ends
+from ldmkit.panels.end_field import EndField, WalkFrame, checked_end, given, name_of, records_here
 from ldmkit.panels.settings import LARGEST_SEED
 from ldmkit.records import Embedding, Walk
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import ldmkit
-from ldmkit.panels.failure import FULL
-from ldmkit.panels.job import SWITCH, JobError
+from ldmkit.panels.job import FULL, SWITCH, JobError
 
 pytestmark = pytest.mark.cuda
 

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ldmkit.panels import job as jobs
-from ldmkit.panels.failure import FULL
-from ldmkit.panels.job import Job, JobError, foreground
+from ldmkit.panels.job import FULL, Job, JobError, foreground
 
 
 def counting(n, gate=None, begun=None):

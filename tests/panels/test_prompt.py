@@ -12,14 +12,20 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    UNet2DModel,
+)
 from PIL import Image
 
 import ldmkit
 from ldmkit.loading.origin import Origin, remember
-from ldmkit.panels import PromptPanel, cells, prompt
-from ldmkit.panels.failure import FULL
-from ldmkit.panels.job import SWITCH, JobError
+from ldmkit.panels import PromptPanel, prompt
+from ldmkit.panels import panel as panel_module
+from ldmkit.panels.job import FULL, SWITCH, JobError
 from ldmkit.recording import record
 from ldmkit.recording.preview import linear_rgb
 
@@ -125,9 +131,9 @@ def test_what_the_weights_were_made_for_is_the_default():
 
 
 def test_traits_and_parts_are_documented():
-    for name, trait in PromptPanel.class_own_traits().items():
-        assert trait.help, name
-    assert set(PromptPanel.class_own_traits()) == {"value", "result"}
+    own = set(PromptPanel.class_trait_names()) - set(ipywidgets.VBox.class_trait_names())
+    assert own == {"value", "result"}
+    assert all(PromptPanel.class_traits()[name].help for name in own)
 
 
 def test_value_goes_round(panel):
@@ -170,19 +176,19 @@ WRONG = [
     ({"num_inference_steps": -1}, ValueError, "got -1"),
     ({"num_inference_steps": 1.5}, TypeError, "whole number between 1 and 1024, got 1.5"),
     ({"num_inference_steps": 10**6}, ValueError, "got 1000000"),
-    ({"num_inference_steps": None}, TypeError, "must be a number, got None"),
+    ({"num_inference_steps": None}, TypeError, "a whole number between 1 and 1024, got None"),
     ({"guidance_scale": float("nan")}, ValueError, "finite number, got nan"),
     ({"guidance_scale": "much"}, TypeError, "must be a number, got 'much'"),
     ({"guidence_scale": 3}, ValueError, "did you mean 'guidance_scale'?"),
     ({"sead": 3}, ValueError, "did you mean 'seed'?"),
-    ({"seed": -1}, ValueError, "between 0 and 2**63 - 1 inclusive, got -1"),
+    ({"seed": -1}, ValueError, "seed must be between 0 and 9007199254740991 inclusive, got -1"),
     ({"seed": 2**60}, ValueError, "ldmkit.record takes larger ones"),
-    ({"seed": [1, 2]}, TypeError, "one whole number in a panel"),
+    ({"seed": [1, 2]}, TypeError, "a whole number between 0 and 9007199254740991, got [1, 2]"),
     ({"seed": 1.5}, TypeError, "seed must be a whole number"),
     ({"scheduler": "eulr"}, ValueError, "got 'eulr'; did you mean 'euler'?"),
     ({"scheduler": 7}, ValueError, "scheduler must be one of ddim"),
     ({"strength": 0}, ValueError, "above 0 and at most 1, got 0"),
-    ({"strength": float("nan")}, ValueError, "above 0 and at most 1, got nan"),
+    ({"strength": float("nan")}, ValueError, "strength must be a finite number, got nan"),
     ({"strength": "half"}, TypeError, "strength must be a number, got 'half'"),
     ({"image": "cat.png"}, TypeError, "PIL picture or None, got 'cat.png'; open one with"),
     ({"prompt": 7}, TypeError, "one string in a panel, got 7"),
@@ -580,22 +586,24 @@ CODES = [
 ]
 
 
+def executed(panel, pipe):
+    """The record that the code makes, run as a cell would."""
+    names = {"pipe": pipe, "panel": panel, "ldmkit": ldmkit}
+    exec(panel.code, names)
+    return names["traj"]
+
+
 @pytest.mark.parametrize("settings", CODES, ids=lambda settings: " ".join(settings))
 def test_the_code_makes_the_same_record(panel, pipe, settings):
     panel.value = settings
     before = panel.code
     traj = finished(panel)
     assert panel.code == before
-    from PIL import ImageOps
-
     own = pipe.scheduler
-    names = {"pipe": pipe, "panel": panel, "ldmkit": ldmkit, "ImageOps": ImageOps}
-    try:
-        exec(panel.code, names)
-    finally:
-        pipe.scheduler = own
-    again = names["traj"]
+    again = executed(panel, pipe)
+    assert pipe.scheduler is own
     assert np.abs(again.latents - traj.latents).max() == 0
+    assert np.array_equal(np.asarray(again.image), np.asarray(traj.image))
     assert (again.prompt, again.negative_prompt, again.seed) == (
         traj.prompt,
         traj.negative_prompt,
@@ -618,6 +626,113 @@ def test_the_code_has_what_holds_for_every_run(pipe):
     assert "height=64" in panel.code, "a closed panel still tells it"
 
 
+def same_picture(traj, other):
+    return np.array_equal(np.asarray(traj.image), np.asarray(other.image))
+
+
+@pytest.mark.parametrize("chosen", ["ddim", "euler"])
+def test_the_code_with_a_scheduler_of_its_own_settings(chosen):
+    pipe = tiny.pipeline(size="small")
+    config = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **config)
+    panel = PromptPanel(pipe, "a cat", scheduler=chosen, **QUICK)
+    traj = finished(panel)
+    assert same_picture(executed(panel, pipe), traj)
+    # The reader goes on to another scheduler: the code makes the run's again.
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    assert same_picture(executed(panel, pipe), traj)
+    pipe.scheduler = tiny.pipeline(size="small").scheduler
+    assert same_picture(executed(panel, pipe), traj)
+    assert not same_picture(record(pipe, "a cat", seed=0, **QUICK), traj)
+    panel.close()
+
+
+def test_the_code_with_a_scheduler_that_was_changed_by_hand():
+    pipe = tiny.pipeline(size="small")
+    plain = finished(PromptPanel(pipe, "a cat", **QUICK))
+    pipe.scheduler.alphas_cumprod = pipe.scheduler.alphas_cumprod**1.5
+    panel = PromptPanel(pipe, "a cat", **QUICK)
+    traj = finished(panel)
+    assert same_picture(executed(panel, pipe), traj)
+    assert not same_picture(plain, traj)
+    panel.close()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"timesteps": [900, 500, 100]},
+        {"cross_attention_kwargs": {"scale": 0.5}},
+        {"guidance_rescale": np.float32(0.5), "eta": 0.5, "height": np.int64(64)},
+        {"num_images_per_prompt": 2, "clip_skip": None},
+        {"callback_on_step_end_tensor_inputs": ["latents"]},
+    ],
+    ids=lambda extra: next(iter(extra)),
+)
+def test_the_code_with_further_keywords(pipe, extra):
+    if "timesteps" in extra:
+        pipe = tiny.pipeline(size="small")
+        pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)  # takes them by hand
+    panel = PromptPanel(pipe, "a cat", seed=3, **QUICK, **extra)
+    traj = finished(panel)
+    assert same_picture(executed(panel, pipe), traj)
+    assert "can't hold" not in panel.code
+    panel.close()
+
+
+def test_what_the_code_can_not_hold_is_said_in_it(pipe):
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    seen = []
+    more = {"latents": latents, "callback_on_step_end": lambda *a: seen.append(1) or a[3]}
+    panel = PromptPanel(pipe, "a cat", **QUICK, **more)
+    traj = finished(panel)
+    assert seen == [1] * 4
+    for words in ("latents=Tensor", "callback_on_step_end=function"):
+        assert f"# These lines can't hold {words}: add what the panel was given." in panel.code
+    names = {"pipe": pipe, "ldmkit": ldmkit}
+    added = panel.code.rstrip().removesuffix(")") + "    latents=latents,\n)"
+    exec(added, names | (found := {"latents": latents}), found)
+    assert same_picture(found["traj"], traj)
+    panel.close()
+
+
+def test_the_code_of_an_earlier_start_picture_says_that_it_is_gone(panel, pipe):
+    first, second = (Image.radial_gradient("L"), Image.linear_gradient("L"))
+    panel.value = {"image": first, "strength": 0.75}
+    traj = finished(panel)
+    assert same_picture(executed(panel, pipe), traj)
+    kept = panel.value["image"]
+    panel.value = {"image": second}
+    assert "# The start picture of this run is no longer the panel's" in panel.code
+    with pytest.raises(NameError, match="picture"):
+        executed(panel, pipe)
+    names = {"pipe": pipe, "ldmkit": ldmkit, "picture": kept}
+    exec("from PIL import ImageOps\n" + panel.code, names)
+    assert same_picture(names["traj"], traj)
+    panel.value = {"image": None}
+    assert "no longer the panel's" in panel._code.value, "shown, too"
+
+
+def test_the_code_of_a_sibling_with_options_of_its_own(pipe):
+    from diffusers import StableDiffusionPipeline
+
+    odd = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    panel = PromptPanel(odd, "a cat", image=Image.radial_gradient("L"), **QUICK)
+    assert same_picture(executed(panel, odd), finished(panel))
+    assert "requires_safety_checker=False" in panel.code
+    panel.close()
+
+
+def test_the_code_names_adapters(monkeypatch):
+    pipe = tiny.pipeline(size="small")
+    pipe.unet.peft_config = {"zorp": object()}  # as peft leaves it on a network
+    panel = PromptPanel(pipe, "a cat", **QUICK)
+    assert "zorp" not in panel.code
+    finished(panel)
+    assert "# with the adapters that pipe carried: zorp" in panel.code
+    panel.close()
+
+
 # --- the same cell, again and again --------------------------------------------------------------
 
 
@@ -629,7 +744,7 @@ def live_tensors():
 @pytest.mark.slow
 def test_running_the_panels_cell_again_leaves_nothing_behind(pipe, monkeypatch):
     execution = iter(range(1000))
-    monkeypatch.setattr(cells, "_running_cell", lambda: ("cell 3", str(next(execution))))
+    monkeypatch.setattr(panel_module, "_running_cell", lambda: ("cell 3", str(next(execution))))
     out = []  # IPython's Out keeps every panel that was displayed
 
     def cell():
@@ -655,7 +770,7 @@ def test_running_the_panels_cell_again_leaves_nothing_behind(pipe, monkeypatch):
 
 def test_panels_that_one_cell_makes_in_a_loop_stay(pipe, monkeypatch):
     running = ["cell 3", "first"]
-    monkeypatch.setattr(cells, "_running_cell", lambda: tuple(running))
+    monkeypatch.setattr(panel_module, "_running_cell", lambda: tuple(running))
     first = [PromptPanel(pipe, f"cat {i}") for i in range(3)]
     assert not any(panel._closed for panel in first)
     running[0] = "cell 4"
@@ -671,7 +786,7 @@ def test_panels_that_one_cell_makes_in_a_loop_stay(pipe, monkeypatch):
 
 def test_a_replaced_panel_stops_its_run(pipe, monkeypatch):
     execution = iter("ab")
-    monkeypatch.setattr(cells, "_running_cell", lambda: ("cell 3", next(execution)))
+    monkeypatch.setattr(panel_module, "_running_cell", lambda: ("cell 3", next(execution)))
     with held(pipe, at=2) as (gate, reached):
         first = PromptPanel(pipe, "a cat", **QUICK)
         job = first.run()
@@ -684,7 +799,7 @@ def test_a_replaced_panel_stops_its_run(pipe, monkeypatch):
 
 
 def test_outside_a_notebook_nothing_is_replaced(pipe):
-    assert cells._running_cell() is None
+    assert panel_module._running_cell() is None
     panels = [PromptPanel(pipe) for _ in range(2)]
     assert not any(panel._closed for panel in panels)
     for panel in panels:

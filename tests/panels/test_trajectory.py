@@ -190,11 +190,11 @@ def test_refuses_a_record_without_pictures(traj):
 
 
 WRONG = [
-    ("step", 8, ValueError, "step must be between 0 and 7 inclusive in this record, got 8; the"),
-    ("step", -1, ValueError, "step must be between 0 and 7 inclusive in this record, got -1; the"),
-    ("step", 1.5, TypeError, "step must be a whole number from 0 to 7, got 1.5; give one"),
-    ("step", True, TypeError, "step must be a whole number from 0 to 7, got True; give one"),
-    ("batch", 1, ValueError, "batch must be between 0 and 0 inclusive in this record, got 1; the"),
+    ("step", 8, ValueError, "step must be between 0 and 7 inclusive, got 8."),
+    ("step", -1, ValueError, "step must be between 0 and 7 inclusive, got -1."),
+    ("step", 1.5, TypeError, "step must be a whole number between 0 and 7, got 1.5."),
+    ("step", True, TypeError, "step must be a whole number between 0 and 7, got True."),
+    ("batch", 1, ValueError, "batch must be between 0 and 0 inclusive, got 1."),
     ("lanes", "denoised", TypeError, "lanes must be a list of names, got 'denoised'; this record"),
     ("lanes", ["maps"], ValueError, "lanes must be different names of drawable lanes, got 'maps';"),
     ("lanes", [[]], ValueError, "lanes must be different names of drawable lanes, got []; this"),

@@ -1,7 +1,6 @@
 """``WalkView``: what crosses to the browser once, and the stand-in; tests/browser drags it."""
 
 import io
-from itertools import accumulate, pairwise
 
 import numpy as np
 import pytest
@@ -29,18 +28,19 @@ def shown(count=4, total=None, **more):
     return Shown(pictures, total, t, "t", labels, **more)
 
 
-def frames(payload):
-    """The pictures as a browser cuts them from the one block."""
-    ends = [0, *accumulate(payload.data["sizes"])]
-    assert ends[-1] == len(payload.frames)
-    return [Image.open(io.BytesIO(payload.frames[a:b])).convert("RGB") for a, b in pairwise(ends)]
+def frames(made):
+    """The pictures as a browser gets them."""
+    view = WalkView()
+    view.show(made)
+    sent = [getattr(view._view, f"frame_{i}") for i in range(view._view.count)]
+    return [Image.open(io.BytesIO(one)).convert("RGB") for one in sent]
 
 
 def test_small_pictures_cross_to_the_bit():
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (64, 48, 3), dtype=np.uint8) for _ in range(3)]
     made = Shown([Image.fromarray(one) for one in noise], 3, [0, 0.5, 1], "t", ["a", "b", "c"])
-    for one, back in zip(noise, frames(made.payload()), strict=True):
+    for one, back in zip(noise, frames(made), strict=True):
         assert np.array_equal(one, np.asarray(back))
 
 
@@ -48,7 +48,7 @@ def test_small_pictures_cross_to_the_bit():
 def test_large_pictures_are_made_smaller(size, sent):
     one = picture(size=size)
     made = Shown([one], 1, [0], "t", [""])
-    (back,) = frames(made.payload())
+    (back,) = frames(made)
     assert (back.size, one.size) == (sent, size)
     assert np.abs(np.subtract(back.getpixel((0, 0)), one.getpixel((0, 0)))).max() <= 8
 
@@ -56,7 +56,7 @@ def test_large_pictures_are_made_smaller(size, sent):
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
 def test_pictures_of_any_mode(mode):
     made = Shown([picture().convert(mode)], 1, [0], "t", [""])
-    assert frames(made.payload())[0].mode == "RGB"
+    assert frames(made)[0].mode == "RGB"
 
 
 def test_words_of_each_place():
@@ -67,7 +67,7 @@ def test_words_of_each_place():
         title=" two\nlines ",
         details=["slerp", "seed 3"],
     )
-    data = made.payload().data
+    data = made.data()
     first, second, third = data["places"]
     assert first == {
         "place": "t = 0",
@@ -82,7 +82,7 @@ def test_words_of_each_place():
 
 def test_a_label_that_is_the_place_is_said_once():
     made = Shown([picture()] * 2, 2, [0, 0.4], "θ", ["θ = 0", "θ = 0.4 and more"])
-    assert [place["place"] for place in made.payload().data["places"]] == ["", "θ = 0.4"]
+    assert [place["place"] for place in made.data()["places"]] == ["", "θ = 0.4"]
 
 
 def test_pictures_come_one_by_one(view):
@@ -90,9 +90,9 @@ def test_pictures_come_one_by_one(view):
     for count in (1, 2, 4):
         view.show(shown(count, total=4))
         assert "ldm-empty" not in view._dom_classes
-        assert (view._view.data["total"], len(view._view.data["sizes"])) == (4, count)
+        assert (view._view.data["total"], view._view.count) == (4, count)
         assert len(view._view.data["places"]) == 4
-        assert view._view.frames == view._payload.frames
+        assert all(getattr(view._view, f"frame_{i}") for i in range(count))
     view.show(Shown())
     assert "ldm-empty" in view._dom_classes
 
@@ -101,7 +101,7 @@ def test_one_message_for_words_and_pictures(view, monkeypatch):
     sent = []
     monkeypatch.setattr(view._view, "send_state", lambda key=None: sent.append(set(key)))
     view.show(shown(4))
-    assert sent == [{"data", "frames"}]
+    assert sent == [{"data", "count", "frame_0", "frame_1", "frame_2", "frame_3"}]
 
 
 def test_a_place_is_linked_and_stays_in_a_shorter_walk(view):
@@ -153,5 +153,5 @@ def test_the_stand_in_goes_when_a_view_stands(view):
 def test_letting_go(view):
     view.show(shown(3))
     view.clear()
-    assert view._payload.frames == b""
+    assert view._frames == []
     view.place = 1  # without pictures nothing is drawn

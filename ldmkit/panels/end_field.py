@@ -1,6 +1,6 @@
 """What a walk or a sum is made of: words, a drawn critter, a picture, an earlier record.
 
-``checked_end`` says what may stand there, ``EndField`` lets a reader pick it.
+``checked_end`` says what may stand at an end, ``EndField`` lets a reader pick it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from typing import Any
 import ipywidgets
 from PIL import Image
 
+from ldmkit.check import short, whole
 from ldmkit.critters import Scene
-from ldmkit.figures.checks import short_repr
 from ldmkit.figures.frames import webp
 from ldmkit.figures.words import prompt_of, shorten, text
-from ldmkit.panels.actions import row
+from ldmkit.panels.fields import WordsField, row, small_button
 from ldmkit.panels.settings import LARGEST_SEED
 from ldmkit.panels.upload import empty_upload, read_picture, uploaded
-from ldmkit.panels.words import WordsField
 from ldmkit.recording.call import check_prompt
 from ldmkit.records import Embedding, Trajectory, Walk
 from ldmkit.records.rgb import to_rgb
 from ldmkit.space.ends import label_of
 
-__all__ = ["EndField", "WalkFrame", "checked_end", "given", "name_of", "whole_number"]
+__all__ = ["EndField", "WalkFrame", "checked_end", "given", "name_of"]
 
 KINDS = {
     "words": "Words",
@@ -78,23 +77,20 @@ def checked_end(name: str, entry: Any) -> Any:
         return WalkFrame(entry, len(entry) - 1)
     if isinstance(entry, (Scene, Embedding, Trajectory, WalkFrame)):
         return entry
-    seed = whole_number(entry)
-    if seed is not None:
-        return _sampled(_checked_seed(name, seed))
+    if _is_whole(entry):
+        seed = whole(f"{name}, as a critter's seed,", entry, 0, LARGEST_SEED)
+        return _sampled(seed)
     raise TypeError(
         f"{name} must be words, a PIL picture, a critters.Scene or its seed, an Embedding, a "
-        f"Trajectory or a Walk, got {short_repr(entry)}; open a file with PIL.Image.open(path)."
+        f"Trajectory or a Walk, got {short(entry)}; open a file with PIL.Image.open(path)."
     )
 
 
-def whole_number(entry: Any) -> int | None:
-    """A whole number of any type; ``None`` for everything else, ``True`` and arrays too."""
-    if isinstance(entry, bool):
-        return None
+def _is_whole(entry: Any) -> bool:
     try:
-        return operator.index(entry)
+        return not isinstance(entry, bool) and operator.index(entry) is not None
     except TypeError:  # an array has __index__ and no answer
-        return None
+        return False
 
 
 _seeds: dict[Scene, int] = {}  # of scenes that were given by seed: their field shows it
@@ -108,22 +104,13 @@ def _sampled(seed: int) -> Scene:
     return scene
 
 
-def _checked_seed(name: str, seed: int) -> int:
-    if not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(
-            f"{name}, as a critter's seed, must be between 0 and {LARGEST_SEED} inclusive, "
-            f"got {seed}."
-        )
-    return seed
-
-
 def _kept(picture: Image.Image) -> Image.Image:
-    whole = to_rgb(picture)
-    whole.thumbnail((SIDE, SIDE))
-    whole.info.clear()
+    kept = to_rgb(picture)
+    kept.thumbnail((SIDE, SIDE))
+    kept.info.clear()
     # What label_of calls it: the name of its file.
-    whole.filename = getattr(picture, "filename", "")  # type: ignore[attr-defined]
-    return whole
+    kept.filename = getattr(picture, "filename", "")  # type: ignore[attr-defined]
+    return kept
 
 
 def given(end: Any, *, as_picture: bool) -> Any:
@@ -198,6 +185,7 @@ class EndField(ipywidgets.VBox):
         vocabulary: words that the model learned; empty where it knows all.
         on_edit: called with what the reader picked.
         on_wrong: called with a sentence where it can't be taken.
+        on_turn: called where the reader turned to a kind of which nothing is picked yet.
         on_enter: called on Ctrl+Enter in the words.
     """
 
@@ -208,9 +196,10 @@ class EndField(ipywidgets.VBox):
         *,
         on_edit: Callable[[Any], None],
         on_wrong: Callable[[str], None],
+        on_turn: Callable[[], None] = lambda: None,
         on_enter: Callable[[], None] = lambda: None,
     ) -> None:
-        self._on_edit, self._on_wrong = on_edit, on_wrong
+        self._on_edit, self._on_wrong, self._on_turn = on_edit, on_wrong, on_turn
         self._end: Any = ""
         self._filling, self._number = False, 0
         self._kept: dict[str, Any] = {}  # the last of each kind: to and fro loses nothing
@@ -224,13 +213,13 @@ class EndField(ipywidgets.VBox):
             vocabulary, title="", placeholder="a red cat with a top hat", on_enter=on_enter
         )
         self._seed = ipywidgets.IntText(description="Seed")
-        self._dice = _small("random", "Throw dice: another critter")
+        self._dice = small_button("random", "Throw dice: another critter")
         self._critter = row("ldm-seed", [self._seed, self._dice])
         self._upload = ipywidgets.FileUpload(
             accept="image/*", multiple=False, description="Choose a picture"
         )
         self._records = ipywidgets.Dropdown(options=[("none yet", None)])
-        self._again = _small("refresh", "Look for new records in this notebook")
+        self._again = small_button("refresh", "Look for new records in this notebook")
         self._record = row("ldm-seed", [self._records, self._again])
         self._thumb = ipywidgets.Image(format="webp")
         self._thumb.add_class("ldm-end-picture")
@@ -284,9 +273,10 @@ class EndField(ipywidgets.VBox):
             )
         return self._end
 
-    def count_as(self, number: int) -> None:
+    def count_as(self, number: int, title: str = "") -> None:
         """Which of several ends it is, from 0: what has no name is called by its number."""
         self._number = number
+        self._kind.description = title or self._kind.description
         self._draw()
 
     def fill(self, end: Any) -> None:
@@ -358,6 +348,7 @@ class EndField(ipywidgets.VBox):
             self._edited(self._seed.value)
         else:  # nothing to take yet: what was picked before stays until then
             self._draw()
+            self._on_turn()
 
     def _throw(self) -> None:
         self._seed.value = random.randrange(100_000)  # few digits: a class reads them aloud
@@ -391,9 +382,3 @@ class EndField(ipywidgets.VBox):
     def _record_chosen(self, index: Any) -> None:
         if index is not None and not self._filling:
             self._edited(list(self._found.values())[index])
-
-
-def _small(icon: str, tooltip: str) -> ipywidgets.Button:
-    button = ipywidgets.Button(icon=icon, tooltip=tooltip)
-    button.add_class("ldm-small")
-    return button
