@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 from ldmkit.check import short
 from ldmkit.figures.frames import shown_lanes
@@ -73,9 +74,12 @@ def checked_lanes(trajs: tuple[Trajectory, ...], value: object) -> tuple[str, ..
     can = _drawable_lanes(trajs)
     which = "this record" if len(trajs) == 1 else "these records"
     choice = f"{which} can show {', '.join(can)}"
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    try:
+        lanes = None if isinstance(value, str) else tuple(cast("Iterable[Any]", value))
+    except TypeError:  # an array of nothing is iterable, too, and raises
+        lanes = None
+    if lanes is None:
         raise TypeError(f"lanes must be a list of names, got {short_repr(value)}; {choice}.")
-    lanes = tuple(value)
     wrong = [lane for lane in lanes if lane not in can]
     if wrong or not lanes or len(set(lanes)) < len(lanes):
         got = short_repr(wrong[0] if wrong else list(lanes))

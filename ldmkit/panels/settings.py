@@ -263,10 +263,9 @@ class Settings:
         if "prompt" in call:
             arguments.append(repr(call.pop("prompt")))
         if picture is not None:
-            if picture is not now.get("image"):
-                lines.append(PICTURE_CHANGED)
-            else:
-                lines += ["from PIL import ImageOps", "picture = panel.value['image']"]
+            here = picture is now.get("image")
+            lines += ["from PIL import ImageOps"]
+            lines += ["picture = panel.value['image']"] if here else [PICTURE_CHANGED]
             arguments.append(f"image=ImageOps.fit(picture, {self._size(call)})")
         usual = {"keep": ("latents", "denoised"), "preview": "auto", "unsafe_previews": False}
         call |= {key: value for key, value in self._recording.items() if value != usual[key]}

@@ -662,7 +662,6 @@ def test_the_code_with_a_scheduler_that_was_changed_by_hand():
     "extra",
     [
         {"timesteps": [900, 500, 100]},
-        {"cross_attention_kwargs": {"scale": 0.5}},
         {"guidance_rescale": np.float32(0.5), "eta": 0.5, "height": np.int64(64)},
         {"num_images_per_prompt": 2, "clip_skip": None},
         {"callback_on_step_end_tensor_inputs": ["latents"]},
@@ -677,6 +676,12 @@ def test_the_code_with_further_keywords(pipe, extra):
     traj = finished(panel)
     assert same_picture(executed(panel, pipe), traj)
     assert "can't hold" not in panel.code
+    panel.close()
+
+
+def test_the_code_has_the_scale_of_an_adapter(pipe):
+    panel = PromptPanel(pipe, "a cat", cross_attention_kwargs={"scale": 0.5})
+    assert "    cross_attention_kwargs={'scale': 0.5},\n" in panel.code
     panel.close()
 
 
@@ -707,10 +712,10 @@ def test_the_code_of_an_earlier_start_picture_says_that_it_is_gone(panel, pipe):
     with pytest.raises(NameError, match="picture"):
         executed(panel, pipe)
     names = {"pipe": pipe, "ldmkit": ldmkit, "picture": kept}
-    exec("from PIL import ImageOps\n" + panel.code, names)
+    exec(panel.code, names)
     assert same_picture(names["traj"], traj)
     panel.value = {"image": None}
-    assert "no longer the panel's" in panel._code.value, "shown, too"
+    assert "is no longer the panel" in panel._code.value, "shown, too"
 
 
 def test_the_code_of_a_sibling_with_options_of_its_own(pipe):
