@@ -256,6 +256,7 @@ def _open(tokenizer: Any) -> Iterator[None]:
                 tokenizer.__class__ = kind
 
 
+@functools.cache
 def _hearing(kind: type) -> type:
     def call(self: Any, text: Any = None, *args: Any, **options: Any) -> Any:
         listener = _listener.get()
