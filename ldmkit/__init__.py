@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         PromptPanel,
         TrajectoryPanel,
     )
-    from ldmkit.recording import record, recorder
+    from ldmkit.recording.recorder import record, recorder
     from ldmkit.records import Embedding, Grid, Trajectory, Walk
     from ldmkit.space.arithmetic import text_diff
     from ldmkit.space.clip import clip_space

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ldmkit.figures.plot import NOISE, PICTURE, shown_figure
 from ldmkit.figures.words import prompt_of, shorten
 from ldmkit.records import RecordError, Trajectory
+from ldmkit.records.law import at_unit_variance
 from ldmkit.records.pictures import drawable, is_crisp, lane_array, lane_latents
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _check_sides(traj: Trajectory, step: int) -> None:
         raise RecordError(f'{lacks}; record again with keep="all"{also}.')
     if traj.noise_pred_uncond is None:
         return
-    off = np.isnan(traj.noise_pred_uncond).reshape(len(traj.timesteps), -1).all(axis=1)
+    off = np.array([np.isnan(noise).all() for noise in traj.noise_pred_uncond])
     if off[step] and not off.all():
         on = np.flatnonzero(~off)
         raise RecordError(
@@ -141,7 +142,7 @@ def _vector(traj: Trajectory, lane: str, step: int, batch: int) -> Float64:
     vector = latents[step, batch].astype(np.float64).ravel()  # (c·h·w,)
     if lane != "latents":
         return vector
-    return np.asarray(vector / (math.hypot(traj.alphas[step], traj.sigmas[step]) or 1.0))
+    return np.asarray(at_unit_variance(vector, traj.alphas[step], traj.sigmas[step]))
 
 
 def _basis(first: Float64, second: Float64) -> Float64:

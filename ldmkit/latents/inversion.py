@@ -29,6 +29,7 @@ from ldmkit.latents.codec import encode_image
 from ldmkit.recording import call as checks
 from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
 from ldmkit.recording.words import Heard, heard
+from ldmkit.records.law import clean_of, noise_of
 
 __all__ = ["invert"]
 
@@ -152,12 +153,12 @@ class _Steps:
         if kind == "v_prediction":  # v = alpha · ε − sigma · x0, arXiv 2202.00512, appendix D
             return sigma * latents + alpha * output
         if kind == "sample":
-            return (latents - alpha * output) / sigma
+            return noise_of(latents, output, alpha, sigma)
         return output
 
     def _up(self, latents: torch.Tensor, noise: torch.Tensor, low: int, high: int) -> torch.Tensor:
         (alpha, sigma), (alpha_high, sigma_high) = self._level(low), self._level(high)
-        return alpha_high * (latents - sigma * noise) / alpha + sigma_high * noise
+        return alpha_high * clean_of(latents, noise, alpha, sigma) + sigma_high * noise
 
     def _level(self, timestep: int) -> tuple[float, float]:
         tables = self.scheduler

@@ -33,12 +33,12 @@ class Sides:
     """The network's answers of a run.
 
     Attributes:
-        text: (n, ...) with the words.
+        text: (n, ...) with the words; ``None`` where they are lost.
         uncond: (n, ...) without them, NaN where guidance was off; ``None`` where it always was.
         scales: (n,) guidance as measured, 1 where it was off, NaN where nothing tells.
     """
 
-    text: Float32
+    text: Float32 | None
     uncond: Float32 | None
     scales: Float64
 

@@ -22,11 +22,11 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from ldmkit.recording.noise_law import Place, place_of
+from ldmkit.recording.noise_law import place_of
 
 __all__ = [
     "Call",
@@ -51,15 +51,26 @@ class Stop(BaseException):
     """
 
 
+class Located(Protocol):
+    """Where a step stands: a ``Place`` of a scheduler, or what a loop told itself."""
+
+    @property
+    def timestep(self) -> Any:
+        """What the network was told."""
+
+    def level(self) -> tuple[float, float]:
+        """(alpha, sigma) of what enters the step."""
+
+
 @dataclass
 class Call:
     """One call of ``scheduler.step``, tensors as they passed."""
 
-    place: Place
+    place: Located
     latents: torch.Tensor  # (b, c, h, w), or as the family packs
     model_output: torch.Tensor  # guided, as the scheduler got it
     network: list[torch.Tensor]  # what the network gave for this step, before guidance
-    output: torch.Tensor | None
+    output: Any  # a tensor, or None where a student's step gave none
 
 
 @dataclass
@@ -132,7 +143,9 @@ def hooked(
     """
     networks, here = tuple(networks), threading.get_ident()
     methods = {
-        "step": functools.partial(_record_step, scheduler, tape, here, after),
+        "step": functools.partial(
+            _record_step, scheduler, _names_of(scheduler.step), tape, here, after
+        ),
         "scale_model_input": functools.partial(_refuse_others, scheduler, here),
         "set_timesteps": functools.partial(_make_others_wait, scheduler, here),
     }
@@ -192,6 +205,7 @@ def _restore(owner: Any, name: str, earlier: Any | None) -> None:
 
 def _record_step(
     scheduler: Any,
+    names: tuple[str, ...],
     tape: Tape,
     here: int,
     after: Callable[[Call], None] | None,
@@ -204,7 +218,7 @@ def _record_step(
         tape.aside += threading.get_ident() == here
         return step(*args, **kwargs)
     _refuse_others(scheduler, here, owner, lambda: None, (), {})
-    model_output, timestep, sample = _arguments(step, args, kwargs)
+    model_output, timestep, sample = _arguments(names, args, kwargs)
     latents, guided = _copy(tape, sample), _copy(tape, model_output)
     place = place_of(scheduler, timestep)
     result = step(*args, **kwargs)
@@ -216,14 +230,22 @@ def _record_step(
     return result
 
 
+def _names_of(step: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a step's arguments, as they stand."""
+    try:
+        return tuple(inspect.signature(step).parameters)
+    except ValueError:  # one that Python can't read, such as a built-in
+        return ()
+
+
 def _arguments(
-    step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, ...]:
     """(model output, timestep, sample) by name; in this order where a student named them."""
-    given = inspect.signature(step).bind(*args, **kwargs).arguments
-    names = ("model_output", "timestep", "sample")
-    if given.keys() >= set(names):
-        return tuple(given[name] for name in names)
+    given = dict(zip(names, args, strict=False)) | kwargs
+    wanted = ("model_output", "timestep", "sample")
+    if given.keys() >= set(wanted):
+        return tuple(given[name] for name in wanted)
     return tuple((*args, *kwargs.values())[:3])
 
 
@@ -393,15 +415,24 @@ def guarded(pipe: Any, *parts: Any) -> Iterator[None]:
 
     @functools.wraps(kind.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self is not pipe:  # made of it meanwhile: it has its own turn with the scheduler
+            return kind.__call__(self, *args, **kwargs)
         if threading.get_ident() != here:
             with exclusive(*parts):
                 return type(self).__call__(self, *args, **kwargs)
         _refuse_while_told()
         return kind.__call__(self, *args, **kwargs)
 
-    names = {"__call__": call, "__module__": kind.__module__, "__slots__": ()}
+    def reduced(self: Any, protocol: Any) -> Any:
+        """A copy that is made meanwhile is one of the pipeline's own class."""
+        function, args, *rest = super(stand_in, self).__reduce_ex__(protocol)
+        return (function, tuple(kind if one is stand_in else one for one in args), *rest)
+
+    methods = {"__call__": call, "__reduce_ex__": reduced}
+    names = {**methods, "__module__": kind.__module__, "__slots__": ()}
+    stand_in: Any = type(kind.__name__, (kind,), names)
     try:
-        pipe.__class__ = stand_in = type(kind.__name__, (kind,), names)
+        pipe.__class__ = stand_in
     except TypeError:  # a pipeline of a student's that allows no such thing stays as it is
         yield
         return

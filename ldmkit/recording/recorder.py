@@ -529,7 +529,7 @@ class Recording:
 
     def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:
         undrawn = self.vae is None and (not calls or calls[-1].latents.ndim != 4)
-        if self.preview == "none" or not calls or undrawn:
+        if self.preview == "none" or not len(arrays["timesteps"]) or undrawn:
             return {}
         _check_drawable(calls)
         drawn = step_pictures(self.vae, arrays, self.preview)
@@ -547,6 +547,8 @@ class Recording:
             )
         if not calls:
             say("No step passed the pipeline's own scheduler: the record holds the picture alone.")
+            return
+        if not len(arrays["timesteps"]):  # said already
             return
         if calls[-1].latents.ndim == 5 and calls[-1].latents.shape[2] > 1:
             say(self._frames(calls[-1].latents.shape))
@@ -581,7 +583,7 @@ class Recording:
             say(f"ldmkit doesn't know {who}: {guess}.")
 
 
-def _or_said(what: str, make: Callable[[], T], otherwise: T) -> T:
+def _or_said(what: str, make: Callable[[], T], otherwise: Any) -> T:
     """Makes a part of a record; a run that has ended is not lost for what one part can't do."""
     try:
         return make()
@@ -662,8 +664,12 @@ def arrays_of(
         both = estimates(latents, guided, alpha, sigma, prediction)
         for name, estimate in zip(("denoised", "noise_pred"), both, strict=True):
             arrays[name] = estimate if name in names else None
-    apart = None if words_first is None else _apart(calls, guided, words_first)
-    if apart is None or not set(SIDES) & set(names):
+    if words_first is None or not set(SIDES) & set(names):
+        return arrays
+    lost = Sides(None, None, np.full(len(calls), np.nan))
+    what = "noise_pred_text and noise_pred_uncond"
+    apart = _or_said(what, lambda: _apart(calls, guided, words_first), lost)
+    if apart is None:
         return arrays
     arrays["guidance"] = apart.scales
     for name, side in zip(SIDES, (apart.text, apart.uncond), strict=True):
@@ -687,7 +693,7 @@ def _answers(call: Call) -> list[torch.Tensor]:
     batch = call.latents.shape[0]
     if any(len(output) % batch for output in call.network):
         return []
-    parts = [part for output in call.network for part in output.split(batch)]
+    parts = [part for output in call.network for part in torch.split(output, batch)]
     fitted = [_fitted(part, call.latents) for part in parts]
     return [] if any(part is None for part in fitted) else fitted  # type: ignore[return-value]
 

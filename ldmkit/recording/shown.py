@@ -27,10 +27,14 @@ def images_of(output: Any) -> tuple[Image.Image, ...]:
         ValueError: there is something under a picture's name that can't be read as one.
     """
     fields = output if isinstance(output, Mapping) else getattr(output, "values", None)
-    if not isinstance(fields, Mapping):  # a plain object, or a tuple of what it would hold
-        fields = dict(enumerate(output)) if isinstance(output, tuple) else vars(output)
+    if not isinstance(fields, Mapping):  # a modular pipeline keeps them in `values`
+        fields = getattr(output, "__dict__", {})
     named = [fields[name] for name in _PICTURES if fields.get(name) is not None]
-    return tuple(_flat(named[0] if named else next(iter(fields.values()), ())))
+    if isinstance(output, tuple):  # its first is what others name
+        named = list(output[:1])
+    elif isinstance(output, (Image.Image, list, np.ndarray)):
+        named = [output]
+    return tuple(_flat(named[:1]))
 
 
 def _flat(value: Any) -> Iterator[Image.Image]:

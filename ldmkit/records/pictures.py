@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ldmkit.records.animation import check_animation, fitted, write_animation
 from ldmkit.records.errors import RecordError
+from ldmkit.records.law import at_unit_variance, clean_of, noise_of
 
 if TYPE_CHECKING:
     from ldmkit.records.trajectory import Trajectory
@@ -105,15 +106,15 @@ def lane_latents(traj: Trajectory, lane: str) -> NDArray[np.float32] | None:
         return array[: len(traj.timesteps)]  # the last output of `latents` enters no step
     alphas, sigmas = (a[:, None, None, None, None] for a in (traj.alphas, traj.sigmas))
     latents = None if traj.latents is None else traj.latents[:-1]
-    with np.errstate(
-        all="ignore"
-    ):  # where alpha or sigma is zero nothing follows: NaN, drawn black
-        if lane == "noise_pred" and latents is not None and traj.denoised is not None:
-            return np.asarray((latents - alphas * traj.denoised) / sigmas, np.float32)
-        noise = getattr(traj, IMPLIED_BY.get(lane, ""), None)
-        if latents is not None and noise is not None:
-            return np.asarray((latents - sigmas * noise) / alphas, np.float32)
-    return None
+    if latents is None:
+        return None
+    # Where alpha or sigma is zero nothing follows: NaN, drawn black.
+    if lane == "noise_pred" and traj.denoised is not None:
+        return np.asarray(noise_of(latents, traj.denoised, alphas, sigmas), np.float32)
+    noise = getattr(traj, IMPLIED_BY.get(lane, ""), None)
+    return (
+        None if noise is None else np.asarray(clean_of(latents, noise, alphas, sigmas), np.float32)
+    )
 
 
 def lane_array(traj: Trajectory, lane: str, batch: int = 0) -> NDArray[np.uint8]:
@@ -136,9 +137,8 @@ def lane_array(traj: Trajectory, lane: str, batch: int = 0) -> NDArray[np.uint8]
     assert whole is not None  # _check has seen it
     frames = whole[:, batch]  # (n, c, h, w)
     if lane == "latents":
-        # Variance-exploding schedulers feed latents as large as sigma: bring them to unit scale.
-        scale = np.sqrt(traj.alphas**2 + traj.sigmas**2)
-        frames = (frames / np.where(scale > 0, scale, 1)[:, None, None, None]).astype(np.float32)
+        alphas, sigmas = (a[:, None, None, None] for a in (traj.alphas, traj.sigmas))
+        frames = at_unit_variance(frames, alphas, sigmas).astype(np.float32)
     colours = _colours(frames, traj.rgb, constant=is_picture(lane))
     return (np.nan_to_num(colours, nan=0.0).clip(0, 1) * 255).round().astype(np.uint8)
 

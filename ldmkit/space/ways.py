@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from ldmkit.recording import call as checks
 from ldmkit.recording import record
 from ldmkit.recording.hooks import denoiser_of
 from ldmkit.records import Embedding, Step, Trajectory
+from ldmkit.records.law import at_unit_variance
 from ldmkit.space.ends import picture_of, refused, words_of
 from ldmkit.space.mixing import Between, mixing
 from ldmkit.space.paths import path
@@ -228,8 +228,7 @@ def _noise_of(like: torch.Tensor, end: Any, number: int) -> torch.Tensor:
         generator = torch.Generator("cpu").manual_seed(seed_of(end))
         return torch.randn((1, *like.shape), generator=generator, dtype=like.dtype)[0]
     if isinstance(end, Trajectory) and end.latents is not None:
-        scale = math.hypot(end.alphas[0], end.sigmas[0])  # Euler's enter at sigma, DDIM's at 1
-        array = end.latents[0, 0] / (scale if math.isfinite(scale) and scale > 0 else 1)
+        array = at_unit_variance(end.latents[0, 0], end.alphas[0], end.sigmas[0])
     else:
         array = _latents_of(end)
     if array is None:

@@ -135,7 +135,7 @@ def test_refusals(step, batch, message):
 
 
 def test_records_without_both_sides_say_what_to_do():
-    with pytest.raises(RecordError, match=r"denoised_uncond.*keep=\"all\" and a guidance_scale"):
+    with pytest.raises(RecordError, match=r"denoised_uncond.*again with keep=\"all\"\.$"):
         make(3).guidance_figure(0)
 
 

@@ -1,6 +1,7 @@
 """What runs beside a record: neither changes the other, whoever began first."""
 
 import copy
+import functools
 import threading
 
 import numpy as np
@@ -165,6 +166,19 @@ def test_running_it_bare_within_on_step_is_refused(pipe):
     ):
         bare(pipe)
     assert same(bare(pipe), bare(pipe))
+
+
+def test_a_copy_that_is_made_meanwhile_is_a_plain_one(pipe):
+    made = []
+
+    def on_step(step):
+        made.extend([copy.copy(pipe), copy.deepcopy(pipe)])
+        return False
+
+    record(pipe, "a cat", on_step=on_step, **QUICK)
+    assert {type(twin) for twin in made} == {type(pipe)}
+    assert "step" not in vars(made[1].scheduler)
+    assert same(bare(made[1]), bare(pipe))
 
 
 def test_nothing_stays_behind(pipe):
