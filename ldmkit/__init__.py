@@ -11,7 +11,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ldmkit import critters
-    from ldmkit.distill import compare, score, sweep
+    from ldmkit.distill.compare import compare
+    from ldmkit.distill.scoring import score
+    from ldmkit.distill.sweep import sweep
     from ldmkit.figures.side_by_side import side_by_side
     from ldmkit.latents import decode_latents, encode_image
     from ldmkit.loading import anatomy, load, models, release

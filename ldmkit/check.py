@@ -231,7 +231,8 @@ def _leans(letter: str) -> bool:
 
 # ``warnings.catch_warnings`` changes what the whole process shows, so a panel's worker thread can't
 # use it while a cell runs beside it: each thread has a listener of its own.
-_OURS = ("ldmkit", "contextlib", "functools")
+# ... and what stands between: libraries that a run calls, from which ldmkit is called back.
+_OURS = ("ldmkit", "contextlib", "functools", "diffusers", "torch", "transformers")
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
 

@@ -10,7 +10,7 @@ from ldmkit.check import function, short, whole
 from ldmkit.distill.cells import Job, OnUpdate, gather, run
 from ldmkit.distill.scoring import Scorer, scorer_of
 from ldmkit.loading.samplers import sampler_name, with_sampler
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.records.grid import Grid, Label
 
 __all__ = ["compare"]

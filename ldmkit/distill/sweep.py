@@ -14,7 +14,7 @@ from ldmkit.distill.compare import distinct, sampler_label
 from ldmkit.distill.scoring import Scorer, scorer_of
 from ldmkit.loading import load
 from ldmkit.loading.samplers import with_sampler
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.records.grid import Grid, Label
 from ldmkit.records.record import MAX_PICTURES
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ldmkit.check import cut, plain
 from ldmkit.records import Trajectory
+from ldmkit.records.pictures import is_hidden
 from ldmkit.records.table import text
 
 __all__ = [
@@ -75,6 +76,8 @@ def lane_words(lane: str) -> tuple[str, str]:
 def alt_text(traj: Trajectory, lane: str, step: int, batch: int = 0) -> str:
     """What a frame shows, for those who don't see it."""
     title = lane_words(lane)[0]
+    if is_hidden(traj, batch):
+        title = f"{title}, hidden by the safety checker,"
     return (
         f"{title} at step {step + 1} of {len(traj.timesteps)}: "
         f"{shorten(prompt_of(traj, batch), 160) or 'no prompt'}"
@@ -100,6 +103,7 @@ def details(traj: Trajectory, batch: int = 0) -> list[str]:
         f"noise level {_plain(call['noise_level'])}" if call.get("noise_level") else "",
         shorten(str(call.get("scheduler", "")), 40).removesuffix("Scheduler"),
         f"not “{shorten(negative, 60)}”" if negative else "",
+        "steps hidden by the safety checker" if is_hidden(traj, batch) else "",
     ]
     return [part for part in parts if part]
 

@@ -26,8 +26,9 @@ import torch
 from ldmkit.check import say, whole
 from ldmkit.latents.codec import encode_image
 from ldmkit.loading.siblings import twin_of
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
+from ldmkit.recording.words import Heard, heard
 from ldmkit.records.law import clean_of, noise_of
 
 __all__ = ["MOST_ROUNDS", "check_inversion", "invert"]
@@ -94,7 +95,6 @@ def invert(
     checks.check_prompt("prompt", prompt)
     seed = whole("seed", seed, 0, 2**63 - 1)
     checks.check_seed(seed, call.get("generator"), takes_generator=True)
-    checks.warn_if_cut(pipe, "prompt", prompt)
     with exclusive(scheduler, denoiser_of(pipe)):
         start = encode_image(pipe, picture)
         steps = _Steps(scheduler, num_inference_steps, fixed_point)
@@ -108,7 +108,7 @@ def invert(
             **_size(pipe, start, parameters),
         }
         told = {name: value for name, value in told.items() if name in parameters} | call
-        with _backwards(scheduler, steps), torch.no_grad():
+        with _backwards(scheduler, steps), heard(Heard(pipe, told)), torch.no_grad():
             pipe(**told)
     return _checked(steps)
 

@@ -23,7 +23,7 @@ from ldmkit.figures.words import prompt_of, shorten, text
 from ldmkit.panels.fields import WordsField, row, small_button
 from ldmkit.panels.settings import LARGEST_SEED
 from ldmkit.panels.upload import empty_upload, read_picture, uploaded
-from ldmkit.recording.checks import check_prompt
+from ldmkit.recording.call import check_prompt
 from ldmkit.records import Embedding, Trajectory, Walk
 from ldmkit.records.rgb import to_rgb
 from ldmkit.space.ends import label_of

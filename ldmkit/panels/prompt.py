@@ -33,9 +33,10 @@ from ldmkit.panels.settings import Ran, Settings, told_of
 from ldmkit.panels.trajectory import TrajectoryPart
 from ldmkit.panels.upload import empty_upload, read_picture, uploaded
 from ldmkit.recording import record
-from ldmkit.recording.checks import check_keep, check_preview
+from ldmkit.recording.call import check_flag, check_keep, check_preview
 from ldmkit.recording.hooks import scheduler_of
 from ldmkit.recording.preview import autoencoder_of, linear_rgb
+from ldmkit.recording.safety import WITHHELD, has_checker
 from ldmkit.records import RecordError, Step, Trajectory
 from ldmkit.records.rgb import flat
 
@@ -65,6 +66,8 @@ class PromptPanel(RunningPanel):
         prompt: the words.
         keep: names of arrays to keep, as in ``ldmkit.record``.
         preview: step pictures, as in ``ldmkit.record``.
+        unsafe_previews: as in ``ldmkit.record``; without it no picture is shown before a safety
+            checker's verdict, where the pipeline has one.
         **settings: start values of the other settings (``negative_prompt``, ``seed``,
             ``num_inference_steps``, ``guidance_scale``, ``scheduler``, ``strength``, ``image``),
             and further keywords of the pipeline, which hold for every run (``height``, ...).
@@ -83,10 +86,15 @@ class PromptPanel(RunningPanel):
         *,
         keep: Any = ("latents", "denoised"),
         preview: str = "auto",
+        unsafe_previews: bool = False,
         **settings: Any,
     ) -> None:
         given = settings if prompt == "" else {"prompt": prompt, **settings}
-        recording = {"keep": check_keep(keep), "preview": check_preview(preview)}
+        recording = {
+            "keep": check_keep(keep),
+            "preview": check_preview(preview),
+            "unsafe_previews": check_flag("unsafe_previews", unsafe_previews),
+        }
         self._settings = Settings(pipe, recording, given)
         self._pipe, self._checks = pipe, self._settings.checks
         self._vocabulary = vocabulary_of(pipe)
@@ -217,8 +225,13 @@ class _Work:
             self.ran.scheduler = told_of(scheduler)
         self.ran.adapters = _adapters(pipe)
 
+        withheld = has_checker(pipe) and not call["unsafe_previews"]
+        if withheld:
+            report.say(WITHHELD)
+
         def on_step(step: Step) -> bool:
-            return report(step.index + 1, _total(pipe), lambda: _live_preview(pipe, step))
+            picture = (lambda: b"") if withheld else (lambda: _live_preview(pipe, step))
+            return report(step.index + 1, _total(pipe), picture)
 
         with heard_by(report.say):
             return record(pipe, on_step=on_step, **call)

@@ -16,7 +16,7 @@ from ldmkit.loading.origin import origin_of
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
 from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture, twin_of
 from ldmkit.panels.upload import KEPT_SIDE
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.records.rgb import to_rgb
 
 __all__ = [
@@ -268,7 +268,7 @@ class Settings:
             lines += ["from PIL import ImageOps"]
             lines += ["picture = panel.value['image']"] if here else [PICTURE_CHANGED]
             arguments.append(f"image=ImageOps.fit(picture, {self._size(call)})")
-        usual = {"keep": ("latents", "denoised"), "preview": "auto"}
+        usual = {"keep": ("latents", "denoised"), "preview": "auto", "unsafe_previews": False}
         call |= {key: value for key, value in self._recording.items() if value != usual[key]}
         for key, value in call.items():
             if (words := _literal(value)) is not None:

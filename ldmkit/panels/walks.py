@@ -31,7 +31,7 @@ from ldmkit.panels.landmarks import nearest, plane_of, reference_for
 from ldmkit.panels.panel import Check, RunningPanel, quiet_twin
 from ldmkit.panels.settings import check_extra, checked_flag, checked_seed
 from ldmkit.panels.walk_view import MOST_FRAMES, Shown, WalkView
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
 from ldmkit.records.record import file_name
 from ldmkit.space.adaptors import family_of

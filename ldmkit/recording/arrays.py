@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldmkit.check import say
-from ldmkit.recording.checks import ARRAYS
+from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.guidance import Sides, sides
 from ldmkit.recording.hooks import Call, Tape
 from ldmkit.recording.noise_law import estimates, guess_of, number, prediction_of
@@ -212,7 +212,11 @@ def _some(call: Call, rows: list[int]) -> Call:
 
 
 def say_what_is_missing(
-    scheduler: Any, calls: Sequence[Call], arrays: Mapping[str, Any], names: Sequence[str]
+    scheduler: Any,
+    calls: Sequence[Call],
+    arrays: Mapping[str, Any],
+    names: Sequence[str],
+    channels: int | None = None,
 ) -> None:
     """One sentence for each reason why something that was asked for can't be told.
 
@@ -221,6 +225,7 @@ def say_what_is_missing(
         calls: the steps.
         arrays: what ``arrays_of`` made of them.
         names: the arrays that were asked for.
+        channels: of the autoencoder's latents, where it says so.
     """
     who = type(scheduler).__name__
     if not calls:
@@ -229,10 +234,7 @@ def say_what_is_missing(
     if not len(arrays["timesteps"]):  # said already
         return
     if calls[-1].latents.ndim == 5 and calls[-1].latents.shape[2] > 1:
-        say(
-            f"The latents are those of a film: its {calls[-1].latents.shape[2]} frames stand "
-            "one above the other in the record's arrays."
-        )
+        say(_film(calls[-1].latents.shape, channels))
     missing = {name for name in names if name in arrays and arrays[name] is None}
     unknown = np.isnan(arrays["alphas"])
     if unknown.all() and missing:
@@ -262,6 +264,18 @@ def say_what_is_missing(
         say(f"{', '.join(sorted(missing))} can't be told: {reason}.")
     if scheduler is not None and not unknown.all() and (guess := guess_of(scheduler)):
         say(f"ldmkit doesn't know {who}: {guess}.")
+
+
+def _film(shape: Sequence[int], channels: int | None) -> str:
+    if shape[1] != channels == shape[2]:  # (b, frames, c, h, w)
+        return (
+            f"The latents are those of a film: its {shape[1]} frames are the channels of the "
+            f"record's arrays, each with its own {channels} channels one above the other."
+        )
+    return (
+        f"The latents are those of a film: its {shape[2]} frames stand one above the other in "
+        "the record's arrays."
+    )
 
 
 def or_said(what: str, make: Callable[[], T], otherwise: Any) -> T:

@@ -34,7 +34,7 @@ from ldmkit.check import heard_by, say, short
 from ldmkit.loading.device import Released
 from ldmkit.loading.families import Family, family_of
 from ldmkit.loading.origin import origin_of
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import (
     SIDES,
@@ -46,7 +46,7 @@ from ldmkit.recording.arrays import (
     say_what_is_missing,
     stacked,
 )
-from ldmkit.recording.checks import ARRAYS
+from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.hooks import (
     Call,
     Stop,
@@ -60,9 +60,11 @@ from ldmkit.recording.hooks import (
     telling,
     wait_for_others,
 )
+from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_steps
 from ldmkit.recording.noise_law import number, prediction_of
+from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
 from ldmkit.recording.shown import images_of, pictures_of, step_pictures
-from ldmkit.recording.told import length_said_once, say_what_was_hidden, versions, writable
+from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Step, Trajectory
 
 __all__ = ["Recording", "record", "recorder"]
@@ -79,6 +81,7 @@ def record(
     keep: str | Sequence[str] = ("latents", "denoised"),
     preview: str = "auto",
     on_step: OnStep | None = None,
+    unsafe_previews: bool = False,
     **call: Any,
 ) -> Trajectory:
     """Runs a diffusers pipeline and records each step; the picture is the same to the bit.
@@ -97,6 +100,8 @@ def record(
             linear map from latents to colours, ``"none"`` neither; ``"auto"``: vae where small.
         on_step: called after each step with the step by name; ``False`` stops the run and keeps
             the part, its last clean estimate as the picture.
+        unsafe_previews: draws the steps also of what the pipeline's safety checker blacked out;
+            by default they are hidden (``Trajectory.hidden``), while their latents stay.
         **call: the pipeline's own keywords (``num_inference_steps``, ``guidance_scale``, ...).
             What a pipeline of ``ldmkit.load`` was made for is its default.
 
@@ -114,13 +119,18 @@ def record(
     parameters = inputs_of(pipe)
     names = checks.check_keep(keep)
     checks.check_preview(preview)
+    checks.check_flag("unsafe_previews", unsafe_previews)
     check.function("on_step", on_step)
     scheduler, networks, prior = scheduler_of(pipe), denoisers_of(pipe), prior_of(pipe)
     _check_parts(pipe, scheduler, networks)
     seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
-    call = _complete(pipe, parameters, prompt, seeds, call)
+    call = _complete(pipe, parameters, prompt, call)
+    told = kept(pipe, call, parameters, scheduler)  # before: a generator is drawn from
+    if seeds is not None:
+        call["generator"] = _generator(seeds)
     tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
-    tape.on_step, tape.pipe, tape.family = on_step, pipe, family_of(pipe)
+    tape.on_step, tape.family = on_step, family_of(pipe)
+    tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
     tape.tape.halved = _number_of(tape.family.doubled_by, call, parameters) > 1
     parts, earlier = (scheduler, *networks, *(prior or ())), Tape()
     with (
@@ -128,22 +138,19 @@ def record(
         guarded(pipe, *parts),
         _listening(tape),
         hooked(prior[1], (), earlier) if prior else nullcontext(),
-        length_said_once(),
+        heard(tape.words),
     ):
         tape.result = pipe(**call)
     if tape.stopped and callable(getattr(pipe, "maybe_free_model_hooks", None)):
         pipe.maybe_free_model_hooks()  # the loop was left from inside: its end falls to us
-    tape.stopped = tape.stopped or getattr(pipe, "_interrupt", False) is True
+    tape.stopped = tape.stopped or was_interrupted(pipe, len(tape.tape.calls))
     tape.facts |= {
         "prompt": _frozen(call.get("prompt")) or "",
         "negative_prompt": _frozen(call.get("negative_prompt")),
         "seed": seeds,
-        "call": writable(call, parameters, scheduler),
+        "call": with_true_steps(told, scheduler),
         "model": origin_of(pipe).name,
     }
-    if tape.result is not None:
-        hidden = functools.partial(say_what_was_hidden, tape.result, tape.tape)
-        or_said("A word on what the pipeline hid", hidden, None)
     if prior is not None and earlier.calls:
         stage = functools.partial(_stage, tape.facts, prior, earlier, names, parameters, call)
         tape.stages = or_said("The prior's steps", stage, ())
@@ -197,14 +204,13 @@ def _complete(
     pipe: Any,
     parameters: Mapping[str, Any],
     prompt: Any,
-    seeds: int | tuple[int, ...] | None,
     call: dict[str, Any],
 ) -> dict[str, Any]:
-    """Checks the keywords and adds the model's defaults and the generator."""
+    """Checks the keywords and adds the model's defaults."""
     checks.check_call(pipe, parameters, call)
-    for name, value in (("prompt", prompt), ("negative_prompt", call.get("negative_prompt"))):
-        checks.check_prompt(name, value)
-        checks.warn_if_cut(pipe, name, value)
+    checks.check_prompt("prompt", prompt)
+    if prompt == "" and ("prompt" not in parameters or call.get("prompt_embeds") is not None):
+        prompt = None  # what ``Trajectory.keywords`` says of a run that was told no words
     if prompt is not None:
         if "prompt" not in parameters:
             raise TypeError(f"{type(pipe).__name__} takes no prompt; leave it out.")
@@ -217,8 +223,6 @@ def _complete(
     for name, value in origin_of(pipe).defaults.items():
         if name in parameters:
             call.setdefault(name, value)
-    if seeds is not None:
-        call["generator"] = _generator(seeds)
     return call
 
 
@@ -350,8 +354,10 @@ class Recording:
     tape: Tape = field(default_factory=Tape)
     stopped: bool = False
     family: Family = field(default_factory=Family)
-    pipe: Any = None  # where it is a pipeline's run
-    result: Any = None  # what that gave
+    pipe: Any = None  # where it is a pipeline's run; its checker looks at the picture
+    words: Heard | None = None
+    unsafe: bool = False  # steps are drawn though a checker hid their picture
+    result: Any = None  # what a pipeline gave
     facts: dict[str, Any] = field(default_factory=lambda: {"call": {}, "versions": versions()})
     stages: tuple[Trajectory, ...] = ()
     _made: tuple[Any, Trajectory] | None = None
@@ -405,6 +411,8 @@ class Recording:
 
     def tell(self, call: Call) -> None:
         """Hands the newest step to ``on_step``; its ``False`` ends the run."""
+        if self.words is not None:
+            self.words.tell()
         if self.on_step is None:
             return
         with telling():
@@ -455,13 +463,15 @@ class Recording:
                 "The run made no scheduler step, so there is nothing to record; "
                 "ask for more num_inference_steps or, in img2img, more strength."
             )
+        images, hidden = self._checked(images, calls)
         if self.tape.aside:
             say(
                 f"The pipeline ran copies of its {type(self.scheduler).__name__} beside each "
                 f"other: the record holds one run, and {self.tape.aside} steps of its copies are "
                 "left out."
             )
-        say_what_is_missing(self.scheduler, calls, arrays, self.names)
+        channels = getattr(getattr(self.vae, "config", None), "latent_channels", None)
+        say_what_is_missing(self.scheduler, calls, arrays, self.names, channels)
         facts, scales = dict(self.facts), arrays.pop("guidance")
         if scales is not None and _changes(scales):  # else the call says it
             told = [None if np.isnan(scale) else round(float(scale), 3) for scale in scales]
@@ -472,6 +482,7 @@ class Recording:
             **pictures,
             **facts,
             images=images,
+            hidden=() if self.unsafe else hidden,
             stopped=self.stopped,
             stages=self.stages,
         )
@@ -497,6 +508,22 @@ class Recording:
         else:
             last = stacked([calls[-1].output])
         return () if last is None or not np.isfinite(last).all() else pictures_of(self.vae, last[0])
+
+    def _checked(
+        self, images: tuple[Image.Image, ...], calls: Sequence[Call]
+    ) -> tuple[tuple[Image.Image, ...], tuple[bool, ...]]:
+        """The pictures, and which of them the pipeline's safety checker hid."""
+        if self.pipe is None:
+            return images, ()
+        batch = len(calls[-1].latents) if calls else len(images)
+        hidden: tuple[bool, ...]
+        if self.result is None:
+            images, hidden = checked(self.pipe, images, batch)
+        else:
+            hidden = hidden_of(self.pipe, self.result, batch)
+        last = calls[-1].output if calls else None
+        say_what_is_black(hidden, last, self.result, unsafe=self.unsafe)
+        return images, hidden
 
     def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:
         undrawn = self.vae is None and (not calls or calls[-1].latents.ndim != 4)

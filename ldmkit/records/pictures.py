@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ldmkit.check import choice, short, whole
 from ldmkit.records.animation import check_animation, fitted, write_animation
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LANES",
+    "blank_hidden",
     "drawable",
     "is_crisp",
+    "is_hidden",
     "is_picture",
     "lane_array",
     "lane_latents",
@@ -60,6 +62,33 @@ def is_crisp(traj: Trajectory, lane: str) -> bool:
     return lane not in traj.previews and lane not in IMPLIED_BY
 
 
+def is_hidden(traj: Trajectory, batch: int) -> bool:
+    """Whether a safety checker blacked this picture of the batch out."""
+    return 0 <= batch < len(traj.hidden) and traj.hidden[batch]
+
+
+def blank_hidden(traj: Trajectory) -> None:
+    """Takes what was hidden out of a new record's decoded step pictures."""
+    for lane, array in traj.previews.items() if any(traj.hidden) else ():
+        frames = array.copy()
+        for batch in np.flatnonzero(traj.hidden):
+            frames[:, batch] = _tile((array.shape[3], array.shape[2]))
+        frames.flags.writeable = False
+        traj.previews[lane] = frames  # type: ignore[index]
+
+
+def _tile(size: tuple[int, int]) -> NDArray[np.uint8]:
+    """What stands in the place of a picture that was hidden, (H, W, 3)."""
+    tile = Image.new("RGB", size, (128, 128, 128))
+    words = "hidden by\nthe safety\nchecker"
+    font = ImageFont.load_default(max(6, min(size) // 8))
+    middle = (size[0] / 2, size[1] / 2)
+    ImageDraw.Draw(tile).multiline_text(
+        middle, words, fill="white", font=font, anchor="mm", align="center"
+    )
+    return np.asarray(tile)
+
+
 def drawable(traj: Trajectory, lane: str) -> bool:
     """Whether ``lane_array`` can draw this lane of this record."""
     if lane in traj.previews:
@@ -95,12 +124,15 @@ def lane_array(traj: Trajectory, lane: str, batch: int = 0) -> NDArray[np.uint8]
 
     Returns:
         (n, H, W, 3) uint8: decoded step pictures where the record has them, else one pixel
-        per latent.
+        per latent; a grey tile for a picture that a safety checker hid.
 
     Raises:
         RecordError: as ``Trajectory.pictures``.
     """
     _check(traj, lane, batch)
+    if is_hidden(traj, batch):
+        side = fitted(_picture_size(traj), 256)
+        return np.broadcast_to(_tile(side), (len(traj.timesteps), side[1], side[0], 3))
     if lane in traj.previews:
         return traj.previews[lane][:, batch]
     whole = lane_latents(traj, lane)
@@ -156,11 +188,12 @@ def lane_pictures(
 ) -> list[Image.Image]:
     """Frames of one lane as pictures of one size; see ``Trajectory.pictures``."""
     frames = lane_array(traj, lane, batch)
-    size = _picture_size(traj, frames) if size is None else _checked_size(size)
+    size = _picture_size(traj) if size is None else _checked_size(size)
     how = Image.Resampling.NEAREST if is_crisp(traj, lane) else Image.Resampling.BICUBIC
     pictures = [Image.fromarray(frame).resize(size, how) for frame in frames]
     for picture in pictures:
-        picture.info.update(lane=lane, is_picture=is_picture(lane))
+        hidden = is_hidden(traj, batch)
+        picture.info.update(lane=lane, is_picture=is_picture(lane) and not hidden)
         if not is_picture(lane):
             _dashed_frame(picture)
     return pictures
@@ -176,12 +209,13 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     return width, height
 
 
-def _picture_size(traj: Trajectory, frames: NDArray[np.uint8]) -> tuple[int, int]:
+def _picture_size(traj: Trajectory) -> tuple[int, int]:
     if traj.images:
         return traj.images[0].size
     for previews in traj.previews.values():
         return previews.shape[3], previews.shape[2]
-    return frames.shape[2] * 8, frames.shape[1] * 8  # most autoencoders shrink eightfold
+    kept = next(array for lane in LANES if (array := lane_latents(traj, lane)) is not None)
+    return kept.shape[4] * 8, kept.shape[3] * 8  # most autoencoders shrink eightfold
 
 
 def _dashed_frame(picture: Image.Image) -> None:
@@ -209,7 +243,8 @@ def animation(
 ) -> Path:
     """One lane as a file that moves; see ``Trajectory.to_gif``."""
     check_animation(duration, size)
-    whole = _picture_size(traj, lane_array(traj, lane, batch))
+    _check(traj, lane, batch)
+    whole = _picture_size(traj)
     frames = lane_pictures(traj, lane, batch, size=fitted(whole, size))
     ends = is_picture(lane) and batch < len(traj.images)
     last = [traj.images[batch]] if ends else []

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldmkit.check import cut, short
+from ldmkit.check import cut, say, short
 from ldmkit.records import pictures as _pictures
 from ldmkit.records import png as _png
 from ldmkit.records.display import drawn
@@ -59,7 +59,17 @@ WORDS = ("prompt", "negative_prompt", "seed", "call", "model", "versions", "stop
 MAX_STAGES, MAX_DEPTH = 16, 3
 
 # Of a call what is told of it: the scheduler's name is no keyword, an embedding's label neither.
-_TOLD = ("scheduler", "left_out", "batch", "embedding", "guidance")
+_TOLD = (
+    "scheduler",
+    "scheduler_config",
+    "adapters",
+    "learned_words",
+    "generator_seed",
+    "left_out",
+    "batch",
+    "embedding",
+    "guidance",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,6 +168,8 @@ class Trajectory:
         previews: lane name to decoded step pictures, (n, b, H, W, 3) uint8.
         attention: room for attention maps; always ``None`` so far.
         stopped: the run ended early.
+        hidden: for each picture of the batch whether a safety checker blacked it out: its steps
+            are drawn as a grey tile, its latents stay; empty where none is.
         stages: earlier stages (such as a prior), trajectories of their own.
 
     Raises:
@@ -184,13 +196,14 @@ class Trajectory:
     previews: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     attention: None = None
     stopped: bool = False
+    hidden: tuple[bool, ...] = ()
     stages: tuple[Trajectory, ...] = ()
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        for name in ("prompt", "negative_prompt", "seed"):
+        for name in ("prompt", "negative_prompt", "seed", "hidden"):
             value = getattr(self, name)
             put(name, tuple(value) if isinstance(value, list) else value)
         for name in ("call", "versions"):
@@ -205,6 +218,8 @@ class Trajectory:
         _check_type("negative_prompt", self.negative_prompt, str)
         _check_type("seed", self.seed, int)
         string("model", self.model)
+        if not isinstance(self.hidden, tuple) or not all(type(h) is bool for h in self.hidden):
+            raise RecordError("hidden must hold True or False for each picture of the batch.")
         if not all(isinstance(stage, Trajectory) for stage in self.stages):
             raise RecordError("stages must be trajectories, one per earlier stage of the run.")
         if len(self.stages) > MAX_STAGES or _depth(self) > MAX_DEPTH:
@@ -230,6 +245,12 @@ class Trajectory:
             for lane, array in copied("previews", self.previews).items()
         }
         object.__setattr__(self, "previews", pictures)
+        if self.hidden and self.batch_size not in (1, len(self.hidden)):
+            raise RecordError(
+                f"hidden must hold {self.batch_size} values, one for each picture, "
+                f"got {len(self.hidden)}."
+            )
+        _pictures.blank_hidden(self)
 
     def _freeze(self, name: str, dtype: type, shape: tuple[int | None, ...]) -> tuple[int, ...]:
         array = frozen(name, getattr(self, name), dtype, shape)
@@ -355,20 +376,44 @@ class Trajectory:
     def keywords(self) -> dict[str, Any]:
         """What repeats the run: ``record(pipe, **traj.keywords)``, the picture again to the bit.
 
-        The same pipeline, versions and kind of machine are taken for granted, and a ``seed``.
-        What was given beside words and numbers (a start picture, latents) is not held by any
-        record: ``call["left_out"]`` names it, give it again.
+        The same pipeline with the same scheduler, versions and kind of machine are taken for
+        granted. What no record holds is said aloud: keywords beside words and numbers (a start
+        picture, latents, a callback: ``call["left_out"]``), a run without a seed, adapters that
+        were loaded.
         """
         words = {name: getattr(self, name) for name in ("prompt", "negative_prompt", "seed")}
+        words["seed"] = self.call.get("generator_seed") if self.seed is None else self.seed
         call = {name: value for name, value in self.call.items() if name not in _TOLD}
         batch = self.call.get("batch")  # one picture of several, read from its PNG
         if isinstance(batch, Mapping):
-            words |= {name: batch.get(name) for name in words}
+            words |= {name: batch[name] for name in words if batch.get(name) is not None}
         given = {name: value for name, value in words.items() if value is not None} | call
+        if missing := self._not_held(seeded="seed" in given):
+            say(f"These keywords alone don't repeat the run: {'; '.join(missing)}.", stacklevel=2)
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in given.items()
         }
+
+    def _not_held(self, *, seeded: bool) -> list[str]:
+        """What ``keywords`` can't bring back, each with what to do about it."""
+        left_out = [str(name) for name in _as_list(self.call.get("left_out"))]
+        missing = [f"give {', '.join(f'{name}=' for name in left_out)} again"] if left_out else []
+        if not seeded and "generator" not in left_out:
+            missing.append("it had no seed, so its noise is gone (give seed= next time)")
+        adapters = self.call.get("adapters")
+        parts = adapters.values() if isinstance(adapters, Mapping) else ()
+        weights = {
+            f"{name} ({weight})"
+            for part in parts
+            if isinstance(part, Mapping)
+            for name, weight in part.items()
+        }
+        if weights:
+            missing.append(f"load its adapters first: {', '.join(sorted(weights))}")
+        if words := _as_list(self.call.get("learned_words")):
+            missing.append(f"load its learnt words first: {', '.join(map(str, words))}")
+        return missing
 
     def to_png(self, path: str | PathLike[str], *, batch: int = 0) -> Path:
         """Writes a final picture and, inside it, the call that made it; returns the path.
@@ -455,6 +500,10 @@ class Trajectory:
         )
 
 
+def _as_list(value: object) -> list[object]:
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
 def _check_type(name: str, value: object, kind: type, *, optional: bool = True) -> None:
     items = value if isinstance(value, tuple) else (value,)
     if optional and value is None:
@@ -485,7 +534,7 @@ def _pack(traj: Trajectory, dtype: np.dtype[Any]) -> tuple[Arrays, dict[str, Any
     stages = [_pack(stage, dtype) for stage in traj.stages]
     for i, (inner, _) in enumerate(stages):
         arrays |= {f"stages/{i}/{name}": array for name, array in inner.items()}
-    words = {name: getattr(traj, name) for name in WORDS}
+    words = {name: getattr(traj, name) for name in (*WORDS, "hidden")}
     return arrays, words | {"stages": [inner for _, inner in stages]}
 
 
@@ -502,6 +551,7 @@ def _cast(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _unpack(arrays: Arrays, words: Mapping[str, Any]) -> Trajectory:
     fields: dict[str, Any] = {name: words[name] for name in WORDS}
+    fields["hidden"] = words.get("hidden", ())  # not in files of an earlier ldmkit
     fields |= {name: arrays[name] for name in SCHEDULE}
     fields |= {name: arrays[name] for name in ARRAYS if name in arrays}
     fields["previews"] = _below("previews/", arrays)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from ldmkit.check import choice, flag, function, number, short, whole
 from ldmkit.latents.inversion import MOST_ROUNDS
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
 from ldmkit.space.adaptors import Family, family_of
 from ldmkit.space.changes import tell_changes

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ldmkit.loading.origin import origin_of
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.records import Embedding
 from ldmkit.space.adaptors import Family, family_of
 from ldmkit.space.clip import clip_space

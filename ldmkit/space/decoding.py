@@ -11,7 +11,8 @@ from PIL import Image
 
 from ldmkit.check import function, short, whole
 from ldmkit.loading.origin import origin_of
-from ldmkit.recording import checks, record
+from ldmkit.recording import call as checks
+from ldmkit.recording import record
 from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.space.adaptors import UNCLIPS, Family, family_of
 from ldmkit.space.given import check_generator, embeddings_of, generators, noise_of, stacked
@@ -87,12 +88,17 @@ def decode_embedding(
     labels = [one.label for one in given]
     runs = [run_behind(one) for one in given]
     told = {"embedding": labels[0] if len(given) == 1 else labels, "noise_level": noise_level}
+    # What the decoder was given is made of the embedding and the seed: these are to be given again.
+    theirs = {own.get(name, name) for name in traj.call.get("left_out", ())}
+    theirs &= {*call, *(() if latents is None else ("latents",))}
+    told["left_out"] = sorted({"embedding", *theirs} | ({"generator"} & set(call)))
+    kept = {name: value for name, value in traj.call.items() if name != "generator_seed"}
     return replace(
         traj,
         prompt=prompt,
         seed=seeds,
         model=origin_of(unclip).name,
-        call={own.get(name, name): value for name, value in traj.call.items()} | told,
+        call={own.get(name, name): value for name, value in kept.items()} | told,
         stages=tuple(run for run in runs if run is not None),
     )
 

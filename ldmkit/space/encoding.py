@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.check import say, short, whole
-from ldmkit.recording.checks import check_prompt
-from ldmkit.recording.told import length_said_once
+from ldmkit.recording.call import check_prompt
 from ldmkit.records import Embedding, Gap
 from ldmkit.records.rgb import is_picture_like, to_rgb
 from ldmkit.records.table import Table
@@ -76,8 +75,7 @@ class ClipSpace:
             raise RuntimeError(self._lacks("text"))
         texts = [text] if isinstance(text, str) else list(text)
         _say_what_fell_off(half, texts)
-        with length_said_once():
-            rows = half.encode(texts)
+        rows = half.encode(texts)
         made = [
             Embedding(row, words or "no words", "text", self.name)
             for row, words in zip(rows, texts, strict=True)

@@ -17,7 +17,7 @@ from PIL import Image
 from ldmkit.check import choice, flag, function, short, whole
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording.hooks import denoiser_of
-from ldmkit.recording.told import versions
+from ldmkit.recording.kept import versions
 from ldmkit.records import Step, Walk
 from ldmkit.space import paths, ways
 from ldmkit.space.clip_way import clip_image

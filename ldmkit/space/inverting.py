@@ -10,7 +10,7 @@ import torch
 from ldmkit.check import short, whole
 from ldmkit.latents import inversion
 from ldmkit.latents.codec import listed
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.records import Embedding
 from ldmkit.space.adaptors import family_of
 from ldmkit.space.clip import clip_space

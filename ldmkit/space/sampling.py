@@ -8,9 +8,10 @@ from typing import Any, overload
 
 from ldmkit.check import short, whole
 from ldmkit.loading.origin import origin_of
-from ldmkit.recording import checks
+from ldmkit.recording import call as checks
 from ldmkit.recording.arrays import prior_arrays
-from ldmkit.recording.told import length_said_once, versions
+from ldmkit.recording.kept import versions
+from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Embedding, Trajectory
 from ldmkit.space.adaptors import UNCLIPS, Family, family_of
 from ldmkit.space.given import check_generator, generators, noise_of
@@ -98,7 +99,7 @@ def sample_prior(
         shape = (len(texts) * best_of, prior.network.config.embedding_dim)
         latents = noise_of(latents, shape).to(prior.device)
     each = generators(seeds, len(texts), best_of) if generator is None else generator
-    with length_said_once():
+    with heard(Heard(prior, {"prompt": texts})):
         drawn = draw(prior, texts, count=best_of, generator=each, latents=latents, **settings)
     space, model = space_name(unclip), origin_of(unclip).name
     found = []
@@ -127,7 +128,6 @@ def _texts(prior: Prior, prompt: Any) -> list[str]:
     if prompt is None:
         raise TypeError('prompt must be a string, got None; "" is no words.')
     checks.check_prompt("prompt", prompt)
-    checks.warn_if_cut(prior, "prompt", prompt)
     return [prompt] if isinstance(prompt, str) else list(prompt)
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from ldmkit.check import short, whole
 from ldmkit.latents import decode_latents, encode_image
-from ldmkit.recording import checks, record
+from ldmkit.recording import call as checks
+from ldmkit.recording import record
 from ldmkit.recording.hooks import denoiser_of
 from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.records.law import at_unit_variance

@@ -1,12 +1,20 @@
 """What ``record`` refuses: one clear sentence with the rule, the value and what to do next."""
 
 import functools
+import inspect
+import logging
 import math
+import traceback
+import warnings
 
 import numpy as np
 import pytest
 import tiny
+import tiny_encoders
+import torch
+from PIL import Image
 
+from ldmkit.check import heard_by
 from ldmkit.recording import record
 
 QUICK = {"num_inference_steps": 2, "preview": "none"}
@@ -93,14 +101,109 @@ def test_a_prompt_that_is_cut_is_said(capfd):
     assert "a cat a cat" not in capfd.readouterr().err, "the libraries repeat the whole prompt"
 
 
+HUGE = 10**5000  # Python refuses to write it out
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        ({"guidance_scale": 10**400}, ValueError, "guidance_scale must be a finite number"),
+        ({"guidance_scale": None}, TypeError, "must not be None; leave it out for 7.5"),
+        ({"guidance_scale": []}, TypeError, "must be a number, got []"),
+        ({"guidance_rescale": HUGE}, ValueError, "guidance_rescale must be a finite number"),
+        ({"eta": None}, TypeError, "leave it out for 0.0"),
+        ({"num_inference_steps": None}, TypeError, "leave it out for 50"),
+        ({"num_inference_steps": HUGE}, ValueError, "between 1 and 1024 inclusive, got a value"),
+        ({"num_images_per_prompt": None}, TypeError, "leave it out for 1"),
+        ({"clip_skip": 1.5}, TypeError, "clip_skip must be a whole number between 0 and 0"),
+        ({"callback_on_step_end": 7}, TypeError, "must be a function or None, got 7"),
+        ({"callback_on_step_end_tensor_inputs": 7}, TypeError, "must be a list of strings"),
+        ({"cross_attention_kwargs": 7}, TypeError, "must be a dict like {'scale': 0.5}, got 7"),
+        ({"generator": 7}, TypeError, "torch.Generator or a list of them, got 7; seed=7 makes"),
+        ({"generator": []}, TypeError, "torch.Generator or a list of them, got []"),
+        ({"latents": np.zeros(3)}, TypeError, "latents must be a torch.Tensor"),
+        ({"latents": torch.zeros(0)}, TypeError, "latents must be a torch.Tensor, not empty"),
+        ({"timesteps": []}, ValueError, "timesteps must hold at least one number"),
+        ({"timesteps": 7}, TypeError, "timesteps must be a list of numbers, got 7"),
+        ({"sigmas": [1.0, "x"]}, TypeError, "Each item of sigmas must be a number, got 'x'"),
+        ({"sigmas": [10**400]}, ValueError, "Each item of sigmas must be a finite number"),
+        ({"ip_adapter_image": 7}, TypeError, "must be a PIL picture, an array or a list"),
+        ({"output_type": None}, TypeError, "output_type must not be None"),
+        ({"output_type": 7}, TypeError, "output_type must be a string, got 7"),
+        ({"return_dict": 7}, TypeError, "return_dict must be True or False, got 7"),
+        ({"negative_prompt": []}, ValueError, "negative_prompt must hold at least one string"),
+        ({"seed": []}, ValueError, "one whole number for each picture, got []"),
+        ({"seed": 10**400}, ValueError, "between 0 and 2**63 - 1 inclusive"),
+        ({"seed": [1, HUGE]}, ValueError, "inclusive, got a value of type int"),
+        ({"keep": None}, TypeError, 'or "all", got None'),
+        ({"keep": 7}, TypeError, 'or "all", got 7'),
+        ({"keep": [[]]}, ValueError, 'or "all", got []'),
+        ({"preview": None}, ValueError, "one of auto, vae, linear, none, got None"),
+        ({"preview": HUGE}, ValueError, "got a value of type int"),
+        ({"on_step": 7}, TypeError, "on_step must be a function or None, got 7"),
+        ({"unsafe_previews": None}, TypeError, "unsafe_previews must be True or False, got None"),
+    ],
+    ids=lambda value: str(value)[:60] if not isinstance(value, dict) else next(iter(value)),
+)
+def test_what_no_keyword_can_be(call, kind, words):
+    ran = []
+    with pytest.raises(kind) as error:
+        record(pipe(), "a cat", **{"on_step": ran.append, **QUICK, **call})
+    assert words in str(error.value).replace('"', "'").replace("'all'", '"all"')
+    assert not ran
+
+
+def test_a_picture_is_needed():
+    with pytest.raises(TypeError, match=r"begins from a picture, got image=None; give image="):
+        record(tiny.pipeline("img2img", size="small"), "a cat", image=None, **QUICK)
+
+
+BAD = (None, [], (), {}, 10**400, HUGE, -1, 0.5, "x", 7, True, math.nan, object(), [None])
+
+
+def fault_of(subject, call):
+    """(whether it was refused, what is wrong with how it was)."""
+    try:
+        with heard_by(lambda words: None), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            record(subject, **call)
+    except Exception as error:
+        words, at = str(error), traceback.extract_tb(error.__traceback__)[-1].filename
+        ours = isinstance(error, (TypeError, ValueError)) and "/ldmkit/" in at.replace("\\", "/")
+        sentence = words.endswith((".", "?")) and "\n" not in words and len(words) < 600
+        return True, "" if ours and sentence else f"{type(error).__name__}: {words[:200]}"
+    return False, ""
+
+
+@pytest.mark.parametrize("kind", ["text2img", "img2img", "sdxl"])
+def test_every_keyword_with_everything(kind, monkeypatch):
+    """What runs, runs; all else is one sentence of ldmkit's own, before the first step."""
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    base = {"prompt": "a cat", **QUICK}
+    if kind == "sdxl":
+        subject, base = tiny_encoders.sdxl(), {**base, "height": 32, "width": 32}
+    else:
+        subject = tiny.pipeline(kind, size="small")
+    if kind == "img2img":
+        base["image"] = Image.new("RGB", (32, 32))
+    names = [n for n, p in inspect.signature(subject.__call__).parameters.items() if p.kind == 1]
+    names += ["seed", "keep", "preview", "on_step", "unsafe_previews"]
+    assert len(names) > 20
+    found = {
+        f"{name}={type(value).__name__} ({i})": fault_of(subject, {**base, name: value})
+        for name in names
+        for i, value in enumerate(BAD)
+    }
+    assert {case: fault for case, (_, fault) in found.items() if fault} == {}
+    assert sum(refused for refused, _ in found.values()) > 9 * len(names)
+
+
 def test_a_negative_prompt_is_checked_too():
     with pytest.raises(TypeError, match="negative_prompt must be a string"):
         record(pipe(), "a cat", negative_prompt=3, **QUICK)
 
 
 def test_seed_and_generator_together():
-    import torch
-
     with pytest.raises(ValueError, match="seed= or generator=, not both"):
         record(pipe(), "a cat", seed=1, generator=torch.Generator(), **QUICK)
 

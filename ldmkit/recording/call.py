@@ -1,0 +1,399 @@
+"""The checks of a call: what is refused before anything runs.
+
+One sentence each, with the rule, the value and what to do next. What a keyword may be is read from
+the pipeline's own signature, so that every family's are checked.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ldmkit.check import choice, did_you_mean, function, nearest, number, short, whole
+
+__all__ = [
+    "ARRAYS",
+    "WORDS",
+    "check_call",
+    "check_count",
+    "check_flag",
+    "check_keep",
+    "check_preview",
+    "check_prompt",
+    "check_seed",
+    "parameters_of",
+]
+
+ARRAYS = (
+    "latents",
+    "denoised",
+    "noise_pred",
+    "noise_pred_text",
+    "noise_pred_uncond",
+    "model_output",
+)
+# Keywords that hold words: prompt, prompt_2, negative_prompt_3, prior_prompt...
+WORDS = re.compile(r"(prior_|negative_)*prompt(_\d)?")
+PREVIEWS = ("auto", "vae", "linear", "none")
+_OWN = ("prompt", "seed", "keep", "preview", "on_step", "unsafe_previews")
+_LISTS = {"list", "List", "tuple", "Tuple"}
+_LONGEST_PROMPT = 100_000  # characters; a tokenizer takes a second for that many
+_LARGEST_SIDE = 8192  # pixels
+
+
+def parameters_of(pipe: Any, caller: str = "record") -> Mapping[str, inspect.Parameter]:
+    """The named parameters of a pipeline's call; ``caller`` is who refuses others, in words.
+
+    Raises:
+        TypeError: the object can't be called like a pipeline.
+    """
+    if isinstance(pipe, (str, bytes)) or not callable(pipe) or isinstance(pipe, type):
+        raise TypeError(
+            f"{caller} takes a diffusers pipeline first, got "
+            f"{type(pipe).__name__} {short(pipe)}; open one with ldmkit.load(name)."
+        )
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(pipe.__call__).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+
+
+# --- keywords of the pipeline --------------------------------------------------------------------
+
+
+def check_call(
+    pipe: Any,
+    known: Iterable[str],
+    call: Mapping[str, Any],
+    caller: str = "record",
+    own: Iterable[str] = _OWN,
+) -> None:
+    """Refuses unknown keywords and values that no run can mean.
+
+    Args:
+        pipe: the pipeline.
+        known: names of its call's parameters; from ``parameters_of``, their types are read, too.
+        call: the keywords to check.
+        caller: who was called, in words.
+        own: the caller's own keywords.
+
+    Raises:
+        TypeError: a keyword is unknown or has the wrong type.
+        ValueError: a value is out of its range.
+    """
+    names = tuple(known)
+    for name, value in call.items():
+        if name not in names:
+            every = sorted({*names, *own})
+            advice = did_you_mean(name, every, f"it takes: {', '.join(every)}.")
+            raise TypeError(
+                f"{caller} and {type(pipe).__name__} know no keyword {name!r}; {advice}"
+            )
+        if value is None and name in ("image", "mask_image") and "strength" in names:
+            raise TypeError(
+                f"{type(pipe).__name__} begins from a picture, got {name}=None; "
+                f"give {name}=PIL.Image.open(path)."
+            )
+        if not _known_by_name(pipe, name, value):
+            parameter = known.get(name) if isinstance(known, Mapping) else None
+            _check_by_type(name, value, parameter)
+    _check_outcome(call)
+
+
+def _known_by_name(pipe: Any, name: str, value: Any) -> bool:
+    """Checks what means the same in every pipeline; ``False`` where the signature must say."""
+    ranges = {
+        "num_inference_steps": (1, _train_steps(pipe)),
+        "num_images_per_prompt": (1, 256),
+        "height": (8, _LARGEST_SIDE),
+        "width": (8, _LARGEST_SIDE),
+        "max_sequence_length": (1, _LONGEST_PROMPT),
+        "clip_skip": (0, max(0, _text_layers(pipe) - 1)),
+    }
+    if WORDS.fullmatch(name):
+        check_prompt(name, value)
+    elif value is None:
+        return False
+    elif name in ranges:
+        whole(name, value, *ranges[name])
+    elif name in ("guidance_scale", "eta"):
+        number(name, value, like="0.5")
+    elif name == "strength" and _is_real(value):
+        number(name, value, 0, 1)
+    elif name == "generator":
+        _check_generator(value)
+    else:
+        return False
+    return True
+
+
+def _check_by_type(name: str, value: Any, parameter: Any) -> None:
+    """Compares a value with what the pipeline's signature says of it."""
+    default = getattr(parameter, "default", inspect.Parameter.empty)
+    if value is None:
+        if default is not None and default is not inspect.Parameter.empty:
+            raise TypeError(f"{name} must not be None; leave it out for {short(default)}.")
+        return
+    annotation = str(getattr(parameter, "annotation", ""))
+    # "torch.Tensor | list[float] | None" -> {"torch", "Tensor", "list", "float", "None"}
+    kinds = set(re.findall(r"\w+", annotation))
+    # the same without what stands inside of lists: one number alone is no list[float]
+    outer = set(
+        re.findall(r"\w+", re.sub(r"(list|tuple)\[[^][]*\]", r"\1", annotation, flags=re.I))
+    )
+    if "Callable" in kinds:
+        function(name, value)
+    elif kinds & {"dict", "Dict"}:
+        _check_is(name, value, Mapping, 'a dict like {"scale": 0.5}')
+    elif "Image" in kinds:
+        _check_pictures(name, value)
+    elif kinds & {"Tensor", "FloatTensor"} and not kinds & {"int", "float"}:
+        _check_tensors(name, value, "Tensor" in str(outer), bool(outer & _LISTS))
+    elif outer & {*_LISTS, "Tensor", "ndarray"} and not (
+        outer & {"int", "float"} and _is_real(value)
+    ):
+        _check_several(name, value, default, "str" in kinds)
+    else:
+        _check_one(name, value, outer - {"class", "None", "Optional", "typing"}, default)
+
+
+def _check_one(name: str, value: Any, kinds: set[str], default: Any) -> None:
+    if kinds == {"bool"}:
+        check_flag(name, value)
+    elif kinds == {"str"}:
+        _check_is(name, value, str, "a string")
+    elif "float" in kinds:
+        number(name, value, like="0.5")
+    elif "int" in kinds:
+        below_zero = isinstance(default, int) and default < 0
+        whole(name, value, None if below_zero else 0, 2**63 - 1)
+    elif _is_real(value):
+        number(name, value)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a list or array holds nothing (a tensor's own truth is of another kind)."""
+    size = value.numel() if isinstance(value, torch.Tensor) else np.size(value)
+    return not size if isinstance(value, (torch.Tensor, np.ndarray)) else not len(value)
+
+
+def _check_tensors(name: str, value: Any, alone: bool, several: bool) -> None:
+    listed = isinstance(value, (list, tuple))
+    items = list(value) if listed else [value]
+    fits = bool(items) and (several if listed else alone)
+    if not fits or not all(isinstance(one, torch.Tensor) and one.numel() for one in items):
+        what = " or ".join(["a torch.Tensor"] * alone + ["a list of tensors"] * several)
+        raise TypeError(
+            f"{name} must be {what}, not empty, got {short(value)}; "
+            "make a tensor of an array with torch.from_numpy(array)."
+        )
+
+
+def _check_is(name: str, value: Any, kind: type, words: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {words}, got {short(value)}; leave it out if in doubt.")
+
+
+def _check_several(name: str, value: Any, default: Any, strings: bool) -> None:
+    """A list, tuple or array: of numbers, or of strings."""
+    if not isinstance(value, (list, tuple, torch.Tensor, np.ndarray)):
+        raise TypeError(
+            f"{name} must be a list of {'strings' if strings else 'numbers'}, got {short(value)}."
+        )
+    if strings:
+        if not all(isinstance(item, str) for item in value):
+            raise TypeError(f"{name} must be a list of strings, got {short(value)}.")
+        return
+    if _is_empty(value):
+        raise ValueError(f"{name} must hold at least one number, got none; leave it out.")
+    if isinstance(default, tuple) and len(value) != len(default):
+        raise ValueError(
+            f"{name} must hold {len(default)} numbers, got {short(value)}; write {default}."
+        )
+    for item in value if isinstance(value, (list, tuple)) else ():
+        if not isinstance(item, (list, tuple, torch.Tensor, np.ndarray, Image.Image)):
+            number(f"Each item of {name}", item)
+
+
+def _check_pictures(name: str, value: Any) -> None:
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    kinds = (Image.Image, np.ndarray, torch.Tensor, list, tuple)
+    if not items or not all(
+        isinstance(item, kinds) and (isinstance(item, Image.Image) or not _is_empty(item))
+        for item in items
+    ):
+        raise TypeError(
+            f"{name} must be a PIL picture, an array or a list of them, not empty, got "
+            f"{short(value)}; open one with PIL.Image.open(path)."
+        )
+
+
+def _check_generator(value: Any) -> None:
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if not items or not all(isinstance(item, torch.Generator) for item in items):
+        raise TypeError(
+            f"generator must be a torch.Generator or a list of them, got {short(value)}; "
+            "seed=7 makes one."
+        )
+
+
+def _check_outcome(call: Mapping[str, Any]) -> None:
+    outcome = call.get("output_type", "pil")
+    if not isinstance(outcome, str) or outcome not in ("pil", "latent"):
+        raise ValueError(
+            'output_type must be "pil" or "latent" in a record, '
+            f"got {short(outcome)}; "
+            "leave it out and take numpy.asarray(traj.image)."
+        )
+    if call.get("return_dict", True) is not True:
+        raise ValueError(
+            f"return_dict must stay True in a record, got {short(call['return_dict'])}; "
+            "leave it out."
+        )
+
+
+def _train_steps(pipe: Any) -> int:
+    scheduler = getattr(pipe, "scheduler", None)
+    return int(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 0) or 1000)
+
+
+def _text_layers(pipe: Any) -> int:
+    config = getattr(getattr(pipe, "text_encoder", None), "config", None)
+    return int(getattr(config, "num_hidden_layers", 0) or 12)
+
+
+# --- keywords of ldmkit --------------------------------------------------------------------------
+
+
+def check_count(name: str, value: Any, most: int = 256) -> None:
+    """Refuses what is no number of things.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: below 1 or above ``most``.
+    """
+    whole(name, value, 1, most)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Refuses what is neither ``True`` nor ``False``.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {short(value)}.")
+    return bool(value)
+
+
+def check_prompt(name: str, value: Any) -> None:
+    """Refuses what isn't a string or a list of strings, or is beyond all measure.
+
+    Raises:
+        TypeError: not text.
+        ValueError: an empty list, or more characters than any prompt has.
+    """
+    if value is None:
+        return
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(
+            f"{name} must be a string or a list of strings, got {short(value)}; "
+            'write it like "a red cat".'
+        )
+    if not texts:
+        raise ValueError(f'{name} must hold at least one string, got []; write ["a red cat"].')
+    for text in texts:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(
+                f"{name} must be Unicode text, got half a letter (a lone surrogate) in "
+                f"{short(text)}; paste the words again."
+            )
+    longest = max(len(text) for text in texts)
+    if longest > _LONGEST_PROMPT:
+        raise ValueError(
+            f"{name} must have at most {_LONGEST_PROMPT:,} characters, got {longest:,}; shorten it."
+        )
+
+
+def check_keep(keep: Any) -> tuple[str, ...]:
+    """The names of the arrays to keep; ``"all"`` is every one.
+
+    Raises:
+        TypeError: not a name or names.
+        ValueError: an unknown name.
+    """
+    if isinstance(keep, str) and keep == "all":
+        return ARRAYS
+    if not isinstance(keep, Iterable) or isinstance(keep, (bytes, Mapping)):
+        raise TypeError(
+            f'keep must be names of arrays ({", ".join(ARRAYS)}) or "all", got {short(keep)}; '
+            'write keep=("latents", "denoised").'
+        )
+    names = (keep,) if isinstance(keep, str) else tuple(keep)
+    for name in names:
+        if not isinstance(name, str) or name not in ARRAYS:
+            near = nearest(name, ARRAYS, cutoff=0.6)
+            raise ValueError(
+                f'keep takes names of arrays ({", ".join(ARRAYS)}) or "all", got {short(name)}'
+                + (f"; did you mean {near!r}?" if near else ".")
+            )
+    return names
+
+
+def check_preview(preview: Any) -> str:
+    """Refuses a preview that isn't one of the four.
+
+    Raises:
+        ValueError: unknown.
+    """
+    return choice("preview", preview, PREVIEWS)
+
+
+def check_seed(seed: Any, generator: Any, takes_generator: bool) -> int | tuple[int, ...] | None:
+    """Refuses a seed that torch can't take, and seed beside generator; returns plain integers.
+
+    Raises:
+        TypeError: not whole numbers.
+        ValueError: out of range, none in a list, or seed and generator together.
+    """
+    if seed is None:
+        return None
+    if generator is not None:
+        raise ValueError("Give seed= or generator=, not both; seed=7 makes a CPU generator itself.")
+    if not takes_generator:
+        raise ValueError("This pipeline takes no generator, so seed must stay None.")
+    several = isinstance(seed, Sequence) and not isinstance(seed, (str, bytes))
+    if several and not seed:
+        raise ValueError("seed must hold one whole number for each picture, got []; write seed=7.")
+    try:
+        found = tuple(whole("seed", one) for one in (seed if several else [seed]))
+    except TypeError:
+        wrong = seed if not several else next(one for one in seed if not _is_whole(one))
+        raise TypeError(
+            f"seed must be a whole number or a list of them, got {short(wrong)}."
+        ) from None
+    for one in found:
+        if not 0 <= one < 2**63:
+            raise ValueError(f"seed must be between 0 and 2**63 - 1 inclusive, got {short(one)}.")
+    return found if several else found[0]
+
+
+def _is_whole(value: Any) -> bool:
+    try:
+        whole("", value)
+    except TypeError:
+        return False
+    return True
