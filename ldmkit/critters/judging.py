@@ -21,6 +21,7 @@ from torch import nn
 from ldmkit.critters import scene as world
 from ldmkit.critters.language import parse
 from ldmkit.critters.scene import Scene, hidden
+from ldmkit.threads import on_one_thread
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -179,7 +180,7 @@ def recogniser() -> Recogniser:
     model = Recogniser(config["widths"], config["hidden_size"])
     weights = load_file(_WEIGHTS / "model.safetensors")
     model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=True)
-    return model.eval()
+    return on_one_thread(model.eval())
 
 
 def _array(picture: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -18,6 +18,7 @@ __all__ = [
     "choose_dtype",
     "empty_cache",
     "fits",
+    "networks",
     "own",
     "place",
     "release",
@@ -87,7 +88,7 @@ def place(pipe: Any, device: torch.device) -> Any:
     if device.type == "cuda":
         weights = sum(
             weight.numel() * weight.element_size()
-            for part in _networks(pipe)
+            for part in networks(pipe)
             for weight in part.parameters()
         )
         if not fits(weights, torch.cuda.mem_get_info(device)[0]):
@@ -173,7 +174,7 @@ def empty_cache() -> None:
 def _empty(pipe: Any) -> None:
     if isinstance(pipe, Released):
         return
-    for part in _networks(pipe):
+    for part in networks(pipe):
         part.to("meta")  # whoever still holds the network holds no memory
     kind = type(pipe)
     vars(pipe).clear()
@@ -181,7 +182,8 @@ def _empty(pipe: Any) -> None:
     _owned.discard(pipe)
 
 
-def _networks(pipe: Any) -> list[Any]:
+def networks(pipe: Any) -> list[Any]:
+    """The parts of a pipeline that hold weights."""
     import torch
 
     parts = getattr(pipe, "components", {}).values()
