@@ -55,29 +55,28 @@ def on_one_thread(part: Any) -> Any:
     own hooks, it hears of an interrupted call.
 
     Args:
-        part: a network; of an autoencoder its two halves.
+        part: a network; of an autoencoder its two halves. What is none is left alone.
 
     Returns:
-        The same network.
+        The same part.
     """
     halves = [getattr(part, name, None) for name in ("encoder", "decoder")]
-    whole = [half for half in halves if half is not None] if hasattr(part, "decode") else [part]
-    for network in whole:
-        network.forward = types.MethodType(_alone(type(network)), network)
+    for network in filter(None, halves) if hasattr(part, "decode") else [part]:
+        if hasattr(network, "forward"):
+            network.forward = types.MethodType(_alone(type(network)), network)
     return part
 
 
-@functools.cache
-def _alone(kind: type) -> Any:
+def _alone(kind: Any) -> Any:
     """``forward`` of a class of networks, on one thread."""
 
     # A function of this name: unpickled elsewhere, a network finds its class' own.
-    @functools.wraps(kind.forward)  # type: ignore[attr-defined]
+    @functools.wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.training:
-            return kind.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
+            return kind.forward(self, *args, **kwargs)
         with one_thread():
-            return kind.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
+            return kind.forward(self, *args, **kwargs)
 
     return forward
 

@@ -18,7 +18,6 @@ __all__ = [
     "choose_dtype",
     "empty_cache",
     "fits",
-    "networks",
     "own",
     "place",
     "release",
@@ -88,7 +87,7 @@ def place(pipe: Any, device: torch.device) -> Any:
     if device.type == "cuda":
         weights = sum(
             weight.numel() * weight.element_size()
-            for part in networks(pipe)
+            for part in _networks(pipe)
             for weight in part.parameters()
         )
         if not fits(weights, torch.cuda.mem_get_info(device)[0]):
@@ -174,7 +173,7 @@ def empty_cache() -> None:
 def _empty(pipe: Any) -> None:
     if isinstance(pipe, Released):
         return
-    for part in networks(pipe):
+    for part in _networks(pipe):
         part.to("meta")  # whoever still holds the network holds no memory
     kind = type(pipe)
     vars(pipe).clear()
@@ -182,8 +181,7 @@ def _empty(pipe: Any) -> None:
     _owned.discard(pipe)
 
 
-def networks(pipe: Any) -> list[Any]:
-    """The parts of a pipeline that hold weights."""
+def _networks(pipe: Any) -> list[Any]:
     import torch
 
     parts = getattr(pipe, "components", {}).values()

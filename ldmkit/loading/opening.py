@@ -76,8 +76,8 @@ def load(
     if row and row.embedded:
         pipe.set_progress_bar_config(disable=True)  # a bar would take longer to draw than a step
     if folder is not None and (folder / "ldmkit.json").is_file():  # critters, trained here or there
-        for network in devices.networks(pipe):
-            on_one_thread(network)
+        for part in pipe.components.values():
+            on_one_thread(part)
     label = f"{name}:{variant}" if variant and folder is not None else name
     remember(pipe, Origin(label, defaults))
     return devices.own(devices.place(pipe, chosen))

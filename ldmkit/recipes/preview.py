@@ -146,7 +146,7 @@ def difference(
         ``db``, mean PSNR; ``mean_255``, mean absolute difference; ``worst_255``, the largest mean
         absolute difference of one picture.
     """
-    pixels = torch.cat([small(part) for part in latents.split(16)])
+    pixels = torch.cat([small(latents[i : i + 16]) for i in range(0, len(latents), 16)])
     painted = ((pixels.clamp(-1, 1) + 1) * 127.5).round()
     error = painted - torch.from_numpy(targets.astype(np.float32)).permute(0, 3, 1, 2)
     mse = error.square().mean(dim=(1, 2, 3)).clamp_min(1e-3)
