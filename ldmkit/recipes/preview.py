@@ -2,9 +2,9 @@
 
     python -m ldmkit.recipes.preview --minutes 15
 
-Its pupils' book is what a record shows: latents of training drawings, and clean estimates of the
-U-Net from drawings under every amount of noise, with and without guidance; the teacher's picture of
-each stands beside it. Crops of 8 latents for most of the time, whole pictures to finish.
+Its lessons are what a record shows: latents of training drawings, and clean estimates of the U-Net
+from drawings under every amount of noise, with and without guidance; the autoencoder's picture of
+each stands beside it. Whole pictures throughout: what lies at a crop's edges teaches nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
+import ldmkit.critters
 from ldmkit.critters.scene import EVALUATION_SEED
 from ldmkit.recipes.captioning import captions_of
 from ldmkit.recipes.common import Run, arguments, drawings, to_tensor
@@ -25,8 +26,8 @@ from ldmkit.recipes.muon import Muon
 from ldmkit.recording.preview import decode
 from ldmkit.recording.small import SmallDecoder
 
-BATCH = 64  # crops
-CROPS_UNTIL = 0.7  # share of the run that sees crops of 8 latents, 32 pixels
+WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
+BATCH = 16
 CLEAN = 0.4  # share of the lessons that are latents of drawings; the others are estimates
 GUIDANCE = (1.0, 3.5, 6.0)
 LEVELS = (0.2, 0.5, 0.8, 0.95)  # of the schedule's timesteps: where the difference is measured
@@ -113,29 +114,6 @@ def cached_lessons(
     return torch.from_numpy(np.load(paths[0])), np.load(paths[1])
 
 
-def batch(
-    latents: torch.Tensor,
-    targets: NDArray[np.uint8],
-    rng: np.random.Generator,
-    crop: bool,
-    size: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crops of 8 latents and their 32 pixels, or a quarter as many whole ones."""
-    picked = rng.integers(0, len(latents), size if crop else size // 4)
-    if not crop:
-        return latents[torch.from_numpy(picked)], to_tensor(targets[picked])
-    at = rng.integers(0, 9, (size, 2)).tolist()
-    pairs = list(zip(picked.tolist(), at, strict=True))
-    x = torch.stack([latents[i, :, y : y + 8, x : x + 8] for i, (y, x) in pairs])
-    y = np.stack([targets[i, 4 * y : 4 * y + 32, 4 * x : 4 * x + 32] for i, (y, x) in pairs])
-    return x, to_tensor(y)
-
-
-def inner(pixels: torch.Tensor, crop: bool) -> torch.Tensor:
-    """Without the border of a crop, where a network sees an edge that isn't there."""
-    return pixels[..., 8:-8, 8:-8] if crop else pixels
-
-
 @torch.no_grad()
 def difference(
     small: SmallDecoder, latents: torch.Tensor, targets: NDArray[np.uint8]
@@ -197,7 +175,10 @@ def train(pipe: StableDiffusionPipeline, options: argparse.Namespace) -> SmallDe
     torch.manual_seed(options.seed)
     unseen = np.array(drawings(1000, EVALUATION_SEED, options.runs / "cache")[:100])
     held = lessons(pipe, unseen, EVALUATION_SEED, options.seed)
-    small = SmallDecoder().train()
+    shipped = WEIGHTS / "critters" / "preview"
+    start = shipped if options.start == "shipped" else options.start
+    small = SmallDecoder() if start is None else SmallDecoder.open(Path(start))
+    small.train()
     optimizer = Muon(small.named_parameters())
     run = Run(
         options.name or "preview", small, optimizer, options.minutes, options.rate, options.runs
@@ -209,9 +190,8 @@ def train(pipe: StableDiffusionPipeline, options: argparse.Namespace) -> SmallDe
 
     for step in run.steps(evaluate):
         rng = np.random.default_rng((options.seed, step))
-        crop = run.progress < CROPS_UNTIL
-        x, y = batch(latents, targets, rng, crop, options.batch)
-        error = inner(small(x) - y, crop)
+        picked = rng.integers(0, len(latents), options.batch)
+        error = small(latents[torch.from_numpy(picked)]) - to_tensor(targets[picked])
         run.update(error.abs().mean() + 2 * error.square().mean())
     small.load_state_dict(run.average)
     return small.eval()
@@ -220,11 +200,12 @@ def train(pipe: StableDiffusionPipeline, options: argparse.Namespace) -> SmallDe
 def main() -> None:
     """Command line."""
     parser = arguments(__doc__, minutes=15, batch=BATCH)
-    parser.add_argument("--pipeline", default="critters", help="name or folder of the teacher")
+    parser.add_argument(
+        "--pipeline", type=Path, default=WEIGHTS / "critters", help="the teacher's folder"
+    )
     parser.add_argument("--lessons", type=int, default=6000, help="pictures to learn from")
     options = parser.parse_args()
-    folder = options.pipeline
-    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(options.pipeline, dtype=torch.float32)
     small = train(pipe, options)
     target = options.export or options.runs / (options.name or "preview") / "model"
     small.save(target, pipe.vae)

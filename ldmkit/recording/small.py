@@ -39,6 +39,7 @@ class SmallDecoder(nn.Module):
 
     def __init__(self, channels: int = 4, width: int = 64, blocks: int = 2, fine: int = 24) -> None:
         super().__init__()
+        self.autoencoder = ""
         self.config = {"channels": channels, "width": width, "blocks": blocks, "fine": fine}
         self.enter = _conv(channels, width)
         self.pairs = nn.ModuleList(
@@ -60,6 +61,16 @@ class SmallDecoder(nn.Module):
         x = F.relu(x + self.polish(x))
         return F.pixel_shuffle(self.leave(x), 2)
 
+    @classmethod
+    def open(cls, folder: Path) -> SmallDecoder:
+        """Reads what ``save`` wrote; ``autoencoder`` is the fingerprint of whose it is."""
+        config = json.loads((folder / "config.json").read_text())
+        autoencoder = config.pop("autoencoder")
+        small = cls(**config)
+        small.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+        small.autoencoder = autoencoder
+        return small.eval()
+
     def save(self, folder: Path, vae: Any) -> None:
         """Writes float16 weights and a configuration that names the autoencoder's weights."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +87,7 @@ def _conv(enters: int, leaves: int) -> nn.Conv2d:
 
 def fingerprint(vae: Any) -> str:
     """sha256 of what decodes, in float16: the same in float32, other after any training."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(vae.config.scaling_factor).encode())
     for part in ("post_quant_conv", "decoder"):
         module = getattr(vae, part, None)
         for name, weight in sorted(module.state_dict().items()) if module is not None else ():
@@ -101,9 +112,5 @@ def small_decoder(vae: Any, device: torch.device) -> SmallDecoder | None:
 
 @lru_cache(maxsize=8)
 def _opened(folder: Path, wanted: str, device: torch.device) -> SmallDecoder | None:
-    config = json.loads((folder / "config.json").read_text())
-    if config.pop("autoencoder") != wanted:
-        return None
-    model = SmallDecoder(**config)
-    model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    return on_one_thread(model.to(device).eval())
+    small = SmallDecoder.open(folder)
+    return on_one_thread(small.to(device)) if small.autoencoder == wanted else None
