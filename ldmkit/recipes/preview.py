@@ -137,15 +137,19 @@ def difference(
 
 
 def measure(
-    small: SmallDecoder, pipe: StableDiffusionPipeline, cache: Path, count: int = 200
+    small: SmallDecoder, pipe: StableDiffusionPipeline, pictures: NDArray[np.uint8]
 ) -> dict[str, dict[str, float]]:
     """The difference on evaluation drawings: their own latents, and estimates at noise levels.
+
+    Args:
+        small: the small decoder.
+        pipe: the pipeline of its autoencoder.
+        pictures: (n, 64, 64, 3) uint8, the first drawings from `EVALUATION_SEED` on.
 
     Returns:
         ``difference`` by what was decoded: ``"drawings"`` and, for each of `LEVELS`,
         ``"estimates at timestep …"`` with the model's own guidance scale.
     """
-    pictures = np.array(drawings(1000, EVALUATION_SEED, cache)[:count])
     return {
         name: difference(small, latents, decode(pipe.vae, latents.numpy()))
         for name, latents in _shown(pipe, pictures)
@@ -169,12 +173,17 @@ def _shown(
         )
 
 
+def unseen(options: argparse.Namespace) -> NDArray[np.uint8]:
+    """A fifth of the evaluation drawings that the options name, (n, 64, 64, 3) uint8."""
+    whole = drawings(options.unseen, EVALUATION_SEED, options.runs / "cache")
+    return np.array(whole[: options.unseen // 5])
+
+
 def train(pipe: StableDiffusionPipeline, options: argparse.Namespace) -> SmallDecoder:
     """Run the recipe; returns the small decoder with its averaged weights."""
     latents, targets = cached_lessons(pipe, options)
     torch.manual_seed(options.seed)
-    unseen = np.array(drawings(1000, EVALUATION_SEED, options.runs / "cache")[:100])
-    held = lessons(pipe, unseen, EVALUATION_SEED, options.seed)
+    held = lessons(pipe, unseen(options)[:100], EVALUATION_SEED, options.seed)
     shipped = WEIGHTS / "critters" / "preview"
     start = shipped if options.start == "shipped" else options.start
     small = SmallDecoder() if start is None else SmallDecoder.open(Path(start))
@@ -209,7 +218,7 @@ def main() -> None:
     small = train(pipe, options)
     target = options.export or options.runs / (options.name or "preview") / "model"
     small.save(target, pipe.vae)
-    for name, values in measure(small, pipe, options.runs / "cache").items():
+    for name, values in measure(small, pipe, unseen(options)).items():
         print(name, {k: round(v, 2) for k, v in values.items()})
 
 
