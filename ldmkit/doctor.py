@@ -69,6 +69,7 @@ def examine() -> Report:
         ("system", f"{platform.system()} {platform.machine()}"),
         ("device", device),
         ("memory", _memory()),
+        ("threads", _threads()),
         ("embedded model", embedded or "missing"),
         *((name, _version(name) or "not installed") for name in SHOWN),
     )
@@ -109,6 +110,15 @@ def _device() -> str:
         return choose_device().type
     except (ImportError, OSError) as error:  # a broken installation of torch
         return f"unknown ({' '.join(str(error).split())})"
+
+
+def _threads() -> str:
+    from ldmkit.threads import in_words
+
+    try:
+        return in_words()
+    except (ImportError, OSError):  # no torch, or a broken one: said above
+        return "unknown"
 
 
 def _memory() -> str:

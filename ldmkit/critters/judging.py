@@ -23,6 +23,7 @@ from ldmkit.critters import world
 from ldmkit.critters.scene import Scene, parse
 from ldmkit.critters.world import hidden
 from ldmkit.records.rgb import to_rgb
+from ldmkit.threads import on_one_thread
 
 HEADS: dict[str, tuple[str, ...]] = {
     "number": ("none", "one", "two"),
@@ -178,7 +179,7 @@ def recogniser() -> Recogniser:
     model = Recogniser(config["widths"], config["hidden_size"])
     weights = load_file(_WEIGHTS / "model.safetensors")
     model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=True)
-    return model.eval()
+    return on_one_thread(model.eval())
 
 
 def _array(picture: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

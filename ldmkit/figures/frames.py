@@ -8,7 +8,7 @@ then size, then the number of steps, and ``note`` says so.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +21,18 @@ from ldmkit.records import Trajectory
 from ldmkit.records.pictures import LANES, drawable, is_crisp, is_picture, lane_array
 from ldmkit.records.rgb import flat
 
-__all__ = ["MAX_BYTES", "Payload", "json_numbers", "shown_lanes", "trajectory_payload", "webp"]
+__all__ = [
+    "MAX_BYTES",
+    "Drawn",
+    "Payload",
+    "drawn",
+    "json_numbers",
+    "shown_lanes",
+    "trajectory_payload",
+    "webp",
+]
+
+Drawn = Mapping[str, NDArray[np.uint8]]  # lane -> (n, H, W, 3)
 
 # Databricks passes 5 MB in one message, Colab some 10: an output stays under 4 MB, of which
 # base64 takes a quarter, the contact sheet and image/png up to 1 MB.
@@ -60,6 +71,16 @@ class Payload:
     data: dict[str, Any]
     frames: bytes
 
+    def cut(self) -> dict[tuple[str, int], bytes]:
+        """The frames by lane and step, counted from 0; the final picture as ``("final", 0)``."""
+        parts, at = {}, 0
+        sizes = [(lane["name"], lane["sizes"]) for lane in self.data["lanes"]]
+        for name, own in (*sizes, ("final", [self.data["final"]["size"]])):
+            for step, size in zip(self.data["index"] if name != "final" else [0], own, strict=True):
+                parts[name, step] = self.frames[at : at + size]
+                at += size
+        return parts
+
 
 def shown_lanes(traj: Trajectory) -> list[str]:
     """The lanes that the player can show of this record."""
@@ -68,23 +89,30 @@ def shown_lanes(traj: Trajectory) -> list[str]:
     return [lane for lane in PLAYER_LANES if drawable(traj, lane)]
 
 
+def drawn(traj: Trajectory, batch: int = 0, lanes: Sequence[str] | None = None) -> Drawn:
+    """The lanes of one picture of the batch as arrays, by default those that the player shows."""
+    names = shown_lanes(traj) if lanes is None else lanes
+    return {lane: lane_array(traj, lane, batch) for lane in names}
+
+
 def trajectory_payload(
     traj: Trajectory,
     batch: int = 0,
     *,
     lanes: Sequence[str] | None = None,
     max_bytes: int = MAX_BYTES,
+    arrays: Drawn | None = None,
 ) -> Payload:
-    """Encodes the lanes of one picture of the batch.
+    """Encodes the lanes of one picture of the batch, each frame once.
 
     Args:
         traj: the record.
         batch: which picture of the batch, from 0.
         lanes: what to show, from the left; by default the three lanes of ``shown_lanes``.
         max_bytes: upper limit of ``frames``.
+        arrays: the lanes, where ``drawn`` has drawn them already.
     """
-    names = shown_lanes(traj) if lanes is None else lanes
-    arrays = {lane: lane_array(traj, lane, batch) for lane in names}
+    arrays = drawn(traj, batch, lanes) if arrays is None else arrays
     rung, encoded = _fit(arrays, max_bytes)
     final = b""
     if batch < len(traj.images):
@@ -136,33 +164,31 @@ def json_numbers(values: NDArray[np.float64]) -> list[float | None]:
     return [round(float(v), 5) if np.isfinite(v) else None for v in values]
 
 
-def _fit(
-    lanes: dict[str, NDArray[np.uint8]], max_bytes: int
-) -> tuple[Rung, dict[str, list[bytes]]]:
+def _fit(lanes: Drawn, max_bytes: int) -> tuple[Rung, dict[str, list[bytes]]]:
     """The first rung of the ladder under the limit; a few frames are tried before all."""
     encoded: dict[str, list[bytes]] = {}
     rung = LADDER[0]
+    done: dict[tuple[str, int, int, int], bytes] = {}  # lane, step, side, quality
+
+    def encode(lane: str, steps: Sequence[int]) -> list[bytes]:
+        for step in steps:
+            key = (lane, step, rung.side, rung.quality)
+            if key not in done:
+                done[key] = webp(Image.fromarray(lanes[lane][step]), rung.side, rung.quality)
+        return [done[lane, step, rung.side, rung.quality] for step in steps]
+
     for rung in LADDER:
-        if _estimate(lanes, rung) > 1.1 * max_bytes:
+        shown = {lane: _shown(len(array), rung.every) for lane, array in lanes.items()}
+        estimate = 0.0
+        for lane, steps in shown.items():
+            sample = encode(lane, range(0, len(lanes[lane]), max(1, len(lanes[lane]) // 4)))
+            estimate += sum(map(len, sample)) / max(1, len(sample)) * len(steps)
+        if estimate > 1.1 * max_bytes:
             continue
-        encoded = {lane: list(_encode(array, rung)) for lane, array in lanes.items()}
+        encoded = {lane: encode(lane, steps) for lane, steps in shown.items()}
         if sum(len(frame) for parts in encoded.values() for frame in parts) <= max_bytes:
             break
     return rung, encoded
-
-
-def _estimate(lanes: dict[str, NDArray[np.uint8]], rung: Rung) -> float:
-    total = 0.0
-    for array in lanes.values():
-        sample = list(_encode(array[:: max(1, len(array) // 4)], rung._replace(every=1)))
-        mean = sum(map(len, sample)) / max(1, len(sample))
-        total += mean * len(_shown(len(array), rung.every))
-    return total
-
-
-def _encode(array: NDArray[np.uint8], rung: Rung) -> Iterator[bytes]:
-    for frame in array[_shown(len(array), rung.every)]:
-        yield webp(Image.fromarray(frame), rung.side, rung.quality)
 
 
 def webp(picture: Image.Image, side: int, quality: int) -> bytes:
@@ -176,9 +202,7 @@ def webp(picture: Image.Image, side: int, quality: int) -> bytes:
     return file.getvalue()
 
 
-def _notes(
-    traj: Trajectory, batch: int, rung: Rung, lanes: dict[str, NDArray[np.uint8]]
-) -> Iterator[str]:
+def _notes(traj: Trajectory, batch: int, rung: Rung, lanes: Drawn) -> Iterator[str]:
     if traj.batch_size > 1:
         yield f"Picture {batch + 1} of {traj.batch_size} of this batch."
     if rung is not LADDER[0]:

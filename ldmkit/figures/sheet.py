@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ldmkit.figures.frames import shown_lanes, webp
+from ldmkit.figures.frames import Drawn, Payload, drawn, webp
 from ldmkit.figures.words import alt_text, details, lane_words, prompt_of, shorten, text
 from ldmkit.records import Trajectory
-from ldmkit.records.pictures import is_crisp, is_picture, lane_array
+from ldmkit.records.pictures import is_crisp, is_picture
 from ldmkit.records.rgb import flat
 
 __all__ = ["chosen_steps", "sheet_html", "sheet_image"]
@@ -47,7 +46,13 @@ def thumbnail(frame: NDArray[np.uint8], side: int, *, cells: bool) -> Image.Imag
 
 
 def sheet_html(
-    traj: Trajectory, batch: int = 0, *, columns: int = 8, lanes: Sequence[str] | None = None
+    traj: Trajectory,
+    batch: int = 0,
+    *,
+    columns: int = 8,
+    lanes: Sequence[str] | None = None,
+    arrays: Drawn | None = None,
+    payload: Payload | None = None,
 ) -> str:
     """The contact sheet as HTML that needs neither script nor style sheet.
 
@@ -56,17 +61,20 @@ def sheet_html(
         batch: which picture of the batch, from 0.
         columns: how many steps are shown.
         lanes: what is shown of a step, from the top; by default what the player shows.
+        arrays: the lanes, where ``drawn`` has drawn them already.
+        payload: of the same picture: frames that are as small as the sheet's stand in it as they
+            are, and are not encoded again.
     """
-    names = shown_lanes(traj) if lanes is None else lanes
-    arrays = {lane: lane_array(traj, lane, batch) for lane in names}
+    arrays = drawn(traj, batch, lanes) if arrays is None else arrays
     steps = chosen_steps(len(traj.timesteps), columns) if arrays else []
+    encoded = {} if payload is None else payload.cut()
     parts = [
         f'<p style="margin:0;font-size:18px;font-weight:600" dir="auto">'
         f"{text(shorten(prompt_of(traj, batch), 600) or 'no prompt')}</p>",
         f'<p style="margin:2px 0 8px;opacity:0.7">{text(" · ".join(details(traj, batch)))}</p>',
         _legend(arrays) if steps else "",
-        *(_column(traj, arrays, i, batch) for i in steps),
-        *_finals(traj),
+        *(_column(traj, arrays, i, batch, encoded) for i in steps),
+        *_finals(traj, {batch: encoded.get(("final", 0), b"")}),
     ]
     return (
         '<div class="ldm-sheet" style="font-family:system-ui,sans-serif;line-height:1.4;'
@@ -74,7 +82,7 @@ def sheet_html(
     )
 
 
-def _legend(lanes: dict[str, Any]) -> str:
+def _legend(lanes: Drawn) -> str:
     words = [f"{lane_words(lane)[0].lower()} ({lane_words(lane)[1]})" for lane in lanes]
     return (
         '<p style="margin:0 0 8px;font-size:12px;opacity:0.8">'
@@ -82,11 +90,17 @@ def _legend(lanes: dict[str, Any]) -> str:
     )
 
 
-def _column(traj: Trajectory, lanes: dict[str, NDArray[np.uint8]], i: int, batch: int) -> str:
+def _column(
+    traj: Trajectory, lanes: Drawn, i: int, batch: int, encoded: dict[tuple[str, int], bytes]
+) -> str:
     cells = []
     for lane, frames in lanes.items():
-        picture = thumbnail(frames[i], THUMB, cells=is_crisp(traj, lane))
-        cells.append(_img(picture, alt_text(traj, lane, i, batch), THUMB))
+        crisp, alt = is_crisp(traj, lane), alt_text(traj, lane, i, batch)
+        if not crisp and (lane, i) in encoded and max(frames.shape[1:3]) <= 2 * THUMB:
+            cells.append(_img(encoded[lane, i], alt, THUMB))
+        else:
+            small = thumbnail(frames[i], THUMB, cells=crisp)
+            cells.append(_img(webp(small, 2 * THUMB, 80), alt, THUMB))
     timestep = f"{traj.timesteps[i]:.4g}"
     mix = f"{traj.alphas[i]:.2f} × picture<br>+ {traj.sigmas[i]:.2f} × noise"
     return (
@@ -96,31 +110,38 @@ def _column(traj: Trajectory, lanes: dict[str, NDArray[np.uint8]], i: int, batch
     )
 
 
-def _finals(traj: Trajectory) -> list[str]:
+def _finals(traj: Trajectory, encoded: Mapping[int, bytes]) -> list[str]:
     shown = traj.images[:FINALS]
     side = 2 * THUMB if len(shown) == 1 else THUMB + 20
     parts = []
     for b, image in enumerate(shown):
         alt = f"Final picture: {shorten(prompt_of(traj, b), 160) or 'no prompt'}"
+        data = encoded.get(b) if max(image.size) <= 2 * THUMB else None
+        data = data or webp(image, 2 * THUMB, 80)
         number = f" {b + 1} of {len(traj.images)}" if len(traj.images) > 1 else ""
         parts.append(
             '<div style="display:inline-block;vertical-align:top;margin:0 8px 8px 0">'
-            f'{_img(image, alt, side)}<div style="font-size:11px"><b>final picture{number}</b>'
+            f'{_img(data, alt, side)}<div style="font-size:11px"><b>final picture{number}</b>'
             "</div></div>"
         )
     return parts
 
 
-def _img(picture: Image.Image, alt: str, width: int) -> str:
-    data = base64.b64encode(webp(picture, 2 * THUMB, 80)).decode()
+def _img(data: bytes, alt: str, width: int) -> str:
+    source = base64.b64encode(data).decode()
     return (
-        f'<img src="data:image/webp;base64,{data}" alt="{text(alt)}" title="{text(alt)}" '
+        f'<img src="data:image/webp;base64,{source}" alt="{text(alt)}" title="{text(alt)}" '
         f'width="{width}" style="display:block;margin:0 0 4px">'
     )
 
 
 def sheet_image(
-    traj: Trajectory, batch: int = 0, *, columns: int = 6, lanes: Sequence[str] | None = None
+    traj: Trajectory,
+    batch: int = 0,
+    *,
+    columns: int = 6,
+    lanes: Sequence[str] | None = None,
+    arrays: Drawn | None = None,
 ) -> Image.Image:
     """The contact sheet as one RGB picture, for places that show no HTML (LaTeX, slides).
 
@@ -129,17 +150,18 @@ def sheet_image(
         batch: which picture of the batch, from 0.
         columns: how many steps are shown.
         lanes: what is shown of a step, from the top; by default what the player shows.
+        arrays: the lanes, where ``drawn`` has drawn them already.
 
     Returns:
         Rows are lanes, columns are steps; the final picture stands at the right.
     """
-    names = shown_lanes(traj) if lanes is None else list(lanes)
-    steps = chosen_steps(len(traj.timesteps), columns) if names else []
+    arrays = drawn(traj, batch, lanes) if arrays is None else arrays
+    steps = chosen_steps(len(traj.timesteps), columns) if arrays else []
     thumbs = [
         [thumbnail(frames[i], THUMB, cells=is_crisp(traj, lane)) for i in steps]
-        for lane, frames in ((lane, lane_array(traj, lane, batch)) for lane in names)
+        for lane, frames in arrays.items()
     ]
-    return _Canvas(traj, names, steps, batch).paint(thumbs)
+    return _Canvas(traj, list(arrays), steps, batch).paint(thumbs)
 
 
 class _Canvas:

@@ -21,6 +21,7 @@ from ldmkit.loading.quiet import (
     parts_on_demand,
     swift_imports,
 )
+from ldmkit.threads import on_one_thread
 
 __all__ = ["fetch", "is_folder", "is_hub_id", "load", "unknown"]
 
@@ -79,6 +80,9 @@ def load(
         defaults = dict(row.defaults) if row else {}
     if row and row.embedded:
         pipe.set_progress_bar_config(disable=True)  # a bar would take longer to draw than a step
+    if folder is not None and (folder / "ldmkit.json").is_file():  # critters, trained here or there
+        for part in pipe.components.values():
+            on_one_thread(part)
     label = f"{name}:{variant}" if variant and folder is not None else name
     remember(pipe, Origin(label, defaults))
     return devices.own(devices.place(pipe, chosen))

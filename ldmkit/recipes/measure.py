@@ -25,9 +25,10 @@ from transformers import CLIPModel, CLIPTokenizer
 import ldmkit.critters
 from ldmkit.critters.judging import judge_many, look, recogniser
 from ldmkit.critters.world import EVALUATION_SEED
-from ldmkit.recipes import autoencoder, clip, evaluate, judge, variety
+from ldmkit.recipes import autoencoder, clip, evaluate, judge, preview, variety
 from ldmkit.recipes.common import drawings, scene, write_picture, write_text
 from ldmkit.recipes.unet import Conditions
+from ldmkit.recording.small import SmallDecoder
 from ldmkit.records.intervals import paired_difference
 
 WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
@@ -70,6 +71,13 @@ def measure_judge(cache: Path) -> dict[str, Any]:
         "noise_taken_for_critters": sum(taken[:200]),
         "flat_taken_for_critters": sum(taken[200:]),
     }
+
+
+def measure_preview(folder: Path, cache: Path) -> dict[str, dict[str, float]]:
+    """How far the small decoder's pictures are from the autoencoder's; see `preview.measure`."""
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pictures = np.array(drawings(1000, EVALUATION_SEED, cache)[:200])
+    return preview.measure(SmallDecoder.open(folder / "preview"), pipe, pictures)
 
 
 def measure_pipeline(folder: Path, count: int, sheets: Path, cache: Path) -> dict[str, Any]:
@@ -152,6 +160,11 @@ def card_rows(metrics: dict[str, Any]) -> str:
         f"| judge: noise, flat pictures taken for critters, of 200 each | "
         f"{judged['noise_taken_for_critters']}, {judged['flat_taken_for_critters']} |",
     ]
+    rows += [
+        f"| small decoder, {name} | {far['db']:.1f} dB, {far['mean_255']:.1f} of 255 on average, "
+        f"{far['worst_255']:.1f} in the worst picture |"
+        for name, far in metrics["preview"].items()
+    ]
     for key, name in _SETS.items():
         r = pipe[key]
         rows.append(
@@ -219,6 +232,7 @@ def main() -> None:
     started = time.time()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "autoencoder": lambda: measure_autoencoder(WEIGHTS / "critters" / "vae", cache),
+        "preview": lambda: measure_preview(WEIGHTS / "critters", cache),
         "clip": lambda: measure_clip(WEIGHTS / "critters-clip"),
         "judge": lambda: measure_judge(cache),
         "pipeline": lambda: measure_pipeline(

@@ -1,4 +1,4 @@
-"""Pictures of latents: the pipeline's own autoencoder, or a linear fit that needs no network.
+"""Pictures of latents: by the pipeline's autoencoder, by a small decoder, or by a linear fit.
 
 The fit is least squares of the autoencoder's decode on its latents: one matrix of (c + 1, 3) per
 autoencoder, kept in memory. No table of factors from elsewhere is used.
@@ -6,7 +6,10 @@ autoencoder, kept in memory. No table of factors from elsewhere is used.
 
 from __future__ import annotations
 
+import copy
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,18 @@ import torch
 from numpy.typing import NDArray
 
 from ldmkit.loading.device import at_work, works_on
+from ldmkit.recording.hooks import exclusive
+from ldmkit.recording.small import SmallDecoder
 
-__all__ = ["autoencoder_of", "decode", "decode_is_cheap", "linear_rgb", "scale", "unscale"]
+__all__ = [
+    "autoencoder_of",
+    "decode",
+    "decode_is_cheap",
+    "decode_small",
+    "linear_rgb",
+    "scale",
+    "unscale",
+]
 
 # Decoder parameters × latent positions: about how much work a decode is. The limits are a few
 # seconds at most: the embedded autoencoder everywhere, a TAESD on a GPU, no full-size one.
@@ -84,32 +97,65 @@ def decode(vae: Any, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
         (k, H, W, 3) uint8 RGB pictures.
     """
     factor = 2 ** (len(getattr(vae.config, "block_out_channels", (0,) * 4)) - 1)
+    unrounded = {"force_not_quantize": True} if _is_movq(vae) else {}
+    with at_work(vae) as device, _precise(vae, device) as precise:
+
+        def pixels(tensor: torch.Tensor) -> torch.Tensor:
+            tensor = unscale(vae, tensor.to(precise.dtype))
+            return torch.as_tensor(precise.decode(tensor, return_dict=False, **unrounded)[0])
+
+        return _in_batches(pixels, latents, device, factor)
+
+
+@torch.no_grad()
+def decode_small(small: SmallDecoder, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Decodes latents with a small decoder; as ``decode``."""
+    return _in_batches(small, latents, next(small.parameters()).device, factor=4)
+
+
+def _in_batches(
+    decoder: Callable[[torch.Tensor], torch.Tensor],
+    latents: NDArray[np.float32],
+    device: torch.device,
+    factor: int,
+) -> NDArray[np.uint8]:
+    """(k, c, h, w) to (k, H, W, 3) uint8, by a decoder to -1…1, a few at once."""
     size = max(1, _BATCH_PIXELS // (latents.shape[2] * latents.shape[3] * factor**2))
-    # The pipeline upcasts a float16 SDXL autoencoder while it decodes; else pictures are black.
-    upcast = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
-    if upcast:
-        vae.to(torch.float32)
-    try:
-        with at_work(vae) as device:
-            parts = [
-                _decode_part(vae, latents[start : start + size], device)
-                for start in range(0, len(latents), size)
-            ]
-    finally:
-        if upcast:
-            vae.to(torch.float16)
+    parts = []
+    for start in range(0, len(latents), size):
+        # a copy: records are read-only
+        tensor = torch.tensor(latents[start : start + size], device=device)
+        colours = (decoder(tensor) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
+        colours = np.nan_to_num(colours, nan=0.0)  # a broken run is black, and said elsewhere
+        parts.append((colours * 255).round().astype(np.uint8))
     return np.concatenate(parts)
 
 
-def _decode_part(vae: Any, latents: NDArray[np.float32], device: torch.device) -> NDArray[np.uint8]:
-    # a copy: records are read-only
-    tensor = torch.tensor(latents, device=device, dtype=vae.dtype)
-    unrounded = {"force_not_quantize": True} if _is_movq(vae) else {}
-    pixels = vae.decode(unscale(vae, tensor), return_dict=False, **unrounded)[0]
-    # (k, 3, H, W) in -1..1
-    colours = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
-    colours = np.nan_to_num(colours, nan=0.0)  # a broken run is black, and said elsewhere
-    return np.asarray((colours * 255).round(), dtype=np.uint8)
+@contextmanager
+def _precise(vae: Any, device: torch.device) -> Iterator[Any]:
+    """An autoencoder that decodes in float32 where float16 gives black pictures (SDXL's).
+
+    The pipeline turns its own to float32 and back. Here it is a copy, or whoever decodes beside
+    this would find it changed.
+    """
+    if vae.dtype != torch.float16 or not getattr(vae.config, "force_upcast", False):
+        yield vae
+    elif vae.device.type != "meta":
+        # Neither the half that encodes nor what accelerate hung on it, which holds the pipeline.
+        left_out = {"encoder": torch.nn.Identity(), "_hf_hook": None}
+        known = {
+            id(getattr(vae, name)): for_it
+            for name, for_it in left_out.items()
+            if hasattr(vae, name)
+        }
+        yield copy.deepcopy(vae, known).to(device, torch.float32)
+    else:  # weights come layer by layer, in the precision that the module itself names
+        with exclusive(vae):
+            vae.to(torch.float32)
+            try:
+                yield vae
+            finally:
+                vae.to(torch.float16)
 
 
 def linear_rgb(vae: Any, channels: int) -> NDArray[np.float32]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldmkit.loading.device import works_on
 from ldmkit.recording import preview as previews
+from ldmkit.recording.small import small_decoder
 
 __all__ = ["images_of", "pictures_of", "step_pictures"]
 
@@ -82,12 +85,17 @@ def step_pictures(vae: Any, arrays: Mapping[str, Any], preview: str) -> dict[str
         return {}  # packed in a way that nobody described
     rgb = previews.linear_rgb(vae, shape[2])
     lanes = {lane: _at_unit_scale(arrays, lane) for lane in kept}
+    unguided = _unguided_estimates(arrays)
+    small = small_decoder(vae, works_on(vae)) if preview == "auto" else None
+    if small is not None:
+        # Noise is no picture that it was taught: the linear map draws it, a cell for a latent.
+        lanes = {lane: lanes[lane] for lane in lanes if lane == "denoised"} | unguided
+        return {"rgb": rgb, "previews": _decoded(partial(previews.decode_small, small), lanes)}
     if preview == "linear" or (preview == "auto" and not _cheap(vae, lanes)):
         return {"rgb": rgb}
-    unguided = _unguided_estimates(arrays)
     if preview == "vae" or _cheap(vae, lanes | unguided):
         lanes |= unguided
-    return {"rgb": rgb, "previews": {lane: _decoded(vae, lanes[lane]) for lane in lanes}}
+    return {"rgb": rgb, "previews": _decoded(partial(previews.decode, vae), lanes)}
 
 
 def _cheap(vae: Any, lanes: Mapping[str, NDArray[np.float32]]) -> bool:
@@ -119,7 +127,13 @@ def _unguided_estimates(arrays: Mapping[str, Any]) -> dict[str, NDArray[np.float
         }
 
 
-def _decoded(vae: Any, frames: NDArray[np.float32]) -> NDArray[np.uint8]:
-    count, batch = frames.shape[:2]
-    pictures = previews.decode(vae, frames.reshape(-1, *frames.shape[2:]))
-    return pictures.reshape(count, batch, *pictures.shape[1:])
+def _decoded(
+    decode: Callable[[NDArray[np.float32]], NDArray[np.uint8]],
+    lanes: Mapping[str, NDArray[np.float32]],
+) -> dict[str, NDArray[np.uint8]]:
+    """(n, b, H, W, 3) pictures of each lane, (n, b, c, h, w)."""
+    pictures = {}
+    for lane, frames in lanes.items():
+        flat = decode(frames.reshape(-1, *frames.shape[2:]))
+        pictures[lane] = flat.reshape(*frames.shape[:2], *flat.shape[1:])
+    return pictures

@@ -93,8 +93,18 @@ def drawable(traj: Trajectory, lane: str) -> bool:
     """Whether ``lane_array`` can draw this lane of this record."""
     if lane in traj.previews:
         return True
-    array = lane_latents(traj, lane) if lane in LANES else None
-    return array is not None and (traj.rgb is not None or array.shape[2] in (1, 3))
+    if lane not in LANES or not _follows(traj, lane):
+        return False
+    latents = traj.latents if traj.latents is not None else getattr(traj, lane)
+    return traj.rgb is not None or latents.shape[2] in (1, 3)
+
+
+def _follows(traj: Trajectory, lane: str) -> bool:
+    """Whether ``lane_latents`` gives this lane; asked often, so nothing is computed."""
+    if getattr(traj, lane, None) is not None:
+        return True
+    other = "denoised" if lane == "noise_pred" else IMPLIED_BY.get(lane, "")
+    return traj.latents is not None and getattr(traj, other, None) is not None
 
 
 def lane_latents(traj: Trajectory, lane: str) -> NDArray[np.float32] | None:
@@ -154,7 +164,7 @@ def _check(traj: Trajectory, lane: str, batch: int) -> None:
     known = [name for name in LANES if drawable(traj, name)]
     if lane in known:
         return
-    if lane_latents(traj, lane) is None:
+    if not _follows(traj, lane):
         keep = f"keep=(..., {lane!r})" if hasattr(traj, lane) else 'keep="all" and guidance on'
         raise RecordError(
             f"This trajectory did not keep {lane!r} (it can draw: {', '.join(known) or 'none'}); "

@@ -21,6 +21,7 @@ from PIL import Image
 from ldmkit.loading.device import RELEASED, works_on
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.quiet import no_progress_bars, one_load, swift_imports
+from ldmkit.threads import on_one_thread
 
 __all__ = [
     "EMBEDDED",
@@ -151,6 +152,9 @@ def open_folder(source: str | Path, dtype: Any, **where: Any) -> tuple[TextHalf,
         model = CLIPModel.from_pretrained(source, dtype=dtype, use_safetensors=True, **where)
         tokenizer = CLIPTokenizer.from_pretrained(source, **where)
         processor = image_processor_class().from_pretrained(source, **where)
+    if Path(source).name == EMBEDDED:
+        for part in model.children():
+            on_one_thread(part)
     return of_model(model.eval().requires_grad_(False), tokenizer, processor)
 
 

@@ -361,8 +361,8 @@ def test_records_side_by_side(new_page, tmp_path, shots, width):
 
 
 def test_sampled_runs_name_the_true_step(new_page, tmp_path, monkeypatch):
-    def small(traj, batch):
-        return trajectory_payload(traj, batch, max_bytes=20_000)
+    def small(traj, batch, **drawn):
+        return trajectory_payload(traj, batch, max_bytes=20_000, **drawn)
 
     monkeypatch.setattr("ldmkit.figures.fragment.trajectory_payload", small)
     path = make(40, size=128).to_html(tmp_path / "page.html")

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from ldmkit.figures import (
 from ldmkit.figures.fragment import asset
 from ldmkit.figures.frames import MAX_BYTES
 from ldmkit.figures.page import page_html
-from ldmkit.records import RecordError
+from ldmkit.records import RecordError, pictures
 from ldmkit.records.pictures import lane_array
 
 from .test_words import HOSTILE, Reader
@@ -180,6 +181,41 @@ def test_sheet_is_plain_pictures_with_alt_text():
     assert "var(" not in styles
     assert "image-rendering" not in styles
     assert "critters · seed 7 · 32 steps · guidance 4 · DDIM" in reader.text
+
+
+def test_a_display_draws_and_encodes_each_frame_once(monkeypatch):
+    traj = make(20, size=64, previews=("denoised",))
+    drawn, encoded, resized, whole = [], [], [], []
+    lane_latents, save, resize = pictures.lane_latents, Image.Image.save, Image.Image.resize
+
+    def counted_save(image, file, kind=None, **options):
+        (encoded if kind == "WEBP" else whole).append(image.size)
+        return save(image, file, kind, **options)
+
+    monkeypatch.setattr(pictures, "lane_latents", lambda *a: drawn.append(a[1]) or lane_latents(*a))
+    monkeypatch.setattr(Image.Image, "save", counted_save)
+    monkeypatch.setattr(Image.Image, "resize", lambda *a, **k: resized.append(1) or resize(*a, **k))
+    bundle = traj._repr_mimebundle_()
+    assert sorted(drawn) == ["latents", "noise_pred"]  # the third lane is decoded already
+    # Three lanes of 20 steps and the picture for the player; cells of 8 steps enlarged beside it.
+    assert len(encoded) == 3 * 20 + 1 + 2 * 8
+    assert len(whole) == 1
+    # Enlarged cells of the sheet; three lanes of 6 steps, thumbnail and place, and the picture.
+    assert len(resized) <= 2 * 8 + 2 * 3 * 6 + 1
+    # The sheet's small pictures are the player's own.
+    data = json.loads(re.search(r'class="ldm-data">(.*?)</script>', bundle["text/html"])[1])
+    player = base64.b64decode(data["frames"])
+    shown = re.findall(r'src="data:image/webp;base64,([^"]+)"', bundle["text/html"])
+    assert sum(base64.b64decode(one) in player for one in shown) == 8 + 1
+
+
+def test_what_is_drawable_is_what_draws():
+    kept = ("latents", "denoised", "noise_pred", "noise_pred_text", "noise_pred_uncond")
+    for left_out in [(), *combinations(kept, 1), *combinations(kept, 2), *combinations(kept, 4)]:
+        traj = make(2, **dict.fromkeys(left_out))
+        for lane in pictures.LANES:
+            told = lane in traj.previews or pictures.lane_latents(traj, lane) is not None
+            assert pictures.drawable(traj, lane) == told, (left_out, lane)
 
 
 def test_hostile_words_add_no_element():

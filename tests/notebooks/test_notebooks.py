@@ -5,7 +5,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -73,20 +72,6 @@ def shown(notebook, kind):
     return sum(kind in out.get("data", {}) for cell in code(notebook) for out in cell.outputs)
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Executes a notebook in an empty folder, its kernel without hub and without a backend set."""
-    monkeypatch.delenv("MPLBACKEND", raising=False)
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-
-    def execute(notebook):
-        place = {"metadata": {"path": str(tmp_path)}}
-        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
-        return notebook
-
-    return execute
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_stored_clean_and_in_short_cells(path):
     notebook = read(path)
@@ -106,20 +91,24 @@ def test_stored_clean_and_in_short_cells(path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_and_its_exercise_can_be_missed(path, run):
-    notebook = run(read(path))
-    for cell in tagged(notebook, "check"):
+def test_runs_and_its_exercise_can_be_missed(path, executed):
+    for cell in tagged(executed, "check"):
         assert printed(cell).startswith("not yet")
-    assert shown(notebook, "image/png") >= 3
-    assert shown(notebook, "text/html") >= 2
-    errors = [out.text for c in code(notebook) for out in c.outputs if out.get("name") == "stderr"]
+    assert shown(executed, "image/png") >= 3
+    assert shown(executed, "text/html") >= 2
+    errors = [out.text for c in code(executed) for out in c.outputs if out.get("name") == "stderr"]
     assert errors == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_exercise_can_be_solved(path, run):
+def test_exercise_can_be_solved(path, executed):
+    assert [printed(cell).strip() for cell in tagged(executed, "check")] == ["right!"]
+
+
+def solved(path):
+    """A notebook's exercise with its solution, and what it stands on."""
     notebook = read(path)
     (exercise,) = tagged(notebook, "exercise")
     for wrong, right in SOLUTIONS[path.stem]:
@@ -130,5 +119,8 @@ def test_exercise_can_be_solved(path, run):
     start = [cell for cell in notebook.cells if "import ldmkit" in cell.source]
     picture = [cell for cell in notebook.cells if cell.source.startswith("traj = ")]
     notebook.cells = [*start, *picture, *tagged(notebook, "exercise"), *tagged(notebook, "check")]
-    run(notebook)
-    assert [printed(cell).strip() for cell in tagged(notebook, "check")] == ["right!"]
+    return notebook
+
+
+# What conftest executes for a test, beside the tests that come before it.
+PREPARED = {"test_runs_and_its_exercise_can_be_missed": read, "test_exercise_can_be_solved": solved}

@@ -13,6 +13,9 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPTokenizer
 
+from ldmkit.recipes import preview
+from ldmkit.recording.small import SmallDecoder
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -60,6 +63,19 @@ def test_from_drawings_to_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ours = pipe.text_encoder(ids).last_hidden_state
         theirs = model.text_model(ids).last_hidden_state
     assert float((ours - theirs).abs().max()) <= 1e-6
+
+
+def test_a_small_decoder_for_the_pictures_of_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _run(monkeypatch, "preview", tmp_path, "--lessons", "50")
+    fresh, shipped = SmallDecoder.open(folder), preview.WEIGHTS / "critters" / "preview"
+    assert fresh.autoencoder == SmallDecoder.open(shipped).autoencoder
+    again = ("--lessons", "50", "--from", "shipped", "--rate", "0")
+    same = _run(monkeypatch, "preview", tmp_path / "again", *again)
+    before, after = (load_file(f / "model.safetensors") for f in (shipped, same))
+    assert {tensor.dtype for tensor in after.values()} == {torch.float16}
+    assert max(float((after[n].float() - w.float()).abs().max()) for n, w in before.items()) <= 1e-3
 
 
 def test_a_warm_start_begins_where_the_weights_are(
