@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from math import prod
 from random import Random
 from typing import TYPE_CHECKING
 
+from ldmkit.check import nearest
 from ldmkit.critters.world import BACKGROUNDS, COLOURS, hidden
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class UnknownWords(ValueError):
     def __init__(self, unknown: Sequence[str]) -> None:
         self.unknown = tuple(unknown)
         self.nearest: Mapping[str, str | None] = {
-            w: next(iter(get_close_matches(w, sorted(words), 1)), None) for w in self.unknown
+            w: nearest(w, sorted(words), cutoff=0.6) for w in self.unknown
         }
         hints = [f"{w!r}" + (f" (nearest: {n!r})" if n else "") for w, n in self.nearest.items()]
         super().__init__(

@@ -10,7 +10,7 @@ from ldmkit.figures.frames import shown_lanes
 from ldmkit.records import RecordError, Trajectory
 from ldmkit.records.pictures import LANES, drawable
 
-__all__ = ["MOST", "checked_lanes", "checked_records", "short_repr", "usual_lanes"]
+__all__ = ["MOST", "checked_lanes", "checked_records", "usual_lanes"]
 
 MOST = 8  # records side by side: more would be stamps
 COMPARED = ("latents", "denoised")  # the noise of two runs teaches little at a glance
@@ -40,7 +40,7 @@ def checked_records(who: str, trajs: tuple[object, ...]) -> tuple[Trajectory, ..
 def _checked_record(who: str, traj: object) -> Trajectory:
     if not isinstance(traj, Trajectory):
         raise TypeError(
-            f"{who} takes a Trajectory first, got {short_repr(traj)}; make one with "
+            f"{who} takes a Trajectory first, got {short(traj)}; make one with "
             "ldmkit.record(pipe, prompt) or open one with Trajectory.open(path)."
         )
     if not len(traj.timesteps):
@@ -79,18 +79,13 @@ def checked_lanes(trajs: tuple[Trajectory, ...], value: object) -> tuple[str, ..
     except TypeError:  # an array of nothing is iterable, too, and raises
         lanes = None
     if lanes is None:
-        raise TypeError(f"lanes must be a list of names, got {short_repr(value)}; {choice}.")
+        raise TypeError(f"lanes must be a list of names, got {short(value)}; {choice}.")
     wrong = [lane for lane in lanes if lane not in can]
     if wrong or not lanes or len(set(lanes)) < len(lanes):
-        got = short_repr(wrong[0] if wrong else list(lanes))
+        got = short(wrong[0] if wrong else list(lanes))
         raise ValueError(f"lanes must be different names of drawable lanes, got {got}; {choice}.")
     return lanes
 
 
 def _drawable_lanes(trajs: tuple[Trajectory, ...]) -> list[str]:
     return [lane for lane in LANES if all(drawable(traj, lane) for traj in trajs)]
-
-
-def short_repr(value: object) -> str:
-    """A value as it may stand in a sentence: one line, also of an array."""
-    return short(value)
