@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    print(f"ldmkit: {_one_line(message)}", file=sys.stderr)
+    from tqdm.auto import tqdm
+
+    tqdm.write(f"ldmkit: {_one_line(message)}", file=sys.stderr)  # above a bar that is being drawn
 
 
 def _one_line(message: Warning | BaseException | str) -> str:

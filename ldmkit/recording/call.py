@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from ldmkit.check import choice, did_you_mean, function, nearest, number, short, whole
+from ldmkit.loading.device import check_open
 
 __all__ = [
     "ARRAYS",
@@ -53,7 +54,9 @@ def parameters_of(pipe: Any, caller: str = "record") -> Mapping[str, inspect.Par
 
     Raises:
         TypeError: the object can't be called like a pipeline.
+        RuntimeError: the pipeline was released.
     """
+    check_open(pipe)
     if isinstance(pipe, (str, bytes)) or not callable(pipe) or isinstance(pipe, type):
         raise TypeError(
             f"{caller} takes a diffusers pipeline first, got "

@@ -107,9 +107,15 @@ def test_page_size(traj, limit, tmp_path):
     assert path.stat().st_size <= limit
 
 
+LARGE = (60, 1, 256, 256, 3)
+
+
 def test_a_cell_stays_under_4_mb():
     rng = np.random.default_rng(0)  # nothing compresses worse
-    noise = {lane: rng.integers(0, 255, (60, 1, 256, 256, 3)) for lane in ("denoised", "latents")}
+    noise = {
+        lane: rng.integers(0, 255, (60, 1, 256, 256, 3), np.uint8)
+        for lane in ("denoised", "latents")
+    }
     bundle = mimebundle(_with(noise))
     assert sum(map(len, bundle.values())) < 4 * MB
     assert "Shrunk to keep this output small" in bundle["text/html"]

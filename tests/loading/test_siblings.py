@@ -108,7 +108,7 @@ def test_what_was_set_by_hand_goes_with_it():
 
 def test_a_recorders_step_stays_with_the_original():
     pipe = tiny.pipeline(size="small")
-    with hooked(pipe.scheduler, None, Tape()) as tape:
+    with hooked(pipe.scheduler, (), Tape()) as tape:
         twin_of(pipe)("a cat", num_inference_steps=2)
         from_picture(pipe)("a cat", image=Image.new("RGB", (64, 64)), num_inference_steps=2)
     assert tape.calls == []

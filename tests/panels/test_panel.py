@@ -229,7 +229,10 @@ def test_place_and_export_refuse_in_one_sentence(panel):
         (lambda p: ComparePanel(None), "ComparePanel takes a Grid first, got None"),
         (lambda p: ComparePanel(grid(), across=3), "across must be one of the axes"),
         (lambda p: ComparePanel(grid(), num_inference_steps=None), "has no label None"),
-        (lambda p: ComparePanel(grid(), num_inference_steps=np.ones(3)), "has no label ndarray of shape"),
+        (
+            lambda p: ComparePanel(grid(), num_inference_steps=np.ones(3)),
+            "has no label ndarray of shape",
+        ),
     ],
 )
 def test_constructors_refuse_in_one_sentence(pipes, make_one, words):
