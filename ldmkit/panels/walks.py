@@ -35,7 +35,7 @@ from ldmkit.recording import call as checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
 from ldmkit.records.record import file_name
 from ldmkit.space.adaptors import family_of
-from ldmkit.space.halves import EMBEDDED, space_name
+from ldmkit.space.encoders import EMBEDDED, space_name
 
 __all__ = [
     "Make",

@@ -28,8 +28,8 @@ from ldmkit.space.changes import tell_changes
 from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.clip_way import size_of, steps_of
 from ldmkit.space.decoding import check_decoding
+from ldmkit.space.encoders import EMBEDDED
 from ldmkit.space.ends import label_of, picture_of
-from ldmkit.space.halves import EMBEDDED
 from ldmkit.space.interpolate import METHODS, interpolate
 from ldmkit.space.inverting import invert as find_noise
 from ldmkit.space.ways import check_held

@@ -15,8 +15,8 @@ from ldmkit.recording import call as checks
 from ldmkit.recording import record
 from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.space.adaptors import UNCLIPS, Family, family_of
-from ldmkit.space.given import check_generator, embeddings_of, generators, noise_of, stacked
-from ldmkit.space.halves import space_name
+from ldmkit.space.encoders import embeddings_of, space_name, stacked
+from ldmkit.space.given import check_generator, generators, noise_of
 from ldmkit.space.prior import check_least
 from ldmkit.space.sampling import run_behind
 

@@ -14,8 +14,7 @@ from ldmkit.recording import call as checks
 from ldmkit.records import Embedding
 from ldmkit.space.adaptors import family_of
 from ldmkit.space.clip import clip_space
-from ldmkit.space.given import embeddings_of, stacked
-from ldmkit.space.halves import space_name
+from ldmkit.space.encoders import embeddings_of, space_name, stacked
 
 __all__ = ["invert"]
 

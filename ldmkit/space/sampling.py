@@ -14,8 +14,8 @@ from ldmkit.recording.kept import versions
 from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Embedding, Trajectory
 from ldmkit.space.adaptors import UNCLIPS, Family, family_of
+from ldmkit.space.encoders import space_name
 from ldmkit.space.given import check_generator, generators, noise_of
-from ldmkit.space.halves import space_name
 from ldmkit.space.prior import Drawn, Prior, check_least, draw
 
 __all__ = ["run_behind", "sample_prior"]

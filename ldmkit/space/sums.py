@@ -25,8 +25,8 @@ from ldmkit.space.arithmetic import (
 )
 from ldmkit.space.changes import tell_changes
 from ldmkit.space.clip import ClipSpace, clip_space
+from ldmkit.space.encoders import EMBEDDED
 from ldmkit.space.ends import label_of, picture_of
-from ldmkit.space.halves import EMBEDDED
 from ldmkit.space.interpolate import interpolate
 from ldmkit.space.sampling import sample_prior
 

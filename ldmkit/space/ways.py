@@ -18,8 +18,8 @@ from ldmkit.recording.hooks import denoiser_of
 from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.records.law import at_unit_variance
 from ldmkit.space.ends import picture_of, refused, words_of
-from ldmkit.space.mixing import Between, mixing
 from ldmkit.space.paths import leg, path
+from ldmkit.space.prompts import Between, mixing
 
 __all__ = [
     "OWN",
