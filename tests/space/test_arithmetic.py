@@ -11,7 +11,7 @@ import ldmkit
 from ldmkit.records import Embedding, RecordError
 from ldmkit.space.arithmetic import difference, weighted_sum
 from ldmkit.space.clip import ClipSpace
-from ldmkit.space.halves import ImageHalf, TextHalf
+from ldmkit.space.encoders import ImageHalf, TextHalf
 
 STEPS = {"num_inference_steps": 8}
 pytestmark = pytest.mark.filterwarnings("ignore:The fixed point did not settle")

@@ -24,7 +24,7 @@ import ldmkit
 from ldmkit import critters
 from ldmkit.records import Embedding, RecordError
 from ldmkit.space.clip import ClipSpace
-from ldmkit.space.halves import embedded_folder, space_name
+from ldmkit.space.encoders import embedded_folder, space_name
 
 SEEDS = range(400_000, 400_012)
 SCENES = [critters.Scene.sample(seed) for seed in SEEDS]

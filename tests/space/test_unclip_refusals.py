@@ -155,7 +155,7 @@ def test_an_embedding_of_another_model(stable):
 
 
 def test_one_clip_has_many_names():
-    from ldmkit.space.given import embeddings_of
+    from ldmkit.space.encoders import embeddings_of
 
     large = Embedding(np.ones(8), model="openai/clip-vit-large-patch14")
     for name in ("karlo", "stable-unclip", "kakaobrain/karlo-v1-alpha", "UnCLIPPipeline"):

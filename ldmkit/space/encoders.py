@@ -1,4 +1,4 @@
-"""The two halves of a CLIP, wherever they are: a model of its own, or parts of a pipeline.
+"""The two encoders of a CLIP, wherever they are: a model of its own, or parts of a pipeline.
 
 CLIP is two encoders that end in one space (arXiv 2103.00020, section 2.3). unCLIP pipelines carry
 them apart: the prior reads captions with the text half, variations start from the image half.
@@ -18,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldmkit.check import short
 from ldmkit.loading.device import RELEASED, works_on
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.quiet import no_progress_bars, one_load, swift_imports
+from ldmkit.records import Embedding
 from ldmkit.threads import on_one_thread
 
 __all__ = [
@@ -29,8 +31,12 @@ __all__ = [
     "TextHalf",
     "embedded_clip",
     "embedded_folder",
+    "embeddings_of",
     "halves_of",
+    "of_model",
+    "open_folder",
     "space_name",
+    "stacked",
 ]
 
 EMBEDDED = "critters-clip"
@@ -41,6 +47,14 @@ _IMAGE_PARTS = (
     ("image_encoder", "image_processor"),
 )
 _BATCH = 32  # texts or pictures at once
+# One CLIP has many names: that of the model which carries it, that of its own repository.
+_LARGE, _GIANT = "clip-vit-large-patch14", "CLIP-ViT-bigG-14-laion2B-39B-b160k"
+_SPACES = {
+    **dict.fromkeys(("karlo", "karlo-v1-alpha", "karlo-v1-alpha-image-variations"), _LARGE),
+    **dict.fromkeys(("stable-unclip", "stable-diffusion-2-1-unclip-small"), _LARGE),
+    **dict.fromkeys(("kandinsky22", "kandinsky-2-2-prior", "kandinsky-2-2-decoder"), _GIANT),
+}
+_MOST = 256  # embeddings in a batch
 
 Features = Callable[..., torch.Tensor]
 
@@ -248,3 +262,73 @@ def _same_weights(encoder: Any, inner: str, own: torch.nn.Module) -> bool:
         and torch.equal(tensor.cpu(), ours[name].to(tensor.dtype))
         for name, tensor in theirs.items()
     )
+
+
+def embeddings_of(given: Any, width: int, space: str) -> list[Embedding]:
+    """Embeddings of an ``Embedding``, a vector (d,), rows (b, d), or a list of any of these.
+
+    Args:
+        given: what the user gave.
+        width: d of the model that shall decode them.
+        space: name of its CLIP space.
+
+    Raises:
+        TypeError: something else.
+        ValueError: none, too many, another model's, or numbers that aren't finite.
+    """
+    found = _listed(given, space)
+    if not 0 < len(found) <= _MOST:
+        raise ValueError(f"Between 1 and {_MOST} embeddings are needed, got {len(found)}.")
+    for one in found:
+        if len(one) != width or not _same(one.model, space):
+            raise ValueError(
+                f"This model decodes embeddings of {width} dimensions of {space!r}, got "
+                f"{len(one)} dimensions of {one.model or 'an unnamed model'!r}; encode with "
+                "ldmkit.clip_space(pipe) of the model that shall decode"
+                + (" (if both are one CLIP, give the .vector)." if len(one) == width else ".")
+            )
+    return found
+
+
+def _listed(given: Any, space: str) -> list[Embedding]:
+    if isinstance(given, Embedding):
+        return [given]
+    if isinstance(given, (list, tuple)) and any(_is_vectors(one) for one in given):
+        return [embedding for one in given for embedding in _listed(one, space)]
+    if isinstance(given, (list, tuple)) and not given:
+        return []
+    array = _array(given)
+    if array is None:
+        raise TypeError(
+            "An embedding, a vector (d,) or a batch (b, d) is needed, got "
+            f"{short(given)}; make one with "
+            "sample_prior or clip.encode_image."
+        )
+    return [Embedding(row, model=space) for row in array]
+
+
+def _array(given: Any) -> NDArray[np.float32] | None:
+    """(b, d), or ``None`` for what is no vector of numbers."""
+    whole = given.detach().float().cpu().numpy() if torch.is_tensor(given) else given
+    try:
+        array = np.asarray(whole, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return np.atleast_2d(array) if array.ndim in (1, 2) else None
+
+
+def _is_vectors(value: Any) -> bool:
+    return isinstance(value, (Embedding, np.ndarray)) or torch.is_tensor(value)
+
+
+def _same(one: str, other: str) -> bool:
+    # A pipeline that was made by hand is called by its class, which says nothing.
+    if any(not name or name.endswith("Pipeline") for name in (one, other)):
+        return True
+    first, second = (name.rpartition("/")[2].partition(":")[0] for name in (one, other))
+    return _SPACES.get(first, first) == _SPACES.get(second, second)
+
+
+def stacked(embeddings: Sequence[Embedding]) -> NDArray[np.float32]:
+    """(b, d)."""
+    return np.stack([embedding.vector for embedding in embeddings])

@@ -10,8 +10,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldmkit.recording import record
 from ldmkit.space.interpolate import interpolate
-from ldmkit.space.mixing import Between, mixing
 from ldmkit.space.paths import slerp
+from ldmkit.space.prompts import Between, mixing
 
 CALL = {"num_inference_steps": 2, "guidance_scale": 3.0}
 WIDTH = tiny_unclip.WIDTH
