@@ -17,39 +17,31 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
     StableUnCLIPImageNormalizer,
 )
 from numpy.typing import NDArray
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ldmkit.recipes import reading
-from ldmkit.recipes.captioning import captions_of
-from ldmkit.recipes.common import (
-    TUNING_SEED,
-    Run,
-    arguments,
-    drawings,
-    exported,
-    half,
-    scene,
-    target_of,
-)
-from ldmkit.recipes.embeddings import (
+from ldmkit.recipes.data import TUNING_SEED, captions_of, drawings, scene, training_seeds
+from ldmkit.recipes.judge import labels
+from ldmkit.recipes.muon import Muon
+from ldmkit.recipes.prior import WIDTH, Pictures, fit
+from ldmkit.recipes.train import (
     CLIP,
     UNET,
     VAE,
-    WIDTH,
-    Pictures,
-    build_noising,
-    fit,
-    training_seeds,
+    WEIGHTS,
+    Run,
+    arguments,
+    exported,
+    half,
+    target_of,
+    train_model,
 )
-from ldmkit.recipes.judge import labels
-from ldmkit.recipes.muon import Muon
-from ldmkit.recipes.unet import Conditions, build_scheduler, forget_origin, noisy, stratified
+from ldmkit.recipes.unet import Conditions, build_scheduler, forget_origin, stratified
 
 BATCH = 64
 _CAPTIONS_DROPPED = 0.92  # the prompt stays empty when an embedding is decoded
@@ -81,6 +73,11 @@ def warm_start(folder: str) -> UNet2DConditionModel:
     for parameter in unet.class_embedding.linear_2.parameters():
         torch.nn.init.zeros_(parameter)
     return unet
+
+
+def build_noising() -> DDPMScheduler:
+    """Noise on embeddings: ``noise_level`` 0 … 999 of a cosine schedule, as in Stable unCLIP."""
+    return DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
 
 
 class Vectors:
@@ -142,7 +139,7 @@ class Lessons:
         self.conditions = Conditions(options.clip, options.autoencoder, options.device)
         self.latents = self.conditions.training_latents(options.drawings, cache).to(options.device)
         self.empty = self.conditions.embed([""])
-        self.alphas = build_scheduler().alphas_cumprod.to(options.device)
+        self.scheduler = build_scheduler()
         self._deviation = 0.08 * float(self.conditions.vae.config.scaling_factor)  # the encoder's
         pictures = Pictures(options.clip, options.device)
         self.embeddings = pictures.training(options.drawings, cache)
@@ -181,9 +178,8 @@ class Lessons:
         rng = np.random.default_rng((self.seed, 1))
         return self.vectors.training(self.embeddings[:20_000], rng)
 
-    def batch(self, step: int) -> Lesson:
+    def batch(self, step: int, rng: np.random.Generator) -> Lesson:
         """The batch of a step."""
-        rng = np.random.default_rng((self.seed, step))
         picked = np.sort(rng.integers(0, len(self.latents), self.size))
         words = self.empty.repeat(self.size, 1, 1)
         said = np.flatnonzero(rng.random(self.size) >= _CAPTIONS_DROPPED)
@@ -191,17 +187,29 @@ class Lessons:
             words[said] = self.conditions.embed(captions_of(picked[said], step + 1))
         x0 = self.latents[torch.from_numpy(picked).to(self.latents.device)].float()
         x0 = x0 + self._deviation * torch.randn_like(x0)
-        t = stratified(self.size, rng, len(self.alphas)).to(x0.device)
-        x, v = noisy(x0, t, torch.randn_like(x0), self.alphas)
-        vectors = self.vectors.training(self.embeddings[picked], rng)
-        return Lesson(x, t, words, vectors, v)
+        t = stratified(self.size, rng, len(self.scheduler)).to(x0.device)
+        noise = torch.randn_like(x0)
+        return self._lesson(
+            x0, noise, t, words, self.vectors.training(self.embeddings[picked], rng)
+        )
 
     def held(self) -> Lesson:
         """128 pictures that are not trained on, without words, with the same noise each time."""
         noise = torch.randn(self._held.shape, generator=torch.Generator().manual_seed(0))
-        t = torch.linspace(0, len(self.alphas) - 1, len(noise)).long()
-        x, v = noisy(self._held, t, noise, self.alphas.cpu())
-        return Lesson(x, t, self.empty.expand(len(x), -1, -1), self._held_vectors, v)
+        t = torch.linspace(0, len(self.scheduler) - 1, len(noise)).long()
+        words = self.empty.expand(len(noise), -1, -1)
+        return self._lesson(self._held, noise, t, words, self._held_vectors)
+
+    def _lesson(
+        self,
+        x0: torch.Tensor,
+        noise: torch.Tensor,
+        t: torch.Tensor,
+        words: torch.Tensor,
+        vectors: torch.Tensor,
+    ) -> Lesson:
+        x, v = self.scheduler.add_noise(x0, noise, t), self.scheduler.get_velocity(x0, noise, t)
+        return Lesson(x, t, words, vectors, v)
 
 
 def error(unet: UNet2DConditionModel, lesson: Lesson) -> torch.Tensor:
@@ -238,30 +246,17 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, StableUnCL
         reading.put_back(unet, taught, lessons.examples())
     if options.reading_steps or options.hold:  # else nothing worth holding may stand there
         reading.hold(unet)
-    unet.to(options.device).train()
-    run = Run(
-        options.name or "decoder",
-        unet,
-        Muon(for_muon(unet), vector_lr=0.1),
-        options.minutes,
-        options.rate,
-        options.runs,
-    )
 
     def evaluate() -> dict[str, float]:
         led = lessons.held()
         alone = led._replace(vectors=led.vectors * 0)
-        with run.averaged(), torch.no_grad():
-            errors = {"v_mse": error(unet, led), "v_mse_alone": error(unet, alone)}
-        return {name: float(value) for name, value in errors.items()}
+        return {"v_mse": float(error(unet, led)), "v_mse_alone": float(error(unet, alone))}
 
-    cpu = options.device == "cpu"
-    with sdpa_kernel(SDPBackend.MATH if cpu else list(SDPBackend.__members__.values())):
-        for step in run.steps(evaluate):
-            loss = error(unet, lessons.batch(step))
-            run.update(loss)
-    unet.load_state_dict(run.average)
-    return unet.eval(), lessons.vectors.normalizer
+    def loss(run: Run, rng: np.random.Generator) -> torch.Tensor:
+        return error(unet, lessons.batch(run.step, rng))
+
+    train_model(unet, "decoder", options, loss, evaluate, Muon(for_muon(unet)))
+    return unet, lessons.vectors.normalizer
 
 
 def save(unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer, folder: Path) -> None:
@@ -274,7 +269,8 @@ def save(unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer, fo
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__, minutes=45, batch=BATCH)
+    shipped = WEIGHTS / "critters-unclip" / "unet"
+    parser = arguments(__doc__, minutes=45, batch=BATCH, shipped=shipped)
     parser.add_argument("--autoencoder", default=VAE, help="folder of the autoencoder")
     parser.add_argument("--clip", default=CLIP, help="folder of the embedded CLIP")
     parser.add_argument(

@@ -8,10 +8,7 @@ below ``"unclip"`` in ``metrics.json``, after `recipes.measure` has written the 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +24,10 @@ from ldmkit.critters.world import COLOURS, EVALUATION_SEED, MOODS, PLACES, WEARS
 from ldmkit.latents import decode_latents, encode_image
 from ldmkit.latents.inversion import invert
 from ldmkit.loading import load
-from ldmkit.recipes import evaluate, variety
-from ldmkit.recipes.calibration import calibration
-from ldmkit.recipes.common import write_picture, write_text
-from ldmkit.recipes.measure import WEIGHTS, fill_card, write_hashes
+from ldmkit.recipes import evaluate
+from ldmkit.recipes.evaluate import calibration, scenes
+from ldmkit.recipes.measure import options_of, update_card
+from ldmkit.recipes.train import WEIGHTS, write_picture
 from ldmkit.records.embedding import Embedding
 from ldmkit.records.intervals import mean_of, paired_difference
 from ldmkit.space.arithmetic import text_diff
@@ -47,18 +44,6 @@ _SHEETS = ("prior", "picture")  # ways to an embedding whose first pictures are 
 THETA = 0.4  # how far a text diff turns: as `text_diff` does where nothing is said
 
 Decode = Callable[[Sequence[Embedding]], list[Image.Image]]
-
-
-def scenes(count: int, start: int, held_out: bool = False) -> list[tuple[Scene, int]]:
-    """Complete scenes of one critter with their seeds, in the order of the seeds."""
-    found: list[tuple[Scene, int]] = []
-    seed = start
-    while len(found) < count:
-        scene = Scene.sample(seed, held_out=held_out)
-        if len(scene.critters) == 1:
-            found.append((scene, seed))
-        seed += 1
-    return found
 
 
 def decoder(pipe: Any, first_seed: int = EVALUATION_SEED, **call: Any) -> Decode:
@@ -283,10 +268,10 @@ def measure_variety(pipe: Any, cache: Path) -> dict[str, Any]:
     """What captions leave open, drawn by the prior and decoded."""
 
     def paint(caption: str) -> list[Image.Image]:
-        drawn = drawn_by_prior(pipe, [caption] * variety.SEEDS, EVALUATION_SEED)
+        drawn = drawn_by_prior(pipe, [caption] * evaluate.SEEDS, EVALUATION_SEED)
         return decoder(pipe)(drawn)
 
-    return variety.variety(paint, cache)
+    return evaluate.variety(paint, cache)
 
 
 def card_rows(m: dict[str, Any]) -> str:
@@ -339,17 +324,9 @@ def _told(estimate: Sequence[float]) -> str:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--captions", type=int, default=500)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--only", nargs="*", help="parts; the others stay as they were measured")
-    options = parser.parse_args()
-    started = time.time()
-    pipe = load("critters-unclip", device="cpu")
+    options = options_of(__doc__)
+    pipe, words = (load(name, device="cpu") for name in ("critters-unclip", "critters"))
     clip = clip_space(pipe)
-    words = load("critters", device="cpu")
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "prior": lambda: measure_prior(pipe, clip),
         "decoder": lambda: measure_decoder(pipe, clip, options.captions),
@@ -359,18 +336,7 @@ def main() -> None:
         "walks": lambda: measure_walks(pipe),
         "inversion": lambda: measure_inversion(words),
     }
-    path = WEIGHTS / "metrics.json"
-    for name in options.only if options.only else parts:
-        found = parts[name]()
-        print(name, json.dumps(found, indent=1), flush=True)
-        metrics = json.loads(path.read_text())  # anew: another part may be measured meanwhile
-        metrics.setdefault("unclip", {})[name] = found
-        write_text(path, json.dumps(metrics, indent=1) + "\n")
-    measured = json.loads(path.read_text())["unclip"]
-    if measured.keys() >= parts.keys():
-        fill_card(WEIGHTS / "MODEL_CARD.md", "unclip", card_rows(measured))
-    write_hashes()
-    print(f"measured in {(time.time() - started) / 60:.1f} minutes")
+    update_card("unclip", parts, card_rows, options.only, below="unclip")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldmkit.recipes import common
-from ldmkit.recipes.common import Run
-from ldmkit.recipes.embeddings import WEIGHTS
+from ldmkit.recipes import train
+from ldmkit.recipes.train import WEIGHTS, Run
 
 
 def toy(folder: Path) -> Run:
@@ -45,7 +44,7 @@ def test_a_stop_while_saving_leaves_the_earlier_state(
         path.write_bytes(b"half of it")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(common, "save_file", stop)
+    monkeypatch.setattr(train, "save_file", stop)
     run.step = 2
     with pytest.raises(KeyboardInterrupt):
         run.save()
@@ -87,13 +86,13 @@ def test_no_recipe_replaces_what_no_recipe_wrote(
 def test_an_earlier_export_is_replaced_whole_and_loses_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "model"
     for words in ("first", "second"):
-        with common.exported(target) as folder:
+        with train.exported(target) as folder:
             (folder / "weights").write_text(words)
             assert not target.exists() or (target / "weights").read_text() == "first"
         assert (target / "weights").read_text() == words
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     (target / "weights.steps4").write_text("a student")
-    with common.exported(target) as folder:
+    with train.exported(target) as folder:
         (folder / "weights").write_text("third")
     (kept,) = tmp_path.glob("model.before-*")
     assert (kept / "weights.steps4").read_text() == "a student"
@@ -101,11 +100,11 @@ def test_an_earlier_export_is_replaced_whole_and_loses_nothing_else(tmp_path: Pa
 
 
 def test_an_export_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
-    with common.exported(tmp_path / "model") as folder:
+    with train.exported(tmp_path / "model") as folder:
         (folder / "weights").write_text("first")
 
     def fail() -> None:
-        with common.exported(tmp_path / "model") as folder:
+        with train.exported(tmp_path / "model") as folder:
             (folder / "weights").write_text("half")
             raise OSError("disk full")
 
@@ -117,6 +116,6 @@ def test_an_export_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
 
 def test_shipped_folders_of_whole_models_count_as_ours(tmp_path: Path) -> None:
     for name in ("critters", "critters-unclip", "critters-clip", "judge"):
-        common.check_target(WEIGHTS / name)
+        train.check_target(WEIGHTS / name)
     (tmp_path / "empty").mkdir()
-    common.check_target(tmp_path / "empty")
+    train.check_target(tmp_path / "empty")
