@@ -252,7 +252,7 @@ def update_card(
         write_text(path, json.dumps(metrics, indent=1) + "\n")
     if found.keys() >= parts.keys():
         fill_card(WEIGHTS / "MODEL_CARD.md", section, rows(found))
-    write_hashes()
+    write_hashes(WEIGHTS)
     print(f"measured in {(time.time() - started) / 60:.1f} minutes")
 
 

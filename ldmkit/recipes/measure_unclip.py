@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from ldmkit.latents import decode_latents, encode_image
 from ldmkit.latents.inversion import invert
 from ldmkit.loading import load
 from ldmkit.recipes import evaluate
+from ldmkit.recipes.autoencoder import decibels
 from ldmkit.recipes.evaluate import calibration, scenes
 from ldmkit.recipes.measure import options_of, update_card
 from ldmkit.recipes.train import WEIGHTS, write_picture
@@ -261,7 +263,7 @@ def measure_inversion(pipe: Any, count: int = 400) -> dict[str, Any]:
 def psnr(a: Image.Image, b: Any) -> float:
     """In dB, of two pictures with 8 bits."""
     error = np.asarray(a.convert("RGB"), float) - np.asarray(b.convert("RGB"), float)
-    return float(10 * np.log10(255**2 / max(1e-3, (error**2).mean())))
+    return float(decibels(torch.from_numpy(error)[None]))
 
 
 def measure_variety(pipe: Any, cache: Path) -> dict[str, Any]:

@@ -19,9 +19,18 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from ldmkit.critters.world import EVALUATION_SEED
+from ldmkit.recipes.autoencoder import decibels
 from ldmkit.recipes.data import captions_of, drawings, to_tensor, unseen
 from ldmkit.recipes.muon import Muon
-from ldmkit.recipes.train import WEIGHTS, Run, arguments, device_of, train_model
+from ldmkit.recipes.train import (
+    WEIGHTS,
+    Run,
+    arguments,
+    device_of,
+    exported,
+    target_of,
+    train_model,
+)
 from ldmkit.recording.preview import decode
 from ldmkit.recording.small import SmallDecoder
 
@@ -126,10 +135,9 @@ def difference(
     parts = [small(latents[i : i + 16].to(device)).cpu() for i in range(0, len(latents), 16)]
     painted = ((torch.cat(parts).clamp(-1, 1) + 1) * 127.5).round()
     error = painted - torch.from_numpy(targets.astype(np.float32)).permute(0, 3, 1, 2)
-    mse = error.square().mean(dim=(1, 2, 3)).clamp_min(1e-3)
     each = error.abs().mean(dim=(1, 2, 3))
     return {
-        "db": float((10 * torch.log10(255**2 / mse)).mean()),
+        "db": float(decibels(error).mean()),
         "mean_255": float(each.mean()),
         "worst_255": float(each.max()),
     }
@@ -200,10 +208,11 @@ def main() -> None:
     )
     parser.add_argument("--lessons", type=int, default=6000, help="pictures to learn from")
     options = parser.parse_args()
+    target = target_of(options, "preview")
     pipe = StableDiffusionPipeline.from_pretrained(options.pipeline, dtype=torch.float32)
     small = train(pipe, options)
-    target = options.export or options.runs / (options.name or "preview") / "model"
-    small.save(target, pipe.vae)
+    with exported(target) as folder:
+        small.save(folder, pipe.vae)
     new = unseen(options.runs / "cache")[:200]
     for name, values in measure(small, pipe, new).items():
         print(name, {k: round(v, 2) for k, v in values.items()})

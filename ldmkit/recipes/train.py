@@ -301,7 +301,8 @@ def _is_ours(folder: Path) -> bool:
             found = json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(found, dict) and "critters_version" in found:
+        # A small decoder's has no version: it names the autoencoder that it belongs to.
+        if isinstance(found, dict) and found.keys() & {"critters_version", "autoencoder"}:
             return True
     return False
 

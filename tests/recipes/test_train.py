@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ldmkit.recipes import train
 from ldmkit.recipes.train import WEIGHTS, Run
+
+RECIPES = ("autoencoder", "clip", "decoder", "judge", "preview", "prior", "unclip", "unet")
 
 
 def toy(folder: Path) -> Run:
@@ -51,6 +56,114 @@ def test_a_stop_while_saving_leaves_the_earlier_state(
     assert {path.name: path.read_bytes() for path in (tmp_path / "toy").iterdir()} == before
 
 
+def test_averages_follow_the_weights_at_a_pace_that_slows_down(tmp_path: Path) -> None:
+    """Closed form: kept is min(decay, (1 + n) / (10 + n)) at step n, nothing of fresh weights."""
+    run = toy(tmp_path)
+    expected = run.model.weight.detach().clone()
+    for n in range(30):
+        run.update(run.model(torch.full((4, 3), float(n % 3))).square().mean())
+        run.step += 1
+        kept = min(0.999, (1 + n) / (10 + n)) if n else 0.0
+        expected = kept * expected + (1 - kept) * run.model.weight.detach()
+    assert float((run.average["weight"] - expected).abs().max()) <= 1e-6
+    weights = run.model.weight.detach().clone()
+    assert float((run.average["weight"] - weights).abs().max()) > 1e-4
+    with run.averaged():
+        assert not run.model.training
+        assert torch.equal(run.model.weight, run.average["weight"])
+    assert run.model.training
+    assert torch.equal(run.model.weight, weights)
+
+
+def test_averaged_weights_go_out_again_when_an_evaluation_fails(tmp_path: Path) -> None:
+    run = toy(tmp_path)
+    run.update(run.model(torch.ones(4, 3)).square().mean())
+    run.step += 1
+    run.update(run.model(torch.ones(4, 3)).square().mean())
+    weights = run.model.weight.detach().clone()
+    with pytest.raises(OSError, match="no room"), run.averaged():
+        raise OSError("no room")
+    assert torch.equal(run.model.weight, weights)
+
+
+def test_a_checkpoint_keeps_the_names_that_earlier_runs_wrote(tmp_path: Path) -> None:
+    run = toy(tmp_path)
+    run.update(run.model(torch.ones(4, 3)).square().mean())
+    run.save()
+    names = load_file(tmp_path / "toy" / "checkpoint.safetensors").keys()
+    parts = [f"{part}.{name}" for part in ("model", "average") for name in ("bias", "weight")]
+    assert sorted(names) == sorted([*parts, *(f"optimizer.{i}.momentum_buffer" for i in (0, 1))])
+
+
+def options_of(runs: Path, *more: str) -> argparse.Namespace:
+    told = ["--runs", str(runs), "--minutes", "0.01", "--device", "cpu", *more]
+    return train.arguments(None, 1, 8).parse_args(told)
+
+
+def test_the_loop_trains_logs_and_goes_on_with_its_own_numbers(tmp_path: Path) -> None:
+    seen: list[tuple[int, float]] = []
+    looked: list[bool] = []
+
+    def teach(minutes: str) -> torch.nn.Module:
+        torch.manual_seed(1)
+        model = torch.nn.Linear(3, 2)
+
+        def loss(run: Run, rng: np.random.Generator) -> torch.Tensor:
+            seen.append((run.step, rng.random()))
+            return model(torch.ones(4, 3)).square().mean()
+
+        def evaluate() -> dict[str, float]:
+            looked.append(torch.is_grad_enabled() or model.training)
+            return {"size": float(model.weight.abs().mean())}
+
+        options = options_of(tmp_path, "--seed", "5", "--minutes", minutes)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        return train.train_model(model, "toy", options, loss, evaluate, optimizer)
+
+    teach("0.005")
+    first = len(seen)
+    model = teach("0.01")
+    assert 0 < first < len(seen)
+    steps = range(len(seen))
+    assert seen == [(n, np.random.default_rng((5, n)).random()) for n in steps]
+    assert looked
+    assert not any(looked)  # with averaged weights, in use
+    stored = load_file(tmp_path / "toy" / "checkpoint.safetensors")
+    assert torch.equal(model.weight, stored["average.weight"])
+    assert not model.training
+    lines = (tmp_path / "toy" / "metrics.jsonl").read_text().splitlines()
+    assert [set(json.loads(line)) for line in lines] == [{"step", "minutes", "size", "loss"}] * 2
+
+
+def test_a_stopped_process_counts_no_more_than_a_long_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 3000.0, 3000.0, 3050.0, 3050.0, 3051.0])
+    monkeypatch.setattr(train.time, "perf_counter", lambda: next(clock, 9999.0))
+    run = toy(tmp_path)
+    steps = run.steps(dict)
+    for _ in range(3):
+        next(steps)
+    assert run.seconds == 2 * 20
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "unclip"])
+def test_from_shipped_is_a_folder_of_weights(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, told = importlib.import_module(f"ldmkit.recipes.{recipe}"), []
+
+    def hear(*given: object) -> None:
+        told.append(given[-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "train", hear)
+    monkeypatch.setattr("sys.argv", [recipe, "--runs", str(tmp_path), "--from", "shipped"])
+    with pytest.raises(KeyboardInterrupt):
+        module.main()
+    assert list(Path(told[0].start).glob("*.safetensors"))
+
+
 def foreign(folder: Path) -> Path:
     """Folders that no recipe wrote, by name."""
     (folder / "notes").mkdir()
@@ -61,9 +174,6 @@ def foreign(folder: Path) -> Path:
     (folder / "sd").mkdir()
     (folder / "sd" / "model_index.json").write_text("{}")
     return folder
-
-
-RECIPES = ("autoencoder", "clip", "decoder", "judge", "prior", "unclip", "unet")
 
 
 @pytest.mark.parametrize("where", ["notes", "file", "link", "dangling", "sd"])
@@ -115,7 +225,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
 
 
 def test_shipped_folders_of_whole_models_count_as_ours(tmp_path: Path) -> None:
-    for name in ("critters", "critters-unclip", "critters-clip", "judge"):
+    for name in ("critters", "critters/preview", "critters-unclip", "critters-clip", "judge"):
         train.check_target(WEIGHTS / name)
     (tmp_path / "empty").mkdir()
     train.check_target(tmp_path / "empty")

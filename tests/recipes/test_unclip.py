@@ -23,7 +23,7 @@ from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from ldmkit.critters.judging import HEADS
 from ldmkit.critters.world import EVALUATION_SEED
-from ldmkit.recipes import data, decoder, prior, reading, train, unclip
+from ldmkit.recipes import data, decoder, prior, train, unclip
 from ldmkit.recipes.muon import Muon
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -70,19 +70,19 @@ def test_a_wider_decoder_starts_as_nearly_the_same_function() -> None:
     torch.manual_seed(0)
     unet = decoder.warm_start(train.UNET)
     torch.nn.init.normal_(unet.class_embedding.linear_2.weight, std=0.1)
-    reader = reading.fresh(unet, 400)
+    reader = decoder.fresh_reader(unet, 400)
     vectors = torch.randn(3000, 256)
-    wide = reading.widen(unet, reader, vectors)
+    wide = decoder.widen(unet, reader, vectors)
     x, t, words = torch.randn(8, 4, 16, 16), torch.arange(8) * 120, torch.randn(8, 32, 128)
     ours, theirs, deaf = (
         u(x, t, words, class_labels=v).sample
         for u, v in ((wide, vectors[:8]), (unet, vectors[:8]), (unet, vectors[8:16]))
     )
     assert (ours - theirs).square().mean() < 0.35 * (deaf - theirs).square().mean()
-    told = wide.class_embedding(vectors)[:, reading.time_width(unet) :]
+    told = wide.class_embedding(vectors)[:, decoder.time_width(unet) :]
     silu = torch.nn.functional.silu
     assert _gap(told, reader.linear_2(silu(reader.linear_1(vectors)))) <= 1e-5
-    new = wide.time_embedding.linear_1.weight[reading.time_width(unet) :]
+    new = wide.time_embedding.linear_1.weight[decoder.time_width(unet) :]
     assert new.abs().amax(1).min() > 0  # hidden units that can learn
 
 
@@ -108,16 +108,16 @@ def test_a_reader_is_taken_out_and_put_back() -> None:
     torch.manual_seed(0)
     unet = decoder.warm_start(train.UNET)
     torch.nn.init.normal_(unet.class_embedding.linear_2.weight, std=0.1)
-    reader, vectors = reading.fresh(unet, 400), torch.randn(3000, 256)
-    wide = reading.widen(unet, reader, vectors)
-    found = reading.taken(wide)
+    reader, vectors = decoder.fresh_reader(unet, 400), torch.randn(3000, 256)
+    wide = decoder.widen(unet, reader, vectors)
+    found = decoder.reader_of(wide)
     for name, parameter in reader.named_parameters():
         if name.startswith("linear"):
             assert _gap(found.get_parameter(name), parameter) == 0
-    before, width = wide.class_embedding(vectors), reading.time_width(wide)
+    before, width = wide.class_embedding(vectors), decoder.time_width(wide)
     for parameter in found.parameters():
         parameter.mul_(0.5)
-    reading.put_back(wide, found, vectors)
+    decoder.put_back(wide, found, vectors)
     after = wide.class_embedding(vectors)
     old, new = before[:, :width], after[:, :width]
     assert (new - old).square().mean() < 0.1 * old.var(0).mean()  # it says nearly what it said
@@ -129,9 +129,9 @@ def test_a_reader_is_taken_out_and_put_back() -> None:
 
 def test_a_held_reader_says_the_same_after_training() -> None:
     start = decoder.warm_start(train.UNET)
-    unet = reading.widen(start, reading.fresh(start, 232), torch.randn(500, 256))
-    reading.hold(unet)
-    vectors, old = torch.randn(4, 256), reading.time_width(unet)
+    unet = decoder.widen(start, decoder.fresh_reader(start, 232), torch.randn(500, 256))
+    decoder.hold(unet)
+    vectors, old = torch.randn(4, 256), decoder.time_width(unet)
     before = unet.class_embedding(vectors).detach()
     optimizer = Muon(decoder.for_muon(unet), lr=0.01)
     for step in range(3):
@@ -144,6 +144,18 @@ def test_a_held_reader_says_the_same_after_training() -> None:
     assert _gap(after[:, :old], before[:, :old]) > 0.01
 
 
+def _score(reader: decoder.Reader, vectors: torch.Tensor, table: torch.Tensor) -> dict[str, float]:
+    """Share of right answers of each attribute, where the drawing shows it."""
+    with torch.no_grad():
+        answers = reader(vectors)
+    shares = {}
+    for column, (name, logits) in enumerate(answers.items()):
+        shown = table[:, column] != -1
+        right = (logits.argmax(1) == table[:, column])[shown]
+        shares[name] = float(right.float().mean())
+    return shares
+
+
 def test_a_reader_learns_what_vectors_hold() -> None:
     """Two attributes in the signs of two numbers; the third head has no answers and learns none."""
     torch.manual_seed(0)
@@ -151,9 +163,9 @@ def test_a_reader_learns_what_vectors_hold() -> None:
     x = torch.randn(4000, 16)
     table = torch.full((4000, len(HEADS)), -1)
     table[:, 1], table[:, 3] = (x[:, 0] > 0).long(), (x[:, 1] * x[:, 2] > 0).long()
-    fresh = reading.Reader(16, 32, 32)
-    reader = reading.learn(lambda i: x[torch.from_numpy(i)], table[:3000], fresh, 800, rng)
-    shares = reading.score(reader, x[3000:], table[3000:])
+    fresh = decoder.Reader(16, 32, 32)
+    reader = decoder.teach(lambda i: x[torch.from_numpy(i)], table[:3000], fresh, 800, rng)
+    shares = _score(reader, x[3000:], table[3000:])
     names = list(HEADS)
     assert shares[names[1]] > 0.95
     assert shares[names[3]] > 0.9  # not linear
