@@ -165,8 +165,8 @@ def card_rows(metrics: dict[str, Any]) -> str:
         r = pipe[key]
         rows.append(
             f"| {name}, {r['count']} captions, {pipe['num_inference_steps']} DDIM steps, guidance "
-            f"{pipe['guidance_scale']}: everything | {r['everything']:.3f} "
-            f"({r['interval'][0]:.3f}…{r['interval'][1]:.3f}) |"
+            f"{pipe['guidance_scale']}: everything | "
+            f"{with_interval(r['everything'], *r['interval'])} |"
         )
     for key, name in _SETS.items():
         shares = ", ".join(f"{n} {v:.2f}" for n, v in pipe[key]["attributes"].items())
@@ -180,12 +180,12 @@ def _more_rows(pipe: dict[str, Any]) -> list[str]:
     shares = ", ".join(f"{n} {v:.2f}" for n, v in open_details["details"].items())
     return [
         f"| variety: entropy of what was not said over that of drawings, {open_details['captions']}"
-        f" captions × {open_details['seeds']} seeds | {open_details['ratio']:.2f} "
-        f"({_ends(open_details['interval'])}) |",
+        f" captions × {open_details['seeds']} seeds | "
+        f"{with_interval(open_details['ratio'], *open_details['interval'], digits=2)} |",
         f"| … each detail | {shares} |",
         f"| distance to the nearest of {new['training_drawings']} training drawings, median over "
-        f"that of new drawings ({new['pictures']} pictures) | {new['ratio']:.2f} "
-        f"({_ends(new['interval'])}) |",
+        f"that of new drawings ({new['pictures']} pictures) | "
+        f"{with_interval(new['ratio'], *new['interval'], digits=2)} |",
         *_effect_rows(pipe),
     ]
 
@@ -202,13 +202,14 @@ def _effect_rows(pipe: dict[str, Any]) -> list[str]:
             gain = effect[key]["gain"]
             rows.append(
                 f"| obedience lost by {less}, {told} ({effect['captions']} captions, paired) | "
-                f"{gain[0]:.2f} ({_ends(gain[1:])}) |"
+                f"{with_interval(*gain, digits=2)} |"
             )
     return rows
 
 
-def _ends(interval: list[float]) -> str:
-    return f"{interval[0]:.2f}…{interval[1]:.2f}"
+def with_interval(value: float, low: float, high: float, digits: int = 3) -> str:
+    """A figure as the model card's tables have it, such as ``0.860 (0.823…0.891)``."""
+    return f"{value:.{digits}f} ({low:.{digits}f}…{high:.{digits}f})"
 
 
 def fill_card(card: Path, section: str, text: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ldmkit.recipes import measure
+from ldmkit.recipes import measure, measure_unclip
+from ldmkit.recipes.train import WEIGHTS
 
 
 @pytest.fixture
@@ -53,3 +54,13 @@ def test_a_part_that_nobody_knows_is_told_before_any_is_measured(shipped: Path) 
     parts: dict[str, Any] = {"walks": lambda: pytest.fail("it measured")}
     with pytest.raises(ValueError, match="--only must be one of walks, got 'walk'"):
         measure.update_card("unclip", parts, str, ["walks", "walk"], "unclip")
+
+
+@pytest.mark.parametrize("section", ["measured", "unclip"])
+def test_the_shipped_card_says_what_the_shipped_figures_are(section: str) -> None:
+    found = json.loads((WEIGHTS / "metrics.json").read_text())
+    rows = {"measured": lambda: measure.card_rows(found)}
+    rows["unclip"] = lambda: measure_unclip.card_rows(found["unclip"])
+    card = (WEIGHTS / "MODEL_CARD.md").read_text()
+    told = card.split(f"<!-- {section} -->\n")[1].split(f"\n<!-- /{section} -->")[0]
+    assert rows[section]() == told

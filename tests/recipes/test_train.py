@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -151,17 +152,53 @@ def test_a_stopped_process_counts_no_more_than_a_long_step(
 def test_from_shipped_is_a_folder_of_weights(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module, told = importlib.import_module(f"ldmkit.recipes.{recipe}"), []
+    options = heard(recipe, monkeypatch, "--runs", str(tmp_path), "--from", "shipped")
+    assert list(Path(options.start).glob("*.safetensors"))
 
-    def hear(*given: object) -> None:
-        told.append(given[-1])
+
+def heard(recipe: str, monkeypatch: pytest.MonkeyPatch, *told: str) -> argparse.Namespace:
+    """The options with which a recipe would train."""
+    module, found = importlib.import_module(f"ldmkit.recipes.{recipe}"), []
+
+    def hear(*given: argparse.Namespace) -> None:
+        found.append(given[-1])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "train", hear)
-    monkeypatch.setattr("sys.argv", [recipe, "--runs", str(tmp_path), "--from", "shipped"])
+    monkeypatch.setattr("sys.argv", [recipe, *told])
     with pytest.raises(KeyboardInterrupt):
         module.main()
-    assert list(Path(told[0].start).glob("*.safetensors"))
+    return found[0]
+
+
+def commands() -> list[str]:
+    """The commands of the model card's runs; "…" stands for folders, or for "as above"."""
+    card = (WEIGHTS / "MODEL_CARD.md").read_text().split("<!-- runs -->")[1]
+    quoted = re.findall("`([^`]*)`", card.split("<!-- /runs -->")[0])
+    return [text for text in quoted if " --" in text and text.split()[0] in RECIPES]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_commands_that_made_the_shipped_weights_still_say_the_same(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, *words = command.split()
+    told = [w for w, before in zip(words, [recipe, *words], strict=False) if told_by(w, before)]
+    options = heard(recipe, monkeypatch, *told, "--runs", str(tmp_path))
+    names = {"from": "start"}
+    for flag, value in zip(told, [*told[1:], "--"], strict=True):
+        if flag.startswith("--"):
+            name = flag[2:].replace("-", "_")
+            given = getattr(options, names.get(name, name))
+            assert given is True if value.startswith("--") else given == type(given)(value)
+
+
+def told_by(word: str, before: str) -> bool:
+    return word != "…" or before.startswith("--")
+
+
+def test_every_run_of_the_card_is_tried() -> None:
+    assert len(commands()) >= 24
 
 
 def foreign(folder: Path) -> Path:
