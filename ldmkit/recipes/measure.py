@@ -12,7 +12,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ def card_rows(metrics: dict[str, Any]) -> str:
         rows.append(
             f"| {name}, {r['count']} captions, {pipe['num_inference_steps']} DDIM steps, guidance "
             f"{pipe['guidance_scale']}: everything | "
-            f"{with_interval(r['everything'], *r['interval'])} |"
+            f"{with_interval([r['everything'], *r['interval']])} |"
         )
     for key, name in _SETS.items():
         shares = ", ".join(f"{n} {v:.2f}" for n, v in pipe[key]["attributes"].items())
@@ -181,11 +181,11 @@ def _more_rows(pipe: dict[str, Any]) -> list[str]:
     return [
         f"| variety: entropy of what was not said over that of drawings, {open_details['captions']}"
         f" captions × {open_details['seeds']} seeds | "
-        f"{with_interval(open_details['ratio'], *open_details['interval'], digits=2)} |",
+        f"{with_interval([open_details['ratio'], *open_details['interval']], 2)} |",
         f"| … each detail | {shares} |",
         f"| distance to the nearest of {new['training_drawings']} training drawings, median over "
         f"that of new drawings ({new['pictures']} pictures) | "
-        f"{with_interval(new['ratio'], *new['interval'], digits=2)} |",
+        f"{with_interval([new['ratio'], *new['interval']], 2)} |",
         *_effect_rows(pipe),
     ]
 
@@ -202,13 +202,14 @@ def _effect_rows(pipe: dict[str, Any]) -> list[str]:
             gain = effect[key]["gain"]
             rows.append(
                 f"| obedience lost by {less}, {told} ({effect['captions']} captions, paired) | "
-                f"{with_interval(*gain, digits=2)} |"
+                f"{with_interval(gain, 2)} |"
             )
     return rows
 
 
-def with_interval(value: float, low: float, high: float, digits: int = 3) -> str:
-    """A figure as the model card's tables have it, such as ``0.860 (0.823…0.891)``."""
+def with_interval(estimate: Sequence[float], digits: int = 3) -> str:
+    """A value and the two ends of its interval as in the tables: ``0.860 (0.823…0.891)``."""
+    value, low, high = estimate
     return f"{value:.{digits}f} ({low:.{digits}f}…{high:.{digits}f})"
 
 

@@ -289,31 +289,31 @@ def card_rows(m: dict[str, Any]) -> str:
         "| what | measured |",
         "|---|---|",
         f"| among {p['pairs']}, the text embedding finds its picture | "
-        f"{with_interval(*p['top1_text'])} |",
+        f"{with_interval(p['top1_text'])} |",
         *(
             row
             for name, told in (("sample", "sample"), ("estimate", "estimate in one step"))
             for row in (
-                f"| … the prior's {told} does | {with_interval(*p[name]['top1'])} |",
+                f"| … the prior's {told} does | {with_interval(p[name]['top1'])} |",
                 f"| … and lies nearer to the true picture's than the text's | "
-                f"{with_interval(*p[name]['nearer_than_text'])} |",
+                f"{with_interval(p[name]['nearer_than_text'])} |",
             )
         ),
         *(
-            f"| obedience ({d['count']} captions) decoded from {text} | {with_interval(*d[name])} |"
+            f"| obedience ({d['count']} captions) decoded from {text} | {with_interval(d[name])} |"
             for name, text in names.items()
         ),
-        f"| … prior's less the text's | {with_interval(*d['prior_minus_text'])} |",
-        f"| … prior's less text + mean gap | {with_interval(*d['prior_minus_text_and_gap'])} |",
+        f"| … prior's less the text's | {with_interval(d['prior_minus_text'])} |",
+        f"| … prior's less text + mean gap | {with_interval(d['prior_minus_text_and_gap'])} |",
         f"| variety of what was not said, over drawings | {m['variety']['ratio']:.2f} |",
         f"| variations ({m['variations']['count']}) keep animal and colour | "
-        f"{with_interval(*m['variations']['kept'])} |",
+        f"{with_interval(m['variations']['kept'])} |",
         f"| text diffs ({t['count']}, θ = {t['theta']}): asked attribute changed | "
-        f"{with_interval(*t['changed'])} |",
-        f"| … each other one kept | {with_interval(*t['others_kept'])} |",
+        f"{with_interval(t['changed'])} |",
+        f"| … each other one kept | {with_interval(t['others_kept'])} |",
         f"| middle of a walk ({w['count']}) is one animal, slerp in CLIP space "
-        f"(judge's ECE {w['ece']:.3f}) | {with_interval(*w['clip_image'])} |",
-        f"| … blended pixels | {with_interval(*w['pixel'])} |",
+        f"(judge's ECE {w['ece']:.3f}) | {with_interval(w['clip_image'])} |",
+        f"| … blended pixels | {with_interval(w['pixel'])} |",
         f"| inverted and back, 64 steps, below the autoencoder alone | "
         f"{i['lost_db'][0]:.2f} dB ({i['lost_db'][1]:.2f}…{i['lost_db'][2]:.2f}) |",
     ]
