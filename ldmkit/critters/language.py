@@ -121,7 +121,7 @@ _SAID = {
     "place": 0.8,
     "style": 0.92,
 }
-OMISSIBLE = ("wears", "mood")  # what a recipe may leave out of captions (`recipes.captioning`)
+OMISSIBLE = ("wears", "mood")  # what a recipe may leave out of captions (`recipes.data`)
 _ALSO = {
     "happy": "smiling",
     "sad": "crying",

@@ -15,9 +15,9 @@ import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
-from ldmkit.critters.world import EVALUATION_SEED
-from ldmkit.recipes.common import Run, arguments, drawings, exported, half, target_of, to_tensor
+from ldmkit.recipes.data import drawings, to_tensor, unseen
 from ldmkit.recipes.muon import Muon
+from ldmkit.recipes.train import VAE, Run, arguments, exported, half, target_of, train_model
 
 BATCH = 16  # crops
 LATENT_NOISE = 0.08
@@ -78,9 +78,14 @@ def psnr(model: AutoencoderKL, pictures: NDArray[np.uint8], device: str = "cpu")
         x = to_tensor(pictures[i : i + 20]).to(device)
         y = model.decode(model.encode(x).latent_dist.mean).sample.float().clamp(-1, 1)
         error = ((y + 1) * 127.5).round() - ((x + 1) * 127.5).round()  # 0…255
-        mse = error.square().mean(dim=(1, 2, 3)).clamp_min(1e-3)
-        values.append(10 * torch.log10(255**2 / mse))
+        values.append(decibels(error))
     return float(torch.cat(values).mean())
+
+
+def decibels(error: torch.Tensor) -> torch.Tensor:
+    """PSNR (b,) in dB of pictures' differences (b, c, h, w) in 8-bit levels; 78 if none."""
+    mse = error.square().mean(dim=(1, 2, 3)).clamp_min(1e-3)
+    return 10 * torch.log10(255**2 / mse)
 
 
 @torch.no_grad()
@@ -97,44 +102,34 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     """Run the recipe; returns the model with its averaged weights and scaling factor."""
     torch.manual_seed(options.seed)
     pictures = drawings(options.drawings, 0, options.runs / "cache")
-    unseen = drawings(options.unseen, EVALUATION_SEED, options.runs / "cache")
+    new = unseen(options.runs / "cache")
     model = build() if options.start is None else AutoencoderKL.from_pretrained(options.start)
-    model.to(options.device).train()
     if options.decoder_only:  # the encoder is frozen once its latents are in use
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
-    optimizer = Muon(model.named_parameters())
-    run = Run(
-        options.name or "autoencoder", model, optimizer, options.minutes, options.rate, options.runs
+
+    def loss(run: Run, rng: np.random.Generator) -> torch.Tensor:
+        x = batch(pictures, rng, run.progress < CROPS_UNTIL, options.batch)
+        return loss_of(model, x.to(options.device), options.device)
+
+    train_model(
+        model,
+        "autoencoder",
+        options,
+        loss,
+        lambda: {"psnr": psnr(model, new[:100], options.device)},
+        Muon(model.named_parameters()),
+        after=lambda: fix_variance(model),
     )
-
-    def evaluate() -> dict[str, float]:
-        with run.averaged():
-            return {"psnr": psnr(model, unseen[:100], options.device)}
-
-    for step in run.steps(evaluate):
-        rng = np.random.default_rng((options.seed, step))
-        loss = loss_of(
-            model,
-            batch(pictures, rng, run.progress < options.crops, options.batch).to(options.device),
-            options.device,
-        )
-        run.update(loss)
-        fix_variance(model)
-    model.load_state_dict(run.average)
-    model.eval()
     if not options.decoder_only:
         model.register_to_config(scaling_factor=latent_scale(model, pictures[:2000]))
-    print(f"PSNR on {len(unseen)} unseen drawings: {psnr(model, unseen, options.device):.2f} dB")
+    print(f"PSNR on {len(new)} unseen drawings: {psnr(model, new, options.device):.2f} dB")
     return model
 
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__, minutes=60, batch=BATCH)
-    parser.add_argument(
-        "--crops", type=float, default=CROPS_UNTIL, help="share of the run on crops"
-    )
+    parser = arguments(__doc__, minutes=60, batch=BATCH, shipped=VAE)
     parser.add_argument("--decoder-only", action="store_true", help="leave the encoder as it is")
     options = parser.parse_args()
     target = target_of(options, "autoencoder")

@@ -3,12 +3,18 @@
     python -m ldmkit.recipes.clip --minutes 12
 
 Its text half is also the text encoder of the latent diffusion pipelines. Captions are phrased anew
-each time; pictures and captions are never held-out combinations.
+each time; pictures and captions are never held-out combinations. The tokenizer is CLIP's byte-level
+BPE over the words of the critters' grammar: merges are learned from the word list alone until every
+word is one token, so a caption has as many tokens as words, and anything else (emoji, other
+languages) still falls apart into bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +30,48 @@ from transformers import (
     CLIPTokenizer,
     CLIPVisionConfig,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from ldmkit.critters.language import words
 from ldmkit.critters.world import EVALUATION_SEED, VERSION
-from ldmkit.recipes.captioning import captions_of
-from ldmkit.recipes.common import Run, arguments, drawings, exported, half, scene, target_of
+from ldmkit.recipes.data import captions_of, drawings, scene, to_tensor, unseen
 from ldmkit.recipes.muon import Muon
-from ldmkit.recipes.vocabulary import POSITIONS, build_tokenizer
+from ldmkit.recipes.train import CLIP, Run, arguments, exported, half, target_of, train_model
 
 BATCH = 192
+POSITIONS = 32  # the longest caption has 26 tokens with its commas, start and end
+_END = "</w>"
 _MEAN, _STD = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]  # pictures enter in -1…1, as in the autoencoder
+
+
+def learn_merges(vocabulary: frozenset[str]) -> list[tuple[str, str]]:
+    """Merge the commonest pair of neighbours, again and again, until each word is one piece."""
+    splits = {word: [*word[:-1], word[-1] + _END] for word in sorted(vocabulary)}
+    merges = []
+    while any(len(pieces) > 1 for pieces in splits.values()):
+        pairs = Counter(p for s in splits.values() for p in pairwise(s))
+        best = min(pairs, key=lambda p: (-pairs[p], p))
+        merges.append(best)
+        for pieces in splits.values():
+            i = 0
+            while i < len(pieces) - 1:
+                if (pieces[i], pieces[i + 1]) == best:
+                    pieces[i : i + 2] = ["".join(best)]
+                i += 1
+    return merges
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """The tokenizer; end-of-text is also the padding, as in CLIP."""
+    merges = learn_merges(words)
+    symbols = list(bytes_to_unicode().values())
+    pieces = [*symbols, *(s + _END for s in symbols), *("".join(m) for m in merges)]
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={piece: i for i, piece in enumerate(pieces)},
+        merges=merges,
+        model_max_length=POSITIONS,
+    )
 
 
 def build(tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -73,11 +112,6 @@ def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     return ids.input_ids
 
 
-def pixels(pictures: np.ndarray) -> torch.Tensor:
-    """(b, 64, 64, 3) uint8 -> (b, 3, 64, 64) float32 as the processor would."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
 def contrast(model: CLIPModel, ids: torch.Tensor, x: torch.Tensor, device: str) -> torch.Tensor:
     """Symmetric cross-entropy over the batch's caption-picture similarities."""
     with half(device):
@@ -103,7 +137,7 @@ def top1(
         pictures = np.stack([np.asarray(scene(int(i)).draw(64, int(i))) for i in indices])
     out = model(
         input_ids=tokens(tokenizer, captions_of(indices, 0)).to(model.device),
-        pixel_values=pixels(pictures).to(model.device),
+        pixel_values=to_tensor(pictures).to(model.device),
     )
     target = torch.arange(pool)
     return {
@@ -117,35 +151,28 @@ def train(options: argparse.Namespace) -> tuple[CLIPModel, CLIPTokenizer]:
     torch.manual_seed(options.seed)
     cache = options.runs / "cache"
     pictures = drawings(options.drawings, 0, cache)
-    unseen = np.array(drawings(options.unseen, EVALUATION_SEED, cache)[:512])
+    new = unseen(cache)[:512]
     tokenizer = build_tokenizer()
     model = build(tokenizer) if options.start is None else CLIPModel.from_pretrained(options.start)
-    model.to(options.device).train()
     model.set_attn_implementation("eager")  # fused attention's backward is slow in bfloat16 on CPUs
-    run = Run(
-        options.name or "clip",
-        model,
-        Muon(model.named_parameters(), vector_lr=0.15, weight_decay=0.1),
-        options.minutes,
-        options.rate,
-        options.runs,
-        decay=0.99,
-    )
 
-    def evaluate() -> dict[str, float]:
-        with run.averaged():
-            return top1(model, tokenizer, len(unseen), pictures=unseen)
-
-    for step in run.steps(evaluate):
-        rng = np.random.default_rng((options.seed, step))
+    def loss(run: Run, rng: np.random.Generator) -> torch.Tensor:
         indices = np.sort(rng.choice(len(pictures), options.batch, replace=False))
-        ids = tokens(tokenizer, captions_of(indices, step + 1)).to(options.device)
-        loss = contrast(model, ids, pixels(pictures[indices]).to(options.device), options.device)
-        run.update(loss)
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=float(np.log(100)))  # as CLIP does
-    model.load_state_dict(run.average)
-    return model.eval(), tokenizer
+        ids = tokens(tokenizer, captions_of(indices, run.step + 1)).to(options.device)
+        x = to_tensor(pictures[indices]).to(options.device)
+        return contrast(model, ids, x, options.device)
+
+    train_model(
+        model,
+        "clip",
+        options,
+        loss,
+        lambda: top1(model, tokenizer, len(new), pictures=new),
+        Muon(model.named_parameters(), vector_lr=0.15, weight_decay=0.1),
+        decay=0.99,
+        after=lambda: model.logit_scale.data.clamp_(max=float(np.log(100))),  # as CLIP does
+    )
+    return model, tokenizer
 
 
 def export(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
@@ -166,8 +193,6 @@ def export(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 def full_precision_config(path: Path) -> None:
     """Say float32: a half text encoder beside a float32 U-Net dies in its first product."""
-    import json
-
     config = json.loads(path.read_text())
     for part in (config, config.get("text_config", {}), config.get("vision_config", {})):
         for name in ("dtype", "torch_dtype"):
@@ -180,7 +205,7 @@ def full_precision_config(path: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    options = arguments(__doc__, minutes=12, batch=BATCH).parse_args()
+    options = arguments(__doc__, minutes=12, batch=BATCH, shipped=CLIP).parse_args()
     target = target_of(options, "clip")
     model, tokenizer = train(options)
     print(top1(model, tokenizer))

@@ -14,27 +14,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from ldmkit.critters.judging import HEADS, Recogniser, truth
 from ldmkit.critters.scene import Scene
 from ldmkit.critters.world import EVALUATION_SEED, VERSION
-from ldmkit.recipes.common import (
+from ldmkit.recipes.data import drawings, scene, to_tensor, unseen
+from ldmkit.recipes.muon import Muon
+from ldmkit.recipes.train import (
+    WEIGHTS,
     Run,
     arguments,
     device_of,
-    drawings,
     exported,
     half,
-    scene,
     target_of,
-    to_tensor,
+    train_model,
 )
-from ldmkit.recipes.muon import Muon
 
 BATCH = 128
+RECODED = 4000  # drawings that go through the autoencoder
 _JUNK = 12  # of a batch show no critter
 _WIDTHS, _HIDDEN = (32, 64, 128, 160), 192
 _UNSEEN = -1  # a head without an answer in this picture
@@ -96,8 +98,6 @@ def recoded(pictures: NDArray[np.uint8], folder: str | None) -> NDArray[np.uint8
     """Pictures through the autoencoder with noisy latents, as a model's would be."""
     if folder is None:
         return pictures
-    from diffusers import AutoencoderKL
-
     model = AutoencoderKL.from_pretrained(folder, dtype=torch.float32).eval()
     out = []
     for i in range(0, len(pictures), 20):  # few at a time: the decoder's maps stay in the cache
@@ -138,34 +138,20 @@ def train(options: argparse.Namespace) -> Recogniser:
     cache = options.runs / "cache"
     pictures = drawings(options.drawings, 0, cache)
     table = torch.from_numpy(labels([scene(i) for i in range(len(pictures))]))
-    painted = recoded(np.array(pictures[: options.recoded]), options.autoencoder)
-    unseen = np.array(drawings(options.unseen, EVALUATION_SEED, cache))
-    unseen_scenes = [scene(EVALUATION_SEED + i) for i in range(len(unseen))]
+    painted = recoded(np.array(pictures[:RECODED]), options.autoencoder)
+    new = unseen(cache)
+    new_scenes = [scene(EVALUATION_SEED + i) for i in range(len(new))]
     model = Recogniser(_WIDTHS, _HIDDEN)
     if options.start:
-        from safetensors.torch import load_file
-
         model.load_state_dict(
             {k: v.float() for k, v in load_file(Path(options.start) / "model.safetensors").items()}
         )
-    model.to(options.device)
-    run = Run(
-        options.name or "judge",
-        model,
-        Muon(model.named_parameters(), weight_decay=0.05),
-        options.minutes,
-        options.rate,
-        options.runs,
-        decay=0.995,
-    )
 
     def evaluate() -> dict[str, float]:
-        with run.averaged():
-            found = accuracy(model, unseen, unseen_scenes)
+        found = accuracy(model, new, new_scenes)
         return {name: shares["all"] for name, shares in found.items()}
 
-    for step in run.steps(evaluate):
-        rng = np.random.default_rng((options.seed, step))
+    def loss(run: Run, rng: np.random.Generator) -> torch.Tensor:
         picked = np.sort(rng.integers(0, len(pictures), options.batch))
         again = rng.integers(0, len(painted), options.batch // 4)
         x = to_tensor(np.concatenate([pictures[picked], painted[again]]))
@@ -176,16 +162,15 @@ def train(options: argparse.Namespace) -> Recogniser:
         target = torch.cat([target, nothing]).to(options.device)
         with half(options.device):
             logits = model(x.to(options.device))
-        loss = sum(
-            (
-                functional.cross_entropy(v.float(), target[:, i], ignore_index=_UNSEEN)
-                for i, v in enumerate(logits.values())
-            ),
-            torch.zeros((), device=options.device),
-        )
-        run.update(loss, clip=5.0)
-    model.load_state_dict(run.average)
-    return model.cpu().eval()
+        errors = [
+            functional.cross_entropy(v.float(), target[:, i], ignore_index=_UNSEEN)
+            for i, v in enumerate(logits.values())
+        ]
+        return torch.stack(errors).sum()
+
+    optimizer = Muon(model.named_parameters(), weight_decay=0.05)
+    train_model(model, "judge", options, loss, evaluate, optimizer, decay=0.995, clip=5.0)
+    return model.cpu()
 
 
 def export(model: Recogniser, folder: Path) -> None:
@@ -200,9 +185,8 @@ def export(model: Recogniser, folder: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__, minutes=12, batch=BATCH)
+    parser = arguments(__doc__, minutes=12, batch=BATCH, shipped=WEIGHTS / "judge")
     parser.add_argument("--autoencoder", default=None, help="folder of the embedded autoencoder")
-    parser.add_argument("--recoded", type=int, default=4000, help="drawings that go through it")
     options = parser.parse_args()
     target = target_of(options, "judge")
     export(train(options), target)

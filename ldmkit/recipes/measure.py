@@ -12,7 +12,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
-import ldmkit.critters
+from ldmkit.check import choice
 from ldmkit.critters.judging import judge_many, look, recogniser
 from ldmkit.critters.world import EVALUATION_SEED
-from ldmkit.recipes import autoencoder, clip, evaluate, judge, preview, variety
-from ldmkit.recipes.common import drawings, scene, write_picture, write_text
+from ldmkit.recipes import autoencoder, clip, evaluate, judge, preview
+from ldmkit.recipes.data import drawings, scene, unseen
+from ldmkit.recipes.train import CLIP, VAE, WEIGHTS, write_picture, write_text
 from ldmkit.recipes.unet import Conditions
 from ldmkit.recording.small import SmallDecoder
 from ldmkit.records.intervals import paired_difference
 
-WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
 TRAINING = 96_000  # drawings that the shipped U-Net was trained on
 _SETS = {
     "seen": "one critter, seen",
@@ -45,8 +45,8 @@ _SHEETS = ("seen", "held_out", "two")
 def measure_autoencoder(folder: Path, cache: Path) -> dict[str, float]:
     """PSNR in dB on 1,000 drawings of evaluation scenes."""
     model = AutoencoderKL.from_pretrained(folder, dtype=torch.float32).eval()
-    unseen = np.array(drawings(1000, EVALUATION_SEED, cache))
-    return {"psnr_db": autoencoder.psnr(model, unseen), "pictures": len(unseen)}
+    new = unseen(cache)
+    return {"psnr_db": autoencoder.psnr(model, new), "pictures": len(new)}
 
 
 def measure_clip(folder: Path) -> dict[str, float]:
@@ -76,8 +76,7 @@ def measure_judge(cache: Path) -> dict[str, Any]:
 def measure_preview(folder: Path, cache: Path) -> dict[str, dict[str, float]]:
     """How far the small decoder's pictures are from the autoencoder's; see `preview.measure`."""
     pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    pictures = np.array(drawings(1000, EVALUATION_SEED, cache)[:200])
-    return preview.measure(SmallDecoder.open(folder / "preview"), pipe, pictures)
+    return preview.measure(SmallDecoder.open(folder / "preview"), pipe, unseen(cache)[:200])
 
 
 def measure_pipeline(folder: Path, count: int, sheets: Path, cache: Path) -> dict[str, Any]:
@@ -97,11 +96,11 @@ def measure_pipeline(folder: Path, count: int, sheets: Path, cache: Path) -> dic
             write_picture(sheets / f"sheet-{name.replace('_', '-')}.png", sheet)
         results.setdefault("effects", {})[name] = _effects(pipe, texts, pictures, settings)
         if name == "seen":
-            results["novelty"] = variety.novelty(pictures, _training(cache), pipe.vae, cache)
-    results["variety"] = variety.variety(
+            results["novelty"] = evaluate.novelty(pictures, _training(cache), pipe.vae, cache)
+    results["variety"] = evaluate.variety(
         lambda caption: evaluate.paint(
             pipe,
-            [caption] * variety.SEEDS,
+            [caption] * evaluate.SEEDS,
             settings["num_inference_steps"],
             settings["guidance_scale"],
         ),
@@ -112,10 +111,7 @@ def measure_pipeline(folder: Path, count: int, sheets: Path, cache: Path) -> dic
 
 def _training(cache: Path) -> np.ndarray[Any, np.dtype[np.float16]]:
     """The latents of the training drawings, (n, 4, 16, 16) float16."""
-    known = Conditions(
-        str(WEIGHTS / "critters-clip"), str(WEIGHTS / "critters" / "vae"), "cpu"
-    ).training_latents(TRAINING, cache)
-    return known.numpy()
+    return Conditions(CLIP, VAE, "cpu").training_latents(TRAINING, cache).numpy()
 
 
 def _effects(
@@ -169,8 +165,8 @@ def card_rows(metrics: dict[str, Any]) -> str:
         r = pipe[key]
         rows.append(
             f"| {name}, {r['count']} captions, {pipe['num_inference_steps']} DDIM steps, guidance "
-            f"{pipe['guidance_scale']}: everything | {r['everything']:.3f} "
-            f"({r['interval'][0]:.3f}…{r['interval'][1]:.3f}) |"
+            f"{pipe['guidance_scale']}: everything | "
+            f"{with_interval([r['everything'], *r['interval']])} |"
         )
     for key, name in _SETS.items():
         shares = ", ".join(f"{n} {v:.2f}" for n, v in pipe[key]["attributes"].items())
@@ -184,12 +180,12 @@ def _more_rows(pipe: dict[str, Any]) -> list[str]:
     shares = ", ".join(f"{n} {v:.2f}" for n, v in open_details["details"].items())
     return [
         f"| variety: entropy of what was not said over that of drawings, {open_details['captions']}"
-        f" captions × {open_details['seeds']} seeds | {open_details['ratio']:.2f} "
-        f"({_ends(open_details['interval'])}) |",
+        f" captions × {open_details['seeds']} seeds | "
+        f"{with_interval([open_details['ratio'], *open_details['interval']], 2)} |",
         f"| … each detail | {shares} |",
         f"| distance to the nearest of {new['training_drawings']} training drawings, median over "
-        f"that of new drawings ({new['pictures']} pictures) | {new['ratio']:.2f} "
-        f"({_ends(new['interval'])}) |",
+        f"that of new drawings ({new['pictures']} pictures) | "
+        f"{with_interval([new['ratio'], *new['interval']], 2)} |",
         *_effect_rows(pipe),
     ]
 
@@ -206,13 +202,15 @@ def _effect_rows(pipe: dict[str, Any]) -> list[str]:
             gain = effect[key]["gain"]
             rows.append(
                 f"| obedience lost by {less}, {told} ({effect['captions']} captions, paired) | "
-                f"{gain[0]:.2f} ({_ends(gain[1:])}) |"
+                f"{with_interval(gain, 2)} |"
             )
     return rows
 
 
-def _ends(interval: list[float]) -> str:
-    return f"{interval[0]:.2f}…{interval[1]:.2f}"
+def with_interval(estimate: Sequence[float], digits: int = 3) -> str:
+    """A value and the two ends of its interval as in the tables: ``0.860 (0.823…0.891)``."""
+    value, low, high = estimate
+    return f"{value:.{digits}f} ({low:.{digits}f}…{high:.{digits}f})"
 
 
 def fill_card(card: Path, section: str, text: str) -> None:
@@ -222,34 +220,65 @@ def fill_card(card: Path, section: str, text: str) -> None:
     write_text(card, f"{before}<!-- {section} -->\n{text}\n<!-- /{section} -->{after}")
 
 
+def update_card(
+    section: str,
+    parts: dict[str, Callable[[], dict[str, Any]]],
+    rows: Callable[[dict[str, Any]], str],
+    only: list[str] | None = None,
+    below: str | None = None,
+) -> None:
+    """Measure parts of what is shipped; ``metrics.json`` and the model card say what was found.
+
+    Each part is written when it is measured: a stop loses one.
+
+    Args:
+        section: the model card's; it is filled once every part has been measured.
+        parts: names to what measures them.
+        rows: the section's text, of all parts' figures.
+        only: names of the parts to measure; the others stay as they were measured. Without: all.
+        below: where in the file the parts stand; without, on top.
+
+    Raises:
+        ValueError: no such part.
+    """
+    started, path = time.time(), WEIGHTS / "metrics.json"
+    found: dict[str, Any] = {}
+    for name in only or parts:
+        choice("--only", name, parts)
+    for name in only or parts:
+        measured = parts[name]()
+        print(name, json.dumps(measured, indent=1), flush=True)
+        metrics = json.loads(path.read_text())  # anew: another part may be measured meanwhile
+        found = metrics.setdefault(below, {}) if below else metrics
+        found[name] = measured
+        write_text(path, json.dumps(metrics, indent=1) + "\n")
+    if found.keys() >= parts.keys():
+        fill_card(WEIGHTS / "MODEL_CARD.md", section, rows(found))
+    write_hashes(WEIGHTS)
+    print(f"measured in {(time.time() - started) / 60:.1f} minutes")
+
+
+def options_of(doc: str | None) -> argparse.Namespace:
+    """The command line of a measurement of what is shipped."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--captions", type=int, default=500)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="an ignored folder")
+    parser.add_argument("--only", nargs="+", help="parts; the others stay as they were measured")
+    return parser.parse_args()
+
+
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--captions", type=int, default=500)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    started = time.time()
+    options = options_of(__doc__)
+    cache, folder = options.runs / "cache", WEIGHTS / "critters"
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "autoencoder": lambda: measure_autoencoder(WEIGHTS / "critters" / "vae", cache),
-        "preview": lambda: measure_preview(WEIGHTS / "critters", cache),
-        "clip": lambda: measure_clip(WEIGHTS / "critters-clip"),
+        "autoencoder": lambda: measure_autoencoder(folder / "vae", cache),
+        "preview": lambda: measure_preview(folder, cache),
+        "clip": lambda: measure_clip(Path(CLIP)),
         "judge": lambda: measure_judge(cache),
-        "pipeline": lambda: measure_pipeline(
-            WEIGHTS / "critters", options.captions, WEIGHTS, cache
-        ),
+        "pipeline": lambda: measure_pipeline(folder, options.captions, WEIGHTS, cache),
     }
-    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
-    options = parser.parse_args()
-    cache = options.runs / "cache"
-    found = {name: measure() for name, measure in parts.items() if name in options.only}
-    path = WEIGHTS / "metrics.json"
-    metrics = json.loads(path.read_text()) | found  # with those of `measure_unclip`
-    write_text(path, json.dumps(metrics, indent=1) + "\n")
-    fill_card(WEIGHTS / "MODEL_CARD.md", "measured", card_rows(metrics))
-    write_hashes()
-    print(json.dumps(found, indent=1))
-    print(f"measured in {(time.time() - started) / 60:.1f} minutes")
+    update_card("measured", parts, card_rows, options.only)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ below ``"unclip"`` in ``metrics.json``, after `recipes.measure` has written the 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
@@ -27,10 +25,11 @@ from ldmkit.critters.world import COLOURS, EVALUATION_SEED, MOODS, PLACES, WEARS
 from ldmkit.latents import decode_latents, encode_image
 from ldmkit.latents.inversion import invert
 from ldmkit.loading import load
-from ldmkit.recipes import evaluate, variety
-from ldmkit.recipes.calibration import calibration
-from ldmkit.recipes.common import write_picture, write_text
-from ldmkit.recipes.measure import WEIGHTS, fill_card, write_hashes
+from ldmkit.recipes import evaluate
+from ldmkit.recipes.autoencoder import decibels
+from ldmkit.recipes.evaluate import calibration, scenes
+from ldmkit.recipes.measure import options_of, update_card, with_interval
+from ldmkit.recipes.train import WEIGHTS, write_picture
 from ldmkit.records.embedding import Embedding
 from ldmkit.records.intervals import mean_of, paired_difference
 from ldmkit.space.arithmetic import text_diff
@@ -45,18 +44,6 @@ _SHEETS = ("prior", "picture")  # ways to an embedding whose first pictures are 
 THETA = 0.4  # how far a text diff turns: as `text_diff` does where nothing is said
 
 Decode = Callable[[Sequence[Embedding]], list[Image.Image]]
-
-
-def scenes(count: int, start: int, held_out: bool = False) -> list[tuple[Scene, int]]:
-    """Complete scenes of one critter with their seeds, in the order of the seeds."""
-    found: list[tuple[Scene, int]] = []
-    seed = start
-    while len(found) < count:
-        scene = Scene.sample(seed, held_out=held_out)
-        if len(scene.critters) == 1:
-            found.append((scene, seed))
-        seed += 1
-    return found
 
 
 def decoder(pipe: Any, first_seed: int = EVALUATION_SEED, **call: Any) -> Decode:
@@ -274,17 +261,17 @@ def measure_inversion(pipe: Any, count: int = 400) -> dict[str, Any]:
 def psnr(a: Image.Image, b: Any) -> float:
     """In dB, of two pictures with 8 bits."""
     error = np.asarray(a.convert("RGB"), float) - np.asarray(b.convert("RGB"), float)
-    return float(10 * np.log10(255**2 / max(1e-3, (error**2).mean())))
+    return float(decibels(torch.from_numpy(error)[None]))
 
 
 def measure_variety(pipe: Any, cache: Path) -> dict[str, Any]:
     """What captions leave open, drawn by the prior and decoded."""
 
     def paint(caption: str) -> list[Image.Image]:
-        drawn = drawn_by_prior(pipe, [caption] * variety.SEEDS, EVALUATION_SEED)
+        drawn = drawn_by_prior(pipe, [caption] * evaluate.SEEDS, EVALUATION_SEED)
         return decoder(pipe)(drawn)
 
-    return variety.variety(paint, cache)
+    return evaluate.variety(paint, cache)
 
 
 def card_rows(m: dict[str, Any]) -> str:
@@ -299,55 +286,43 @@ def card_rows(m: dict[str, Any]) -> str:
     rows = [
         "| what | measured |",
         "|---|---|",
-        f"| among {p['pairs']}, the text embedding finds its picture | {_told(p['top1_text'])} |",
+        f"| among {p['pairs']}, the text embedding finds its picture | "
+        f"{with_interval(p['top1_text'])} |",
         *(
             row
             for name, told in (("sample", "sample"), ("estimate", "estimate in one step"))
             for row in (
-                f"| … the prior's {told} does | {_told(p[name]['top1'])} |",
+                f"| … the prior's {told} does | {with_interval(p[name]['top1'])} |",
                 f"| … and lies nearer to the true picture's than the text's | "
-                f"{_told(p[name]['nearer_than_text'])} |",
+                f"{with_interval(p[name]['nearer_than_text'])} |",
             )
         ),
         *(
-            f"| obedience ({d['count']} captions) decoded from {text} | {_told(d[name])} |"
+            f"| obedience ({d['count']} captions) decoded from {text} | {with_interval(d[name])} |"
             for name, text in names.items()
         ),
-        f"| … prior's less the text's | {_told(d['prior_minus_text'])} |",
-        f"| … prior's less text + mean gap | {_told(d['prior_minus_text_and_gap'])} |",
+        f"| … prior's less the text's | {with_interval(d['prior_minus_text'])} |",
+        f"| … prior's less text + mean gap | {with_interval(d['prior_minus_text_and_gap'])} |",
         f"| variety of what was not said, over drawings | {m['variety']['ratio']:.2f} |",
         f"| variations ({m['variations']['count']}) keep animal and colour | "
-        f"{_told(m['variations']['kept'])} |",
+        f"{with_interval(m['variations']['kept'])} |",
         f"| text diffs ({t['count']}, θ = {t['theta']}): asked attribute changed | "
-        f"{_told(t['changed'])} |",
-        f"| … each other one kept | {_told(t['others_kept'])} |",
+        f"{with_interval(t['changed'])} |",
+        f"| … each other one kept | {with_interval(t['others_kept'])} |",
         f"| middle of a walk ({w['count']}) is one animal, slerp in CLIP space "
-        f"(judge's ECE {w['ece']:.3f}) | {_told(w['clip_image'])} |",
-        f"| … blended pixels | {_told(w['pixel'])} |",
+        f"(judge's ECE {w['ece']:.3f}) | {with_interval(w['clip_image'])} |",
+        f"| … blended pixels | {with_interval(w['pixel'])} |",
         f"| inverted and back, 64 steps, below the autoencoder alone | "
         f"{i['lost_db'][0]:.2f} dB ({i['lost_db'][1]:.2f}…{i['lost_db'][2]:.2f}) |",
     ]
     return "\n".join(rows)
 
 
-def _told(estimate: Sequence[float]) -> str:
-    value, low, high = estimate
-    return f"{value:.3f} ({low:.3f}…{high:.3f})"
-
-
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--captions", type=int, default=500)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--only", nargs="*", help="parts; the others stay as they were measured")
-    options = parser.parse_args()
-    started = time.time()
-    pipe = load("critters-unclip", device="cpu")
+    options = options_of(__doc__)
+    pipe, words = (load(name, device="cpu") for name in ("critters-unclip", "critters"))
     clip = clip_space(pipe)
-    words = load("critters", device="cpu")
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "prior": lambda: measure_prior(pipe, clip),
         "decoder": lambda: measure_decoder(pipe, clip, options.captions),
@@ -357,18 +332,7 @@ def main() -> None:
         "walks": lambda: measure_walks(pipe),
         "inversion": lambda: measure_inversion(words),
     }
-    path = WEIGHTS / "metrics.json"
-    for name in options.only if options.only else parts:
-        found = parts[name]()
-        print(name, json.dumps(found, indent=1), flush=True)
-        metrics = json.loads(path.read_text())  # anew: another part may be measured meanwhile
-        metrics.setdefault("unclip", {})[name] = found
-        write_text(path, json.dumps(metrics, indent=1) + "\n")
-    measured = json.loads(path.read_text())["unclip"]
-    if measured.keys() >= parts.keys():
-        fill_card(WEIGHTS / "MODEL_CARD.md", "unclip", card_rows(measured))
-    write_hashes()
-    print(f"measured in {(time.time() - started) / 60:.1f} minutes")
+    update_card("unclip", parts, card_rows, options.only, below="unclip")
 
 
 if __name__ == "__main__":

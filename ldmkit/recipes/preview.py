@@ -18,15 +18,22 @@ import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
-import ldmkit.critters
 from ldmkit.critters.world import EVALUATION_SEED
-from ldmkit.recipes.captioning import captions_of
-from ldmkit.recipes.common import Run, arguments, drawings, to_tensor
+from ldmkit.recipes.autoencoder import decibels
+from ldmkit.recipes.data import captions_of, drawings, to_tensor, unseen
 from ldmkit.recipes.muon import Muon
+from ldmkit.recipes.train import (
+    WEIGHTS,
+    Run,
+    arguments,
+    device_of,
+    exported,
+    target_of,
+    train_model,
+)
 from ldmkit.recording.preview import decode
 from ldmkit.recording.small import SmallDecoder
 
-WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
 BATCH = 16
 CLEAN = 0.4  # share of the lessons that are latents of drawings; the others are estimates
 GUIDANCE = (1.0, 3.5, 6.0)
@@ -64,7 +71,7 @@ def estimates(
         (n, 4, 16, 16): alpha x − sigma v, guided (arXiv 2202.00512, appendix D).
     """
     alphas = pipe.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
-    x = alphas.sqrt() * x0 + (1 - alphas).sqrt() * torch.randn_like(x0)
+    x = pipe.scheduler.add_noise(x0, torch.randn_like(x0), t)
     words, none = pipe.encode_prompt(captions, "cpu", 1, True)
     v, v0 = (pipe.unet(x, t, states).sample for states in (words, none))
     return alphas.sqrt() * x - (1 - alphas).sqrt() * (v0 + guidance.view(-1, 1, 1, 1) * (v - v0))
@@ -124,13 +131,13 @@ def difference(
         ``db``, mean PSNR; ``mean_255``, mean absolute difference; ``worst_255``, the largest mean
         absolute difference of one picture.
     """
-    pixels = torch.cat([small(latents[i : i + 16]) for i in range(0, len(latents), 16)])
-    painted = ((pixels.clamp(-1, 1) + 1) * 127.5).round()
+    device = device_of(small)
+    parts = [small(latents[i : i + 16].to(device)).cpu() for i in range(0, len(latents), 16)]
+    painted = ((torch.cat(parts).clamp(-1, 1) + 1) * 127.5).round()
     error = painted - torch.from_numpy(targets.astype(np.float32)).permute(0, 3, 1, 2)
-    mse = error.square().mean(dim=(1, 2, 3)).clamp_min(1e-3)
     each = error.abs().mean(dim=(1, 2, 3))
     return {
-        "db": float((10 * torch.log10(255**2 / mse)).mean()),
+        "db": float(decibels(error).mean()),
         "mean_255": float(each.mean()),
         "worst_255": float(each.max()),
     }
@@ -173,52 +180,41 @@ def _shown(
         )
 
 
-def unseen(options: argparse.Namespace) -> NDArray[np.uint8]:
-    """A fifth of the evaluation drawings that the options name, (n, 64, 64, 3) uint8."""
-    whole = drawings(options.unseen, EVALUATION_SEED, options.runs / "cache")
-    return np.array(whole[: options.unseen // 5])
-
-
 def train(pipe: StableDiffusionPipeline, options: argparse.Namespace) -> SmallDecoder:
     """Run the recipe; returns the small decoder with its averaged weights."""
     latents, targets = cached_lessons(pipe, options)
     torch.manual_seed(options.seed)
-    held = lessons(pipe, unseen(options)[:100], EVALUATION_SEED, options.seed)
-    shipped = WEIGHTS / "critters" / "preview"
-    start = shipped if options.start == "shipped" else options.start
-    small = SmallDecoder() if start is None else SmallDecoder.open(Path(start))
-    small.train()
-    optimizer = Muon(small.named_parameters())
-    run = Run(
-        options.name or "preview", small, optimizer, options.minutes, options.rate, options.runs
-    )
+    new = unseen(options.runs / "cache")[:100]
+    held = lessons(pipe, new, EVALUATION_SEED, options.seed)
+    small = SmallDecoder() if options.start is None else SmallDecoder.open(Path(options.start))
 
-    def evaluate() -> dict[str, float]:
-        with run.averaged():
-            return difference(small, *held)
-
-    for step in run.steps(evaluate):
-        rng = np.random.default_rng((options.seed, step))
+    def loss(run: Run, rng: np.random.Generator) -> torch.Tensor:
         picked = rng.integers(0, len(latents), options.batch)
-        error = small(latents[torch.from_numpy(picked)]) - to_tensor(targets[picked])
-        run.update(error.abs().mean() + 2 * error.square().mean())
-    small.load_state_dict(run.average)
-    return small.eval()
+        x, y = latents[torch.from_numpy(picked)], to_tensor(targets[picked])
+        error = small(x.to(options.device)) - y.to(options.device)
+        return error.abs().mean() + 2 * error.square().mean()
+
+    optimizer = Muon(small.named_parameters())
+    train_model(small, "preview", options, loss, lambda: difference(small, *held), optimizer)
+    return small.cpu()
 
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__, minutes=15, batch=BATCH)
+    shipped = WEIGHTS / "critters" / "preview"
+    parser = arguments(__doc__, minutes=15, batch=BATCH, shipped=shipped)
     parser.add_argument(
         "--pipeline", type=Path, default=WEIGHTS / "critters", help="the teacher's folder"
     )
     parser.add_argument("--lessons", type=int, default=6000, help="pictures to learn from")
     options = parser.parse_args()
+    target = target_of(options, "preview")
     pipe = StableDiffusionPipeline.from_pretrained(options.pipeline, dtype=torch.float32)
     small = train(pipe, options)
-    target = options.export or options.runs / (options.name or "preview") / "model"
-    small.save(target, pipe.vae)
-    for name, values in measure(small, pipe, unseen(options)).items():
+    with exported(target) as folder:
+        small.save(folder, pipe.vae)
+    new = unseen(options.runs / "cache")[:200]
+    for name, values in measure(small, pipe, new).items():
         print(name, {k: round(v, 2) for k, v in values.items()})
 
 

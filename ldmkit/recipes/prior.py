@@ -5,11 +5,19 @@
 A causal transformer over the caption's tokens, its text embedding, the diffusion timestep, the
 noised embedding and a last token whose output is the clean embedding (Ramesh et al. 2022,
 section 2.2: it predicts x0, not the noise). Some captions are empty, for guidance.
+
+An embedding is, everywhere, what ``CLIPVisionModelWithProjection`` calls ``image_embeds``: the
+projection **as it comes, not normalised** (norms of 12.2 ± 0.5 here), because that is what
+diffusers' unCLIP pipelines feed. `fit` shifts and scales each dimension to mean 0 and deviation 1
+over the training drawings; the prior (``clip_mean``, ``clip_std``) and the pipeline's normaliser
+hold the same numbers.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,18 +26,93 @@ from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import 
     StableUnCLIPImageNormalizer,
 )
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ldmkit.recipes.captioning import Captioned, captions_of, empty_captions
-from ldmkit.recipes.common import TUNING_SEED, Run, arguments, drawings, exported, half, target_of
-from ldmkit.recipes.embeddings import CLIP, WIDTH, Pictures, fit
+from ldmkit.recipes.clip import POSITIONS
+from ldmkit.recipes.data import (
+    TUNING_SEED,
+    Captioned,
+    captions_of,
+    drawings,
+    drawn,
+    empty_captions,
+    save_array,
+    to_tensor,
+    training_seeds,
+)
 from ldmkit.recipes.muon import Muon
+from ldmkit.recipes.train import (
+    CLIP,
+    WEIGHTS,
+    Run,
+    arguments,
+    exported,
+    half,
+    target_of,
+    train_model,
+)
 from ldmkit.recipes.unet import stratified
-from ldmkit.recipes.vocabulary import POSITIONS
 
 BATCH = 128
+WIDTH = 128  # of an embedding
 _EXTRA = 4  # tokens after the caption's: text embedding, timestep, noised embedding, output
+
+
+class Pictures:
+    """The frozen picture half of CLIP: drawings to embeddings.
+
+    Args:
+        clip: its folder.
+        device: to work on; embeddings come back to the CPU.
+    """
+
+    def __init__(self, clip: str = CLIP, device: str = "cpu") -> None:
+        self.model = CLIPModel.from_pretrained(clip, dtype=torch.float32).to(device).eval()
+
+    @torch.no_grad()
+    def embed(self, pictures: np.ndarray) -> torch.Tensor:
+        """(n, 64, 64, 3) uint8 -> (n, 128) float32, projected and not normalised."""
+        out = []
+        for i in range(0, len(pictures), 100):
+            x = to_tensor(pictures[i : i + 100]).to(self.model.device)
+            out.append(self.model.get_image_features(pixel_values=x).pooler_output.cpu())
+        return torch.cat(out)
+
+    def training(self, count: int, cache: Path) -> torch.Tensor:
+        """The embeddings of the training drawings, encoded once per CLIP.
+
+        The drawings themselves are not kept: many more can be read than a U-Net is shown.
+
+        Args:
+            count: of drawings, a multiple of 500; their seeds are `training_seeds`.
+            cache: folder for the ``.npy``.
+
+        Raises:
+            ValueError: more than there are.
+        """
+        seeds = training_seeds(count)
+        weights = b"".join(
+            w.cpu().numpy().tobytes() for w in self.model.vision_model.state_dict().values()
+        )
+        path = cache / f"embeddings-{hashlib.sha256(weights).hexdigest()[:12]}-{count}.npy"
+        if not path.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            parts = [part for part in (seeds[:TUNING_SEED], seeds[TUNING_SEED:]) if len(part)]
+            chunks = [self.embed(c) for part in parts for c in drawn(len(part), int(part[0]))]
+            save_array(path, torch.cat(chunks).numpy())
+        return torch.from_numpy(np.load(path))
+
+
+def fit(embeddings: torch.Tensor) -> StableUnCLIPImageNormalizer:
+    """The normaliser that gives each dimension mean 0 and deviation 1.
+
+    Args:
+        embeddings: (n, d), not normalised.
+    """
+    normalizer = StableUnCLIPImageNormalizer(embeddings.shape[1]).requires_grad_(False)
+    normalizer.mean.copy_(embeddings.mean(0, keepdim=True))
+    normalizer.std.copy_(embeddings.std(0, keepdim=True))
+    return normalizer
 
 
 def build(normalizer: StableUnCLIPImageNormalizer) -> PriorTransformer:
@@ -139,25 +222,14 @@ def train(options: argparse.Namespace) -> PriorTransformer:
     )
     for statistics in (prior.clip_mean, prior.clip_std):
         statistics.requires_grad_(False)
-    prior.to(device).train()
-    captioned = Captioned(
-        len(scaled), options.empty, options.silence, options.omit, options.mistaken
-    )
+    captioned = Captioned(len(scaled), options.empty, options.silence)
     scheduler = build_scheduler()
-    run = Run(
-        options.name or "prior",
-        prior,
-        Muon(prior.named_parameters(), vector_lr=0.1),
-        options.minutes,
-        options.rate,
-        options.runs,
-    )
 
     def evaluate() -> dict[str, float]:
         noise = torch.randn(held.shape, generator=torch.Generator().manual_seed(0))
         t = torch.linspace(0, 999, len(held)).long()
         x = scheduler.add_noise(held, noise, t)
-        with run.averaged(), torch.no_grad(), half(device):
+        with half(device):
             y = predict(prior, x.to(device), t.to(device), held_words).cpu()
             last = torch.full((len(held),), 999, device=device)
             guess = predict(prior, noise.to(device), last, held_words).cpu()
@@ -167,24 +239,22 @@ def train(options: argparse.Namespace) -> PriorTransformer:
             "guess_cosine": float(cosine.mean()),  # of the mean embedding, from noise alone
         }
 
-    with sdpa_kernel(SDPBackend.MATH if device == "cpu" else list(SDPBackend.__members__.values())):
-        for step in run.steps(evaluate):
-            rng = np.random.default_rng((options.seed, step))
-            picked, captions = captioned.batch(options.batch, step, rng)
-            t = stratified(options.batch, rng, 1000)
-            x0 = scaled[picked]
-            x = scheduler.add_noise(x0, torch.randn_like(x0), t)
-            with half(device):
-                y = predict(prior, x.to(device), t.to(device), words(captions))
-            loss = (y - x0.to(device)).square().mean()
-            run.update(loss)
-    prior.load_state_dict(run.average)
-    return prior.eval()
+    def loss(run: Run, rng: np.random.Generator) -> torch.Tensor:
+        picked, captions = captioned.batch(options.batch, run.step, rng)
+        t = stratified(options.batch, rng, 1000)
+        x0 = scaled[picked]
+        x = scheduler.add_noise(x0, torch.randn_like(x0), t)
+        with half(device):
+            y = predict(prior, x.to(device), t.to(device), words(captions))
+        return (y - x0.to(device)).square().mean()
+
+    return train_model(prior, "prior", options, loss, evaluate, Muon(prior.named_parameters()))
 
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__, minutes=30, batch=BATCH)
+    shipped = WEIGHTS / "critters-unclip" / "prior"
+    parser = arguments(__doc__, minutes=30, batch=BATCH, shipped=shipped)
     parser.add_argument("--clip", default=CLIP, help="folder of the embedded CLIP")
     empty_captions(parser)
     options = parser.parse_args()

@@ -27,8 +27,7 @@ from transformers import CLIPTokenizer
 from ldmkit.critters.world import VERSION
 from ldmkit.recipes import decoder, prior
 from ldmkit.recipes.clip import full_precision_config
-from ldmkit.recipes.common import check_target, exported
-from ldmkit.recipes.embeddings import CLIP, UNET, VAE, Pictures, build_noising, fit
+from ldmkit.recipes.train import CLIP, VAE, check_target, exported
 from ldmkit.recipes.unet import build_scheduler, forget_origin, text_encoder
 
 _DECODER = {"num_inference_steps": 32, "guidance_scale": 3.0}
@@ -49,7 +48,7 @@ def assemble(
         prior=transformer,
         prior_scheduler=prior.build_scheduler(),
         image_normalizer=normalizer,
-        image_noising_scheduler=build_noising(),
+        image_noising_scheduler=decoder.build_noising(),
         tokenizer=CLIPTokenizer.from_pretrained(clip),
         text_encoder=text_encoder(clip),
         unet=unet,
@@ -88,36 +87,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--prior", default=None, help="folder of the prior; fresh weights without")
-    parser.add_argument(
-        "--decoder", default=None, help="folder of the decoder; fresh layers without"
-    )
-    parser.add_argument("--from", dest="start", default=UNET, help="U-Net of a fresh decoder")
+    parser.add_argument("--prior", default="runs/prior/model", help="folder of the prior")
+    parser.add_argument("--decoder", default="runs/decoder/model", help="folder of the decoder")
     parser.add_argument("--clip", default=CLIP, help="folder of the embedded CLIP")
     parser.add_argument("--autoencoder", default=VAE, help="folder of the autoencoder")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="an ignored folder")
-    parser.add_argument(
-        "--drawings", type=int, default=48_000, help="what a fresh part is fitted to"
-    )
     parser.add_argument("--export", type=Path, default=None, help="write the folder here")
     options = parser.parse_args()
     target = options.export or options.runs / "unclip"
     check_target(target)
-    if options.decoder:
-        normalizer = StableUnCLIPImageNormalizer.from_pretrained(
-            options.decoder, subfolder="image_normalizer"
-        )
-    else:
-        pictures = Pictures(options.clip)
-        normalizer = fit(pictures.training(options.drawings, options.runs / "cache"))
     pipe = assemble(
-        PriorTransformer.from_pretrained(options.prior)
-        if options.prior
-        else prior.build(normalizer),
-        UNet2DConditionModel.from_pretrained(options.decoder, subfolder="unet")
-        if options.decoder
-        else decoder.warm_start(options.start),
-        normalizer,
+        PriorTransformer.from_pretrained(options.prior),
+        UNet2DConditionModel.from_pretrained(options.decoder, subfolder="unet"),
+        StableUnCLIPImageNormalizer.from_pretrained(options.decoder, subfolder="image_normalizer"),
         options.clip,
         options.autoencoder,
     )

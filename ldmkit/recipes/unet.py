@@ -15,27 +15,26 @@ import argparse
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from ldmkit.critters.world import EVALUATION_SEED, VERSION
-from ldmkit.recipes.captioning import Captioned, captions_of, empty_captions
 from ldmkit.recipes.clip import full_precision_config, tokens
-from ldmkit.recipes.common import (
-    Run,
-    arguments,
+from ldmkit.recipes.data import (
+    Captioned,
+    captions_of,
     drawings,
-    exported,
-    half,
+    empty_captions,
     save_array,
-    target_of,
     to_tensor,
+    unseen,
 )
 from ldmkit.recipes.muon import Muon
+from ldmkit.recipes.train import UNET, Run, arguments, exported, half, target_of, train_model
 
 BATCH = 64
 _STEPS, _GUIDANCE = 32, 3.5
@@ -119,26 +118,8 @@ class Conditions:
 
 def text_encoder(clip: str) -> CLIPTextModel:
     """The text half of a CLIP folder, as the pipelines hold it."""
-    whole = CLIPModel.from_pretrained(clip, dtype=torch.float32)
-    text = CLIPTextModel(whole.config.text_config)
-    wanted = text.state_dict()
-    given = {k: v for k, v in whole.state_dict().items() if k in wanted}
-    given |= {
-        k.removeprefix("text_model."): v
-        for k, v in whole.state_dict().items()
-        if k.removeprefix("text_model.") in wanted
-    }
-    text.load_state_dict(given, strict=True)
+    text: CLIPTextModel = CLIPModel.from_pretrained(clip, dtype=torch.float32).text_model
     return text.eval()
-
-
-def noisy(
-    x0: torch.Tensor, t: torch.Tensor, noise: torch.Tensor, alphas: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """x_t = alpha x0 + sigma noise, and the target v = alpha noise − sigma x0."""
-    alpha = alphas[t].sqrt().view(-1, 1, 1, 1)
-    sigma = (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
-    return alpha * x0 + sigma * noise, alpha * noise - sigma * x0
 
 
 def stratified(count: int, rng: np.random.Generator, levels: int) -> torch.Tensor:
@@ -156,55 +137,41 @@ def train(options: argparse.Namespace) -> tuple[UNet2DConditionModel, Conditions
     cache, device = options.runs / "cache", options.device
     conditions = Conditions(options.clip, options.autoencoder, device)
     latents = conditions.training_latents(options.drawings, cache)
-    held = conditions.latents(
-        np.array(drawings(options.unseen, EVALUATION_SEED, cache)[:128])
-    ).float()
+    held = conditions.latents(unseen(cache)[:128]).float()
     held_text = conditions.embed(captions_of(np.arange(EVALUATION_SEED, EVALUATION_SEED + 128), 0))
     unet = (
         build()
         if options.start is None
         else UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32)
     )
-    unet.to(device).train()
     captioned = Captioned(
         len(latents), options.empty, options.silence, options.omit, options.mistaken
     )
-    alphas = build_scheduler().alphas_cumprod
+    scheduler = build_scheduler()
     posterior = 0.08 * float(conditions.vae.config.scaling_factor)  # the encoder's fixed deviation
-    run = Run(
-        options.name or "unet",
-        unet,
-        Muon(unet.named_parameters(), vector_lr=0.1),
-        options.minutes,
-        options.rate,
-        options.runs,
-    )
+
+    def v_error(x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, words: torch.Tensor) -> Any:
+        x, v = scheduler.add_noise(x0, noise, t), scheduler.get_velocity(x0, noise, t)
+        with half(device):
+            y = unet(x.to(device), t.to(device), words).sample
+        return (y.float() - v.to(device)).square().mean()
 
     def evaluate() -> dict[str, float]:
-        fixed = torch.Generator().manual_seed(0)
-        noise = torch.randn(held.shape, generator=fixed)
-        t = torch.linspace(0, 1023, len(held)).long()
-        x, v = noisy(held, t, noise, alphas)
-        with run.averaged(), torch.no_grad(), half(device):
-            y = unet(x.to(device), t.to(device), held_text).sample.float().cpu()
-        return {"v_mse": float((y - v).square().mean())}
+        noise = torch.randn(held.shape, generator=torch.Generator().manual_seed(0))
+        t = torch.linspace(0, len(scheduler) - 1, len(held)).long()
+        return {"v_mse": float(v_error(held, noise, t, held_text))}
 
-    with sdpa_kernel(SDPBackend.MATH if device == "cpu" else list(SDPBackend.__members__.values())):
-        for step in run.steps(evaluate):
-            rng = np.random.default_rng((options.seed, step))
-            picked, captions = captioned.batch(options.batch, step, rng)
-            x0 = latents[picked].float()
-            x0 = x0 + posterior * torch.randn_like(x0)
-            t = stratified(options.batch, rng, len(alphas))
-            x, v = noisy(x0, t, torch.randn_like(x0), alphas)
-            with half(device):
-                y = unet(x.to(device), t.to(device), conditions.embed(captions)).sample
-            loss = (y.float() - v.to(device)).square().mean()
-            run.update(loss)
-    unet.load_state_dict(run.average)
+    def loss(run: Run, rng: np.random.Generator) -> Any:
+        picked, captions = captioned.batch(options.batch, run.step, rng)
+        x0 = latents[picked].float()
+        x0 = x0 + posterior * torch.randn_like(x0)
+        t = stratified(options.batch, rng, len(scheduler))
+        return v_error(x0, torch.randn_like(x0), t, conditions.embed(captions))
+
+    train_model(unet, "unet", options, loss, evaluate, Muon(unet.named_parameters()))
     if options.keep:
         blend(unet, options.kept or options.start, options.keep)
-    return unet.eval(), conditions
+    return unet, conditions
 
 
 @torch.no_grad()
@@ -267,12 +234,24 @@ def forget_origin(path: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__, minutes=60, batch=BATCH)
+    parser = arguments(__doc__, minutes=60, batch=BATCH, shipped=UNET)
     parser.add_argument(
         "--autoencoder", default="runs/autoencoder/model", help="folder of the autoencoder"
     )
     parser.add_argument("--clip", default="runs/clip/model", help="folder of the embedded CLIP")
     empty_captions(parser)
+    parser.add_argument(
+        "--omit",
+        type=float,
+        default=0.0,
+        help="how probably what a critter wears, or its mood, is left out of a caption",
+    )
+    parser.add_argument(
+        "--mistaken",
+        type=float,
+        default=0.0,
+        help="share of captions that have nothing to do with their drawing",
+    )
     parser.add_argument(
         "--keep", type=float, default=0.0, help="share of earlier weights in the result, 0 … 1"
     )

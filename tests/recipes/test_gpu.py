@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from ldmkit.recipes import embeddings
+from ldmkit.recipes import train
 
 pytestmark = pytest.mark.cuda
 
@@ -14,13 +14,13 @@ pytestmark = pytest.mark.cuda
 @pytest.mark.parametrize("name", ["unet", "decoder", "prior", "autoencoder", "clip", "judge"])
 def test_a_recipe_trains_and_goes_on(name, tmp_path, monkeypatch):
     recipe = importlib.import_module(f"ldmkit.recipes.{name}")
-    told = ["--runs", tmp_path, "--drawings", 500, "--unseen", 500, "--rate", 1e-4]
+    told = ["--runs", tmp_path, "--drawings", 500, "--rate", 1e-4]
     told += ["--device", "cuda"]
     if name == "unet":
-        told += ["--autoencoder", embeddings.VAE, "--clip", embeddings.CLIP]
-        told += ["--from", embeddings.UNET]
+        told += ["--autoencoder", train.VAE, "--clip", train.CLIP]
+        told += ["--from", train.UNET]
     if name == "decoder":
-        told += ["--from", str(embeddings.WEIGHTS / "critters-unclip" / "unet")]
+        told += ["--from", str(train.WEIGHTS / "critters-unclip" / "unet")]
         told += ["--reading-steps", 0]
     for minutes in (0.05, 0.1):
         command = [name, *map(str, told), "--minutes", str(minutes)]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from ldmkit.recipes.common import Run, drawings
 from ldmkit.recipes.muon import Muon, orthogonalise
+from ldmkit.recipes.train import Run
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 64), (64, 16), (3, 24, 40)])
@@ -65,9 +64,3 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     _train(again, 3)
     for name, value in whole.average.items():
         assert float((value - again.average[name]).abs().max()) <= 1e-7
-
-
-def test_training_and_evaluation_drawings_are_kept_apart(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cross 500000"):
-        drawings(1000, 499_500, tmp_path)
-    assert np.array_equal(drawings(500, 0, tmp_path), drawings(500, 0, tmp_path))

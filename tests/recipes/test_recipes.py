@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPTokenizer
 
-from ldmkit.recipes import preview
+from ldmkit.recipes import judge, preview
 from ldmkit.recording.small import SmallDecoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -27,8 +27,6 @@ def _run(monkeypatch: pytest.MonkeyPatch, name: str, runs: Path, *options: str) 
         "--minutes",
         0.05,
         "--drawings",
-        500,
-        "--unseen",
         500,
         *options,
     ]
@@ -52,7 +50,8 @@ def test_from_drawings_to_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert model.dtype == torch.float32  # as its configuration says
     assert CLIPTokenizer.from_pretrained(clip).model_max_length == 32
 
-    _run(monkeypatch, "judge", tmp_path, "--autoencoder", str(folder), "--recoded", "20")
+    monkeypatch.setattr(judge, "RECODED", 20)
+    _run(monkeypatch, "judge", tmp_path, "--autoencoder", str(folder))
 
     options = ("--autoencoder", str(folder), "--clip", str(clip))
     pipe = StableDiffusionPipeline.from_pretrained(_run(monkeypatch, "unet", tmp_path, *options))

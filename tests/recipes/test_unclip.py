@@ -23,8 +23,7 @@ from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from ldmkit.critters.judging import HEADS
 from ldmkit.critters.world import EVALUATION_SEED
-from ldmkit.recipes import common, decoder, embeddings, prior, reading, unclip
-from ldmkit.recipes.clip import pixels
+from ldmkit.recipes import data, decoder, prior, train, unclip
 from ldmkit.recipes.muon import Muon
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -40,20 +39,20 @@ def _gap(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.fixture(scope="module")
 def normalizer() -> StableUnCLIPImageNormalizer:
     torch.manual_seed(0)
-    return embeddings.fit(3 * torch.randn(200, embeddings.WIDTH) + torch.randn(embeddings.WIDTH))
+    return prior.fit(3 * torch.randn(200, prior.WIDTH) + torch.randn(prior.WIDTH))
 
 
 @pytest.fixture(scope="module")
 def pipe(normalizer: StableUnCLIPImageNormalizer) -> StableUnCLIPPipeline:
     torch.manual_seed(1)
-    unet = decoder.warm_start(embeddings.UNET)
+    unet = decoder.warm_start(train.UNET)
     return unclip.assemble(prior.build(normalizer).eval(), unet, normalizer)
 
 
 @torch.no_grad()
 def test_the_decoder_starts_as_the_unet_that_it_came_from(tmp_path: Path) -> None:
-    unet = UNet2DConditionModel.from_pretrained(embeddings.UNET, dtype=torch.float32)
-    fresh = decoder.warm_start(embeddings.UNET)
+    unet = UNet2DConditionModel.from_pretrained(train.UNET, dtype=torch.float32)
+    fresh = decoder.warm_start(train.UNET)
     x, t, words = torch.randn(2, 4, 16, 16), torch.tensor([3, 900]), torch.randn(2, 32, 128)
     for vector in (torch.zeros(2, 256), torch.randn(2, 256)):
         assert (
@@ -69,56 +68,56 @@ def test_the_decoder_starts_as_the_unet_that_it_came_from(tmp_path: Path) -> Non
 def test_a_wider_decoder_starts_as_nearly_the_same_function() -> None:
     """Also where the old class embedding speaks; and the reader's answers stand in the new part."""
     torch.manual_seed(0)
-    unet = decoder.warm_start(embeddings.UNET)
+    unet = decoder.warm_start(train.UNET)
     torch.nn.init.normal_(unet.class_embedding.linear_2.weight, std=0.1)
-    reader = reading.fresh(unet, 400)
+    reader = decoder.fresh_reader(unet, 400)
     vectors = torch.randn(3000, 256)
-    wide = reading.widen(unet, reader, vectors)
+    wide = decoder.widen(unet, reader, vectors)
     x, t, words = torch.randn(8, 4, 16, 16), torch.arange(8) * 120, torch.randn(8, 32, 128)
     ours, theirs, deaf = (
         u(x, t, words, class_labels=v).sample
         for u, v in ((wide, vectors[:8]), (unet, vectors[:8]), (unet, vectors[8:16]))
     )
     assert (ours - theirs).square().mean() < 0.35 * (deaf - theirs).square().mean()
-    told = wide.class_embedding(vectors)[:, reading.time_width(unet) :]
+    told = wide.class_embedding(vectors)[:, decoder.time_width(unet) :]
     silu = torch.nn.functional.silu
     assert _gap(told, reader.linear_2(silu(reader.linear_1(vectors)))) <= 1e-5
-    new = wide.time_embedding.linear_1.weight[reading.time_width(unet) :]
+    new = wide.time_embedding.linear_1.weight[decoder.time_width(unet) :]
     assert new.abs().amax(1).min() > 0  # hidden units that can learn
 
 
 def test_nothing_is_learned_from_tuning_and_evaluation_drawings(tmp_path: Path) -> None:
-    seeds = embeddings.training_seeds(401_000)
+    seeds = data.training_seeds(401_000)
     assert len(set(seeds)) == 401_000
-    assert seeds.max() < common.TUNING_SEED
-    assert (np.diff(seeds[common.TUNING_SEED :]) == 1).all()  # so that they are drawn in rows
-    assert embeddings.training_seeds(10_000_000)[-1] == -1
+    assert seeds.max() < data.TUNING_SEED
+    assert (np.diff(seeds[data.TUNING_SEED :]) == 1).all()  # so that they are drawn in rows
+    assert data.training_seeds(10_000_000)[-1] == -1
     with pytest.raises(ValueError, match="10000000 training drawings, got 10000500"):
-        embeddings.Pictures().training(10_000_500, tmp_path)
+        prior.Pictures().training(10_000_500, tmp_path)
     with pytest.raises(ValueError, match="evaluation is kept apart"):
-        next(common.drawn(1000, EVALUATION_SEED - 500))
+        next(data.drawn(1000, EVALUATION_SEED - 500))
     with pytest.raises(ValueError, match="tuning is kept apart"):
-        common.drawings(1000, common.TUNING_SEED - 500, tmp_path)
+        data.drawings(1000, data.TUNING_SEED - 500, tmp_path)
     with pytest.raises(ValueError, match="evaluation is kept apart"):
-        common.drawings(1000, EVALUATION_SEED - 500, tmp_path)
+        data.drawings(1000, EVALUATION_SEED - 500, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @torch.no_grad()
 def test_a_reader_is_taken_out_and_put_back() -> None:
     torch.manual_seed(0)
-    unet = decoder.warm_start(embeddings.UNET)
+    unet = decoder.warm_start(train.UNET)
     torch.nn.init.normal_(unet.class_embedding.linear_2.weight, std=0.1)
-    reader, vectors = reading.fresh(unet, 400), torch.randn(3000, 256)
-    wide = reading.widen(unet, reader, vectors)
-    found = reading.taken(wide)
+    reader, vectors = decoder.fresh_reader(unet, 400), torch.randn(3000, 256)
+    wide = decoder.widen(unet, reader, vectors)
+    found = decoder.reader_of(wide)
     for name, parameter in reader.named_parameters():
         if name.startswith("linear"):
             assert _gap(found.get_parameter(name), parameter) == 0
-    before, width = wide.class_embedding(vectors), reading.time_width(wide)
+    before, width = wide.class_embedding(vectors), decoder.time_width(wide)
     for parameter in found.parameters():
         parameter.mul_(0.5)
-    reading.put_back(wide, found, vectors)
+    decoder.put_back(wide, found, vectors)
     after = wide.class_embedding(vectors)
     old, new = before[:, :width], after[:, :width]
     assert (new - old).square().mean() < 0.1 * old.var(0).mean()  # it says nearly what it said
@@ -129,10 +128,10 @@ def test_a_reader_is_taken_out_and_put_back() -> None:
 
 
 def test_a_held_reader_says_the_same_after_training() -> None:
-    start = decoder.warm_start(embeddings.UNET)
-    unet = reading.widen(start, reading.fresh(start, 232), torch.randn(500, 256))
-    reading.hold(unet)
-    vectors, old = torch.randn(4, 256), reading.time_width(unet)
+    start = decoder.warm_start(train.UNET)
+    unet = decoder.widen(start, decoder.fresh_reader(start, 232), torch.randn(500, 256))
+    decoder.hold(unet)
+    vectors, old = torch.randn(4, 256), decoder.time_width(unet)
     before = unet.class_embedding(vectors).detach()
     optimizer = Muon(decoder.for_muon(unet), lr=0.01)
     for step in range(3):
@@ -145,6 +144,18 @@ def test_a_held_reader_says_the_same_after_training() -> None:
     assert _gap(after[:, :old], before[:, :old]) > 0.01
 
 
+def _score(reader: decoder.Reader, vectors: torch.Tensor, table: torch.Tensor) -> dict[str, float]:
+    """Share of right answers of each attribute, where the drawing shows it."""
+    with torch.no_grad():
+        answers = reader(vectors)
+    shares = {}
+    for column, (name, logits) in enumerate(answers.items()):
+        shown = table[:, column] != -1
+        right = (logits.argmax(1) == table[:, column])[shown]
+        shares[name] = float(right.float().mean())
+    return shares
+
+
 def test_a_reader_learns_what_vectors_hold() -> None:
     """Two attributes in the signs of two numbers; the third head has no answers and learns none."""
     torch.manual_seed(0)
@@ -152,9 +163,9 @@ def test_a_reader_learns_what_vectors_hold() -> None:
     x = torch.randn(4000, 16)
     table = torch.full((4000, len(HEADS)), -1)
     table[:, 1], table[:, 3] = (x[:, 0] > 0).long(), (x[:, 1] * x[:, 2] > 0).long()
-    fresh = reading.Reader(16, 32, 32)
-    reader = reading.learn(lambda i: x[torch.from_numpy(i)], table[:3000], fresh, 800, rng)
-    shares = reading.score(reader, x[3000:], table[3000:])
+    fresh = decoder.Reader(16, 32, 32)
+    reader = decoder.teach(lambda i: x[torch.from_numpy(i)], table[:3000], fresh, 800, rng)
+    shares = _score(reader, x[3000:], table[3000:])
     names = list(HEADS)
     assert shares[names[1]] > 0.95
     assert shares[names[3]] > 0.9  # not linear
@@ -162,7 +173,7 @@ def test_a_reader_learns_what_vectors_hold() -> None:
 
 
 def test_a_unet_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    config = dict(UNet2DConditionModel.load_config(embeddings.UNET))
+    config = dict(UNet2DConditionModel.load_config(train.UNET))
     config |= {
         "class_embed_type": "simple_projection",
         "projection_class_embeddings_input_dim": 64,
@@ -213,13 +224,13 @@ def test_padding_left_out_changes_nothing(pipe: StableUnCLIPPipeline) -> None:
     }
     assert length < 32
     assert _gap(prior.predict(pipe.prior, x, t, short), theirs) <= 1e-5
-    heard = prior.Words(embeddings.CLIP, "cpu")(CAPTIONS)  # bfloat16 arithmetic where there is
+    heard = prior.Words(train.CLIP, "cpu")(CAPTIONS)  # bfloat16 arithmetic where there is
     assert _gap(heard["proj_embedding"], embeds) <= 0.05 * float(embeds.abs().max())
 
 
 def test_each_dimension_is_scaled_to_mean_0_and_deviation_1() -> None:
     e = torch.randn(500, 128) * torch.linspace(0.5, 4, 128) + 3
-    x = embeddings.fit(e).scale(e)
+    x = prior.fit(e).scale(e)
     assert _gap(x.mean(0), torch.zeros(128)) <= 1e-5
     assert _gap(x.std(0), torch.ones(128)) <= 1e-5
 
@@ -261,7 +272,7 @@ def test_from_drawings_to_an_unclip_pipeline(
 def test_a_decoder_goes_on_with_its_reader_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shipped = str(embeddings.WEIGHTS / "critters-unclip" / "unet")
+    shipped = str(train.WEIGHTS / "critters-unclip" / "unet")
     held = ("--reading-steps", "0", "--hold", "--batch", "8")
     folder = _run(monkeypatch, "decoder", tmp_path, *held, "--from", shipped)
     before, after = (
@@ -280,13 +291,13 @@ def test_a_decoder_goes_on_with_its_reader_held(
 def test_embeddings_are_what_the_image_encoder_of_a_plain_pipeline_gives(
     pipe: StableUnCLIPPipeline,
 ) -> None:
-    whole = CLIPModel.from_pretrained(embeddings.CLIP, dtype=torch.float32)
+    whole = CLIPModel.from_pretrained(train.CLIP, dtype=torch.float32)
     encoder = CLIPVisionModelWithProjection(whole.config.vision_config).eval()
     names = encoder.state_dict().keys()
     encoder.load_state_dict({k: v for k, v in whole.state_dict().items() if k in names})
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
-    embedded = embeddings.Pictures().embed(pictures)
-    assert _gap(encoder(pixels(pictures)).image_embeds, embedded) <= 1e-5
+    embedded = prior.Pictures().embed(pictures)
+    assert _gap(encoder(data.to_tensor(pictures)).image_embeds, embedded) <= 1e-5
 
     parts = {n: getattr(pipe, n) for n in ("tokenizer", "text_encoder", "unet", "scheduler", "vae")}
     parts |= {n: getattr(pipe, n) for n in ("image_normalizer", "image_noising_scheduler")}

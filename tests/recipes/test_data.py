@@ -1,14 +1,15 @@
-"""Captions in training: which drawings the empty one goes with."""
+"""What models are shown: drawings kept apart, captions, what the empty caption goes with."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ldmkit.critters.language import silence
 from ldmkit.critters.scene import parse
-from ldmkit.recipes.captioning import Captioned, captions_of
-from ldmkit.recipes.common import scene
+from ldmkit.recipes.data import Captioned, captions_of, drawings, scene
 
 _COUNT, _ALL = 2000, 40_000
 
@@ -103,3 +104,9 @@ def test_what_is_left_out_counts_as_silence() -> None:
         and s.critters[0].mood == "neutral"
     )
     assert silence(bare, 0.5) == silence(bare)
+
+
+def test_training_and_evaluation_drawings_are_kept_apart(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cross 500000"):
+        drawings(1000, 499_500, tmp_path)
+    assert np.array_equal(drawings(500, 0, tmp_path), drawings(500, 0, tmp_path))

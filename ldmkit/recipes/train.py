@@ -1,4 +1,4 @@
-"""What every recipe shares: drawings on disk, a run that can stop and go on, averaged weights.
+"""The one training loop: a run that can stop and go on, averaged weights, whole exports.
 
 A run lives in an ignored folder: ``checkpoint.safetensors`` (weights, their average and the
 optimiser's state; its metadata has step and seconds), ``state.json`` with the same for a reader,
@@ -9,104 +9,86 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from ldmkit.critters.scene import Scene
-from ldmkit.critters.world import EVALUATION_SEED, VERSION
+import ldmkit.critters
+from ldmkit.critters.world import VERSION
 from ldmkit.records.record import write_atomically
 
-TUNING_SEED = 400_000  # up to `EVALUATION_SEED`: what runs watch themselves by, and are tuned on
-_CHUNK = 500  # drawings per task of the pool
+WEIGHTS = Path(ldmkit.critters.__file__).parent / "weights"
+CLIP, VAE, UNET = (
+    str(WEIGHTS / name) for name in ("critters-clip", "critters/vae", "critters/unet")
+)
+_LONGEST = 20.0  # seconds that a step may count
+
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
-# --- drawings ----------------------------------------------------------------------------------
+# --- the loop ----------------------------------------------------------------------------------
 
 
-def scene(index: int) -> Scene:
-    """The scene of a training (below `EVALUATION_SEED`) or evaluation index; never held out."""
-    return Scene.sample(index, held_out=False)
-
-
-def _draw_chunk(start: int) -> NDArray[np.uint8]:
-    return np.stack([np.asarray(scene(i).draw(64, i)) for i in range(start, start + _CHUNK)])
-
-
-def _keep_apart(count: int, start: int) -> None:
-    for border, what in ((TUNING_SEED, "tuning"), (EVALUATION_SEED, "evaluation")):
-        if start < border < start + count:
-            raise ValueError(
-                f"drawings {start}…{start + count} cross {border}: {what} is kept apart, ask for "
-                "fewer"
-            )
-
-
-def drawn(count: int, start: int) -> Iterator[NDArray[np.uint8]]:
-    """Draw scenes ``start … start + count``, 500 at a time, on all cores; nothing is kept.
+def train_model(
+    model: Model,
+    name: str,
+    options: argparse.Namespace,
+    loss: Callable[[Run, np.random.Generator], torch.Tensor],
+    evaluate: Callable[[], dict[str, float]],
+    optimizer: torch.optim.Optimizer,
+    *,
+    decay: float = 0.999,
+    clip: float = 1.0,
+    after: Callable[[], object] = lambda: None,
+) -> Model:
+    """Train a model until its minutes are over; a run that was stopped goes on.
 
     Args:
-        count: how many, a multiple of 500.
-        start: first index.
-
-    Yields:
-        (500, 64, 64, 3) uint8.
-
-    Raises:
-        ValueError: as `drawings`.
-    """
-    _keep_apart(count, start)
-    starts = range(start, start + count, _CHUNK)
-    few = 4 * (os.cpu_count() or 1)  # a pool runs ahead of who asks: no further than this
-    with ProcessPoolExecutor() as pool, tqdm(total=len(starts), desc="drawing") as bar:
-        for i in range(0, len(starts), few):
-            for chunk in pool.map(_draw_chunk, starts[i : i + few]):
-                bar.update()
-                yield chunk
-
-
-def drawings(count: int, start: int, cache: Path) -> NDArray[np.uint8]:
-    """Draw scenes ``start … start + count`` once and keep them beside the runs.
-
-    Args:
-        count: how many, a multiple of 500.
-        start: first index; training indices end before `TUNING_SEED`.
-        cache: folder for the uncompressed ``.npy``.
+        model: what is trained.
+        name: of the run's folder, where ``--name`` gives none.
+        options: of `arguments`.
+        loss: a step's, given the run (its ``step`` and ``progress``) and the step's own random
+            numbers.
+        evaluate: metrics for the log, each minute; the model then has its averaged weights.
+        optimizer: of the model's parameters.
+        decay: of the averaged weights.
+        clip: largest norm of a step's gradient.
+        after: called after each step.
 
     Returns:
-        (count, 64, 64, 3) uint8, memory-mapped.
-
-    Raises:
-        ValueError: when the range touches two of training, tuning and evaluation indices.
+        The model with its averaged weights, ready to use.
     """
-    _keep_apart(count, start)
-    path = cache / f"drawings-v{VERSION}-{start}-{count}.npy"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        save_array(path, np.concatenate(list(drawn(count, start))))
-    pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    return pictures
+    model.to(options.device).train()
+    folder = options.name or name
+    run = Run(folder, model, optimizer, options.minutes, options.rate, options.runs, decay)
 
+    def look() -> dict[str, float]:
+        with run.averaged(), torch.no_grad():
+            return evaluate()
 
-def to_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
-    """(b, h, w, 3) uint8 -> (b, 3, h, w) float32 in -1…1."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    # Fused attention's backward is slow in bfloat16 on CPUs.
+    cpu = options.device == "cpu"
+    with sdpa_kernel(SDPBackend.MATH if cpu else list(SDPBackend.__members__.values())):
+        for step in run.steps(look):
+            run.update(loss(run, np.random.default_rng((options.seed, step))), clip)
+            after()
+    model.load_state_dict(run.average)
+    return model.eval()
 
 
 # --- a run -------------------------------------------------------------------------------------
@@ -123,6 +105,7 @@ class Run:
         minutes: length of the whole run, over all its sessions; the learning rate follows a cosine.
         rate: peak learning rate.
         decay: of the averaged weights, after a short ramp.
+        warm: steps until the learning rate is at its peak.
     """
 
     name: str
@@ -132,22 +115,29 @@ class Run:
     rate: float
     runs: Path
     decay: float = 0.999
+    warm: int = 200
     step: int = 0
     seconds: float = 0.0
-    average: dict[str, torch.Tensor] = field(default_factory=dict)
     loss: torch.Tensor | None = None  # of the last fifty steps or so
     _saved: float = 0.0
     _logged: float = 0.0
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.average = {k: v.detach().clone().float() for k, v in self.model.state_dict().items()}
+        self._averaging = EMAModel(self.model.parameters(), self.decay, foreach=True)
         self._resume()
 
     @property
     def folder(self) -> Path:
         """Where checkpoint, state and metrics lie."""
         return self.runs / self.name
+
+    @property
+    def average(self) -> dict[str, torch.Tensor]:
+        """The averaged weights by name, as `load_state_dict` takes them."""
+        names = [name for name, _ in self.model.named_parameters()]
+        averages = dict(zip(names, self._averaging.shadow_params, strict=True))
+        return self.model.state_dict() | averages
 
     @property
     def progress(self) -> float:
@@ -168,7 +158,8 @@ class Run:
             self._set_rate()
             yield self.step
             self.step += 1
-            self.seconds += time.perf_counter() - start
+            # A run that was stopped for a while and let go on has not learned meanwhile.
+            self.seconds += min(time.perf_counter() - start, _LONGEST)
             bar.n = round(self.seconds)
             if self.seconds - self._logged >= 60 or self.progress >= 1:
                 self._log(evaluate(), bar)
@@ -185,17 +176,20 @@ class Run:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         self.optimizer.step()
-        rate = 1 - min(self.decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.values()),
-                [v.float() for v in self.model.state_dict().values()],
-                rate,
-            )
+        self._averaging.optimization_step = self.step  # it counts from 0 in every session
+        self._averaging.step(self.model.parameters())
 
-    def averaged(self) -> AveragedWeights:
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
         """Context: the model holds its averaged weights inside."""
-        return AveragedWeights(self)
+        self._averaging.store(self.model.parameters())
+        self._averaging.copy_to(self.model.parameters())
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self._averaging.restore(self.model.parameters())
+            self.model.train()
 
     def save(self) -> None:
         """Write the checkpoint so that a stop at any moment leaves an old or a new one."""
@@ -224,8 +218,10 @@ class Run:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.model.load_state_dict(pick("model."))
-        average = pick("average.")  # a safetensors file sorts its names; `update` pairs by position
-        self.average = {n: average[n].to(w.device) for n, w in self.model.state_dict().items()}
+        average = pick("average.")  # by name: a safetensors file sorts them
+        self._averaging.shadow_params = [
+            average[name].to(weight.device) for name, weight in self.model.named_parameters()
+        ]
         states: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in pick("optimizer.").items():
             index, name = key.split(".", 1)
@@ -237,7 +233,7 @@ class Run:
         self.step, self.seconds = int(words["step"]), float(words["seconds"])
 
     def _set_rate(self) -> None:
-        warm = min(1.0, (self.step + 1) / 200)
+        warm = min(1.0, (self.step + 1) / self.warm)
         rate = self.rate * warm * (0.02 + 0.98 * 0.5 * (1 + cos(pi * self.progress)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
@@ -250,24 +246,6 @@ class Run:
             file.write(json.dumps(line) + "\n")
         bar.set_postfix({k: f"{v:.4g}" for k, v in metrics.items()})
         self._logged = self.seconds
-
-
-class AveragedWeights:
-    """Swap a run's averaged weights in, and out again."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._kept: dict[str, torch.Tensor] = {}
-
-    def __enter__(self) -> None:
-        model = self._run.model
-        self._kept = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        model.load_state_dict(self._run.average)
-        model.eval()
-
-    def __exit__(self, *error: object) -> None:
-        self._run.model.load_state_dict(self._kept)
-        self._run.model.train()
 
 
 # --- what a run leaves -------------------------------------------------------------------------
@@ -285,16 +263,6 @@ def _write(part: Path, text: str) -> None:
 def write_picture(path: Path, picture: Image.Image) -> None:
     """Writes a PNG whole or not at all."""
     write_atomically(path, lambda part: picture.save(part, "PNG"))
-
-
-def save_array(path: Path, array: NDArray[Any]) -> None:
-    """Writes an ``.npy`` whole or not at all, whichever of two runs is first."""
-
-    def write(part: Path) -> None:
-        with part.open("wb") as file:
-            np.save(file, array)
-
-    write_atomically(path, write)
 
 
 def target_of(options: argparse.Namespace, name: str) -> Path:
@@ -333,7 +301,8 @@ def _is_ours(folder: Path) -> bool:
             found = json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(found, dict) and "critters_version" in found:
+        # A small decoder's has no version: it names the autoencoder that it belongs to.
+        if isinstance(found, dict) and found.keys() & {"critters_version", "autoencoder"}:
             return True
     return False
 
@@ -388,13 +357,16 @@ def _files(folder: Path) -> set[str]:
 # --- the command line --------------------------------------------------------------------------
 
 
-def arguments(doc: str | None, minutes: float, batch: int) -> argparse.ArgumentParser:
+def arguments(
+    doc: str | None, minutes: float, batch: int, shipped: str | Path | None = None
+) -> argparse.ArgumentParser:
     """The options that every recipe takes.
 
     Args:
         doc: the recipe's own.
         minutes: of a run, by default.
         batch: by default: what two cores are quickest with.
+        shipped: the folder that ``--from shipped`` stands for; else the word itself is handed on.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=minutes, help="length of the run")
@@ -411,11 +383,14 @@ def arguments(doc: str | None, minutes: float, batch: int) -> argparse.ArgumentP
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="an ignored folder")
     parser.add_argument("--name", default=None, help="this run's folder below --runs")
     parser.add_argument(
-        "--from", dest="start", default=None, help="warm start: a folder of weights, or 'shipped'"
+        "--from",
+        dest="start",
+        default=None,
+        type=lambda start: str(shipped) if shipped and start == "shipped" else start,
+        help="warm start: a folder of weights, or 'shipped'",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--drawings", type=int, default=48_000, help="training pictures")
-    parser.add_argument("--unseen", type=int, default=1000, help="evaluation pictures")
     parser.add_argument(
         "--export",
         type=Path,
