@@ -32,8 +32,8 @@ from ldmkit.panels.walks import (
     with_verdicts,
 )
 from ldmkit.records import Walk
-from ldmkit.space.adaptors import family_of
 from ldmkit.space.interpolate import METHODS, interpolate
+from ldmkit.space.unclip import family_of
 
 __all__ = ["InterpolationPanel"]
 

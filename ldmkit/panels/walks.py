@@ -34,8 +34,8 @@ from ldmkit.panels.walk_view import MOST_FRAMES, Shown, WalkView
 from ldmkit.recording import call as checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
 from ldmkit.records.record import file_name
-from ldmkit.space.adaptors import family_of
 from ldmkit.space.encoders import EMBEDDED, space_name
+from ldmkit.space.unclip import family_of
 
 __all__ = [
     "Make",

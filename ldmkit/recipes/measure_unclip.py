@@ -37,8 +37,7 @@ from ldmkit.space.arithmetic import text_diff
 from ldmkit.space.changes import visible
 from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.interpolate import interpolate
-from ldmkit.space.sampling import sample_prior
-from ldmkit.space.unclip import decode_embedding, variations
+from ldmkit.space.unclip import decode_embedding, sample_prior, variations
 
 _BATCH = 25
 _PAIRS = 512  # captions and pictures that a caption's own picture is looked for among

@@ -23,15 +23,13 @@ from ldmkit.check import choice, flag, function, number, short, whole
 from ldmkit.latents.inversion import MOST_ROUNDS
 from ldmkit.recording import call as checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
-from ldmkit.space.adaptors import Family, family_of
 from ldmkit.space.changes import tell_changes
 from ldmkit.space.clip import ClipSpace, clip_space
-from ldmkit.space.clip_way import size_of, steps_of
-from ldmkit.space.decoding import check_decoding
 from ldmkit.space.encoders import EMBEDDED
 from ldmkit.space.ends import label_of, picture_of
 from ldmkit.space.interpolate import METHODS, interpolate
 from ldmkit.space.inverting import invert as find_noise
+from ldmkit.space.unclip import Family, check_decoding, family_of
 from ldmkit.space.ways import check_held
 
 __all__ = [
@@ -212,11 +210,11 @@ def start_of(
     Raises:
         TypeError: no picture.
     """
-    decoder = check_decodes(unclip, "text_diff").decoder()
-    call.setdefault("num_inference_steps", steps_of(unclip, decoder))
+    family = check_decodes(unclip, "text_diff")
+    call.setdefault("num_inference_steps", family.steps())
     if isinstance(picture, Embedding):
         return picture
-    shown = _picture(picture, size_of(decoder, call))
+    shown = _picture(picture, family.size(call))
     here = clip.encode_image(shown, label=label_of(picture, 0))
     if invert:
         call.setdefault("guidance_scale", 1.0)  # of two answers no step could be undone

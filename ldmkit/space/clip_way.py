@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from ldmkit.loading.origin import origin_of
-from ldmkit.recording import call as checks
 from ldmkit.records import Embedding
-from ldmkit.space.adaptors import Family, family_of
 from ldmkit.space.clip import clip_space
-from ldmkit.space.decoding import check_decoding
 from ldmkit.space.ends import label_of, picture_of, refused
 from ldmkit.space.inverting import invert
-from ldmkit.space.unclip import decode_embedding, sample_prior
+from ldmkit.space.unclip import Family, check_decoding, decode_embedding, family_of, sample_prior
 from ldmkit.space.ways import OWN, Order, Pictures, Way, check_held
 
-__all__ = ["clip_image", "size_of", "steps_of"]
+__all__ = ["clip_image"]
 
 
 def clip_image(walk: Order) -> Way:
@@ -65,13 +60,13 @@ def clip_image(walk: Order) -> Way:
 
 def _inverted(walk: Order, family: Family, ends: list[Embedding]) -> torch.Tensor:
     """(k, c, h, w): between the noises that give the ends' pictures under their embeddings."""
-    decoder, call = family.decoder(), walk.call
+    call = walk.call
     call.setdefault("guidance_scale", 1.0)  # of two answers no step could be undone
-    call.setdefault("num_inference_steps", steps_of(walk.pipe, decoder))
+    call.setdefault("num_inference_steps", family.steps())
     told = {name: call[name] for name in ("num_inference_steps", "noise_level") if name in call}
     noises = []
     for i, (end, embedding) in enumerate(zip(walk.ends, ends, strict=True)):
-        picture = picture_of(end, size_of(decoder, call))
+        picture = picture_of(end, family.size(call))
         if picture is None:
             raise refused("clip_image", "pictures, scenes and earlier runs to invert", end, i)
         words = call.get("prompt", "")
@@ -80,22 +75,6 @@ def _inverted(walk: Order, family: Family, ends: list[Embedding]) -> torch.Tenso
         noises.append(noise[0])
     between: torch.Tensor = walk.along(noises)
     return between
-
-
-def steps_of(pipe: Any, decoder: Any) -> int:
-    """What a run takes when nobody says: the weights' own number, else the pipeline's."""
-    known = checks.parameters_of(decoder)
-    default = known["num_inference_steps"].default if "num_inference_steps" in known else 50
-    return int(origin_of(pipe).defaults.get("num_inference_steps", default))
-
-
-def size_of(decoder: Any, call: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(width, height) of the decoder's pictures, so that all ends have noise of one shape."""
-    side = getattr(getattr(decoder, "unet", None), "config", {}).get("sample_size")
-    factor = getattr(decoder, "vae_scale_factor", None)
-    if side is None or factor is None:
-        return None
-    return call.get("width") or side * factor, call.get("height") or side * factor
 
 
 def _embedding(walk: Order, end: Any, number: int) -> Embedding:

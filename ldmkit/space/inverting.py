@@ -12,9 +12,9 @@ from ldmkit.latents import inversion
 from ldmkit.latents.codec import listed
 from ldmkit.recording import call as checks
 from ldmkit.records import Embedding
-from ldmkit.space.adaptors import family_of
 from ldmkit.space.clip import clip_space
 from ldmkit.space.encoders import embeddings_of, space_name, stacked
+from ldmkit.space.unclip import family_of
 
 __all__ = ["invert"]
 

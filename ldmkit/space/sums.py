@@ -28,7 +28,7 @@ from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.encoders import EMBEDDED
 from ldmkit.space.ends import label_of, picture_of
 from ldmkit.space.interpolate import interpolate
-from ldmkit.space.sampling import sample_prior
+from ldmkit.space.unclip import sample_prior
 
 __all__ = ["FORMS", "direction", "parted", "walk_sum", "written"]
 

@@ -156,7 +156,7 @@ def test_the_pipeline_is_left_as_it_was():
 
 
 def test_an_unclip_decoder_hears_its_embedding():
-    from ldmkit.space.adaptors import family_of
+    from ldmkit.space.unclip import family_of
 
     family = family_of(gentle(tiny_unclip.stable()))
     decoder = family.decoder()

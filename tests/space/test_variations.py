@@ -91,7 +91,7 @@ def test_an_embedding_instead_of_a_picture(stable):
 
 def test_noise_takes_them_further_from_each_other():
     """Two embeddings far apart come closer to one another, the more noise lies on both."""
-    from ldmkit.space.adaptors import family_of
+    from ldmkit.space.unclip import family_of
 
     for pipe in (tiny_unclip.kandinsky(), tiny_unclip.karlo()):
         family = family_of(pipe)
