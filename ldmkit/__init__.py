@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ldmkit.distill.sweep import sweep
     from ldmkit.figures.side_by_side import side_by_side
     from ldmkit.latents import decode_latents, encode_image
+    from ldmkit.latents.inversion import invert
     from ldmkit.loading import anatomy, load, models, release
     from ldmkit.panels import (
         ArithmeticPanel,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from ldmkit.space.arithmetic import text_diff
     from ldmkit.space.clip import clip_space
     from ldmkit.space.interpolate import interpolate
-    from ldmkit.space.inverting import invert
     from ldmkit.space.paths import slerp
     from ldmkit.space.unclip import decode_embedding, sample_prior, variations
 
@@ -86,7 +86,7 @@ _HOMES = {
     "decode_latents": "ldmkit.latents",
     "encode_image": "ldmkit.latents",
     "interpolate": "ldmkit.space.interpolate",
-    "invert": "ldmkit.space.inverting",
+    "invert": "ldmkit.latents.inversion",
     "load": "ldmkit.loading",
     "models": "ldmkit.loading",
     "record": "ldmkit.recording",

@@ -1,4 +1,4 @@
-"""``invert``: the noise from which DDIM would have made a picture.
+"""``invert``: the noise from which DDIM would have made a picture, for every pipeline.
 
 DDIM without noise of its own (eta = 0) is one map from noise to picture. Each of its steps is
 
@@ -9,7 +9,8 @@ right, but ε would have to be asked at x_t, which is what is sought. Plain inve
 x_s instead (arXiv 2105.05233, appendix F) and is a little wrong at every step; a fixed-point
 iteration asks about its own last guess of x_t until the guess stands still (arXiv 2309.04907,
 2312.12540). A network that predicts v is told t, so its v is made ε with the alpha of t:
-diffusers' ``DDIMInverseScheduler`` takes that of s, which costs several decibels.
+diffusers' ``DDIMInverseScheduler`` takes that of s, which costs several decibels. An unCLIP's
+decoder is told the picture's own embedding too.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ from typing import Any
 
 import torch
 
-from ldmkit.check import say, whole
-from ldmkit.latents.codec import encode_image
+from ldmkit.check import say, short, whole
+from ldmkit.latents.codec import encode_image, listed
 from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
 from ldmkit.recording.words import Heard, heard
+from ldmkit.records import Embedding
 from ldmkit.records.law import clean_of, noise_of
+from ldmkit.space.clip import clip_space
+from ldmkit.space.encoders import embeddings_of, space_name, stacked
+from ldmkit.space.unclip import Family, family_of
 
 __all__ = ["MOST_ROUNDS", "check_inversion", "invert"]
 
@@ -54,30 +59,32 @@ def invert(
     picture: Any,
     prompt: str | Sequence[str] = "",
     *,
+    embedding: Embedding | Sequence[Embedding] | None = None,
     num_inference_steps: int = 64,
     fixed_point: int = 3,
     seed: int = 0,
     **call: Any,
 ) -> torch.Tensor:
-    """Finds the first noise of a picture: ``latents=`` for the same words and steps.
+    """Finds the first noise of a picture by DDIM inversion: ``latents=`` for the same steps.
 
-    Run the pipeline with ``latents=``, the same prompt and ``num_inference_steps`` and
-    ``guidance_scale=1.0``, and the picture comes back about as well as the autoencoder alone
-    brings it back. With guidance, or other words, it becomes another picture that keeps much of
-    the first one's layout.
+    Run the pipeline with ``latents=``, the same words (or embedding) and ``num_inference_steps``
+    and with ``guidance_scale=1.0``, and the picture comes back about as well as the autoencoder
+    alone brings it back. With guidance, or other words, it becomes another picture that keeps
+    much of the first one's layout. Formulas: ``ldmkit.latents.inversion``.
 
     Args:
         pipe: a pipeline with a U-Net and an autoencoder, its scheduler DDIM.
         picture: a PIL picture, a path or an array as in ``encode_image``, or several of one size.
         prompt: the words that describe it, one for all or one for each; ``""`` for none.
+        embedding: what an unCLIP's decoder is told of the picture, one for all or one for each;
+            by default what CLIP sees in it.
         num_inference_steps: DDIM steps, each undone in turn.
         fixed_point: rounds of the fixed-point iteration at each step, each a call of the network;
             0 for plain DDIM inversion, which costs as much as 1. Of 250 drawings,
             inverted in 64 steps by the embedded model, 13 came back more than 2 dB worse with 2
             rounds, 1 with 3.
-        seed: of what else the pipeline draws, such as the noise on an image embedding.
-        **call: the pipeline's own keywords that say what the network is told, such as
-            ``image_embeds`` of an unCLIP decoder.
+        seed: of what else the pipeline draws: give ``decode_embedding`` the same.
+        **call: the pipeline's own keywords that say what the network is told.
 
     Returns:
         (b, c, h, w) latents of about unit variance, on the pipeline's device.
@@ -86,15 +93,28 @@ def invert(
         TypeError: a pipeline without what is needed, or an unknown keyword.
         ValueError: a schedule that can't be walked backwards, or a value out of its range.
     """
-    check_inversion(pipe, num_inference_steps, fixed_point, call)
-    parameters = checks.parameters_of(pipe, "invert")
-    pipe = twin_of(pipe)  # a scheduler that walks backwards is no one else's meanwhile
-    scheduler = _walkable(pipe, parameters)
+    family = family_of(pipe)
+    if family is None and embedding is not None:
+        raise TypeError(
+            f"{type(pipe).__name__} hears no embedding, only words; leave embedding= out."
+        )
+    if family is not None and embedding is None and family.takes in call:
+        family = None  # told by the decoder's own keyword, it is a pipeline like any other
+    decoder = pipe if family is None else family.decoder()
+    level = 0 if family is None else call.pop("noise_level", 0)
+    check_inversion(decoder, num_inference_steps, fixed_point, call)
     if prompt is None:
         raise TypeError('prompt must be a string or a list of strings, got None; "" is no words.')
     checks.check_prompt("prompt", prompt)
     seed = whole("seed", seed, 0, 2**63 - 1)
     checks.check_seed(seed, call.get("generator"), takes_generator=True)
+    if family is not None:
+        picture = listed(picture)
+        call = _embedded(family, picture, prompt, embedding, level, seed) | call
+        prompt = call.pop("prompt", prompt)
+    parameters = checks.parameters_of(decoder, "invert")
+    pipe = twin_of(decoder)  # a scheduler that walks backwards is no one else's meanwhile
+    scheduler = _walkable(pipe, parameters)
     with exclusive(scheduler, denoiser_of(pipe)):
         start = encode_image(pipe, picture)
         steps = _Steps(scheduler, num_inference_steps, fixed_point)
@@ -111,6 +131,30 @@ def invert(
         with _backwards(scheduler, steps), heard(Heard(pipe, told)), torch.no_grad():
             pipe(**told)
     return _checked(steps)
+
+
+def _embedded(
+    family: Family, pictures: list[Any], prompt: Any, embedding: Any, level: Any, seed: int
+) -> dict[str, Any]:
+    """What an unCLIP's decoder is told of pictures: their embeddings, and the words it reads."""
+    if not isinstance(prompt, str) or (prompt and not family.takes_prompt):
+        raise TypeError(
+            f"The decoder of {type(family.pipe).__name__} takes "
+            f"{'one text' if family.takes_prompt else 'no words'}, got prompt={short(prompt)}."
+        )
+    level = whole("noise_level", level, 0, family.most_noise())
+    if embedding is None:
+        embedding = clip_space(family.pipe).encode_image(pictures)
+    given = embeddings_of(embedding, family.width(), space_name(family.pipe))
+    given = given * len(pictures) if len(given) == 1 else given
+    if len(given) != len(pictures):
+        raise ValueError(
+            f"embedding must be one or one for each picture, got {len(given)} embeddings and "
+            f"{len(pictures)} pictures."
+        )
+    generator = torch.Generator("cpu").manual_seed(seed) if level else None
+    vectors = family.noised(torch.tensor(stacked(given)), level, generator)
+    return family.arguments(vectors, level, prompt)
 
 
 class _Steps:
@@ -272,7 +316,6 @@ def _checked(steps: _Steps) -> torch.Tensor:
     if steps.change > _UNSETTLED:
         say(
             f"The fixed point did not settle: the last round still changed {steps.change:.0%} of "
-            "the latents; take more steps or other rounds (fixed_point=0 is plain inversion).",
-            stacklevel=4,
+            "the latents; take more steps or other rounds (fixed_point=0 is plain inversion)."
         )
     return steps.latents

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ldmkit.check import choice, flag, function, number, short, whole
 from ldmkit.latents.inversion import MOST_ROUNDS
+from ldmkit.latents.inversion import invert as find_noise
 from ldmkit.recording import call as checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
 from ldmkit.space.changes import tell_changes
@@ -28,7 +29,6 @@ from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.encoders import EMBEDDED
 from ldmkit.space.ends import label_of, picture_of
 from ldmkit.space.interpolate import METHODS, interpolate
-from ldmkit.space.inverting import invert as find_noise
 from ldmkit.space.unclip import Family, check_decoding, family_of
 from ldmkit.space.ways import check_held
 

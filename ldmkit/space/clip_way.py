@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from ldmkit.latents.inversion import invert
 from ldmkit.records import Embedding
 from ldmkit.space.clip import clip_space
 from ldmkit.space.ends import label_of, picture_of, refused
-from ldmkit.space.inverting import invert
 from ldmkit.space.unclip import Family, check_decoding, decode_embedding, family_of, sample_prior
 from ldmkit.space.ways import OWN, Order, Pictures, Way, check_held
 

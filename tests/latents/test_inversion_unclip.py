@@ -9,6 +9,7 @@ from PIL import Image
 
 import ldmkit
 from ldmkit.records import Embedding
+from ldmkit.space.unclip import family_of
 
 STEPS = 8
 # Few steps on purpose.
@@ -62,15 +63,16 @@ def test_several_pictures(unclip):
     assert invert(unclip, pictures, embedding=points[0]).shape == both.shape
 
 
-def test_words_alone_go_to_the_plain_inversion():
-    pipe = tiny.pipeline(size="small")
-    options = {"num_inference_steps": 4, "fixed_point": 1}
-    from ldmkit.latents.inversion import invert as plain
+def test_a_decoder_told_by_its_own_keyword_is_a_pipeline_like_any_other(unclip):
+    decoder = family_of(unclip).decoder()
+    vectors = torch.tensor(point(1).vector)[None]
+    alone = invert(decoder, picture(), image_embeds=vectors, noise_level=0)
+    assert torch.equal(invert(unclip, picture(), embedding=point(1)), alone)
 
-    want = plain(pipe, picture(), "a red cat", **options)
-    assert torch.equal(ldmkit.invert(pipe, picture(), "a red cat", **options), want)
+
+def test_who_hears_words_alone_takes_no_embedding():
     with pytest.raises(TypeError, match="hears no embedding, only words"):
-        ldmkit.invert(pipe, picture(), embedding=point(1))
+        ldmkit.invert(tiny.pipeline(size="small"), picture(), embedding=point(1))
 
 
 def test_refused_in_one_sentence(unclip):
