@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ldmkit.check import say, short, whole
 from ldmkit.latents.codec import encode_image, listed
@@ -36,7 +37,7 @@ from ldmkit.space.clip import clip_space
 from ldmkit.space.encoders import embeddings_of, space_name, stacked
 from ldmkit.space.unclip import Family, family_of
 
-__all__ = ["MOST_ROUNDS", "check_inversion", "invert"]
+__all__ = ["MOST_ROUNDS", "check_inversion", "invert", "own_noise"]
 
 _SCHEDULERS = ("DDIMScheduler", "DDIMParallelScheduler")
 MOST_ROUNDS = 20
@@ -155,6 +156,32 @@ def _embedded(
     generator = torch.Generator("cpu").manual_seed(seed) if level else None
     vectors = family.noised(torch.tensor(stacked(given)), level, generator)
     return family.arguments(vectors, level, prompt)
+
+
+def own_noise(
+    family: Family,
+    picture: Image.Image,
+    embedding: Embedding,
+    call: dict[str, Any],
+    *,
+    seed: int,
+    fixed_point: int = 3,
+) -> torch.Tensor:
+    """The noise (1, c, h, w) of which a decoder makes a picture under its embedding.
+
+    Args:
+        family: of the pipeline.
+        picture: at the decoder's size.
+        embedding: of the picture.
+        call: the decoder's keywords; guidance 1 and the steps are noted in it.
+        seed: of the noise that the decoder adds to embeddings.
+        fixed_point: rounds of the inversion.
+    """
+    call.setdefault("guidance_scale", 1.0)  # of two answers no step could be undone
+    call.setdefault("num_inference_steps", family.steps())
+    told = {name: call[name] for name in ("num_inference_steps", "noise_level") if name in call}
+    own: dict[str, Any] = {"embedding": embedding, "seed": seed, "fixed_point": fixed_point}
+    return invert(family.pipe, picture, call.get("prompt", ""), **told, **own)
 
 
 class _Steps:

@@ -26,7 +26,7 @@ from ldmkit.panels.upload import empty_upload, read_picture, uploaded
 from ldmkit.recording.call import check_prompt
 from ldmkit.records import Embedding, Trajectory, Walk
 from ldmkit.records.rgb import to_rgb
-from ldmkit.space.ends import label_of
+from ldmkit.space.interpolate import label_of
 
 __all__ = ["EndField", "WalkFrame", "checked_end", "given", "name_of"]
 

@@ -16,21 +16,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ldmkit.check import choice, flag, function, number, short, whole
-from ldmkit.latents.inversion import MOST_ROUNDS
-from ldmkit.latents.inversion import invert as find_noise
+from ldmkit.latents.inversion import MOST_ROUNDS, own_noise
 from ldmkit.recording import call as checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
 from ldmkit.space.changes import tell_changes
 from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.encoders import EMBEDDED
-from ldmkit.space.ends import label_of, picture_of
-from ldmkit.space.interpolate import METHODS, interpolate
+from ldmkit.space.interpolate import (
+    METHODS,
+    check_held,
+    interpolate,
+    label_of,
+    picture_of,
+)
 from ldmkit.space.unclip import Family, check_decoding, family_of
-from ldmkit.space.ways import check_held
 
 __all__ = [
     "check_decodes",
@@ -217,8 +219,7 @@ def start_of(
     shown = _picture(picture, family.size(call))
     here = clip.encode_image(shown, label=label_of(picture, 0))
     if invert:
-        call.setdefault("guidance_scale", 1.0)  # of two answers no step could be undone
-        call["latents"] = _noise(unclip, shown, here, seed, fixed_point, call)
+        call["latents"] = own_noise(family, shown, here, call, seed=seed, fixed_point=fixed_point)
     return here
 
 
@@ -324,23 +325,3 @@ def _picture(picture: Any, size: tuple[int, int] | None) -> Image.Image:
             "open a file with PIL.Image.open(path)."
         )
     return shown
-
-
-def _noise(
-    unclip: Any,
-    picture: Image.Image,
-    embedding: Embedding,
-    seed: int,
-    fixed_point: int,
-    call: dict[str, Any],
-) -> torch.Tensor:
-    told = {name: call[name] for name in ("num_inference_steps", "noise_level") if name in call}
-    return find_noise(
-        unclip,
-        picture,
-        call.get("prompt", ""),
-        embedding=embedding,
-        seed=seed,
-        fixed_point=fixed_point,
-        **told,
-    )

@@ -26,8 +26,7 @@ from ldmkit.space.arithmetic import (
 from ldmkit.space.changes import tell_changes
 from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.encoders import EMBEDDED
-from ldmkit.space.ends import label_of, picture_of
-from ldmkit.space.interpolate import interpolate
+from ldmkit.space.interpolate import interpolate, label_of, picture_of
 from ldmkit.space.unclip import sample_prior
 
 __all__ = ["FORMS", "direction", "parted", "walk_sum", "written"]

@@ -250,7 +250,7 @@ def seeing(monkeypatch):
             rng = np.random.default_rng(np.asarray(one, np.uint32).sum())
             return Embedding(rng.standard_normal(tiny_unclip.WIDTH), label)
 
-    monkeypatch.setattr("ldmkit.space.clip_way.clip_space", lambda pipe: Seeing())
+    monkeypatch.setattr("ldmkit.space.interpolate.clip_space", lambda pipe: Seeing())
 
 
 @pytest.mark.slow
