@@ -33,8 +33,7 @@ from ldmkit.recipes.common import write_picture, write_text
 from ldmkit.recipes.measure import WEIGHTS, fill_card, write_hashes
 from ldmkit.records.embedding import Embedding
 from ldmkit.records.intervals import mean_of, paired_difference
-from ldmkit.space.arithmetic import text_diff
-from ldmkit.space.changes import visible
+from ldmkit.space.arithmetic import text_diff, visible
 from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.interpolate import interpolate
 from ldmkit.space.unclip import decode_embedding, sample_prior, variations
