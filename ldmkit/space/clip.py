@@ -464,9 +464,9 @@ def _listed(name: str, points: Any, least: int = 1) -> list[Any]:
         TypeError: something else among them.
         ValueError: fewer than ``least``.
     """
-    if isinstance(points, (str, Embedding)) or is_picture_like(points):
-        return [points]
-    several = isinstance(points, Iterable) and not isinstance(points, (bytes, Mapping))
+    if isinstance(points, (str, bytes, Embedding)) or is_picture_like(points):
+        points = [points]
+    several = isinstance(points, Iterable) and not isinstance(points, Mapping)
     found = list(points) if several else [points]
     for one in found:
         known = isinstance(one, (str, Embedding)) or is_picture_like(one)
