@@ -19,8 +19,7 @@ import ldmkit
 from ldmkit.loading import fetch, opening
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.space import clip as clips
-from ldmkit.space.arithmetic import weighted_sum
-from ldmkit.space.sums import walk_sum
+from ldmkit.space.arithmetic import walk_sum, weighted_sum
 
 JUNK = {
     "None": None,

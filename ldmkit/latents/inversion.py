@@ -180,8 +180,8 @@ def own_noise(
     call.setdefault("guidance_scale", 1.0)  # of two answers no step could be undone
     call.setdefault("num_inference_steps", family.steps())
     told = {name: call[name] for name in ("num_inference_steps", "noise_level") if name in call}
-    told |= {"embedding": embedding, "seed": seed, "fixed_point": fixed_point}
-    return invert(family.pipe, picture, call.get("prompt", ""), **told)
+    own: dict[str, Any] = {"embedding": embedding, "seed": seed, "fixed_point": fixed_point}
+    return invert(family.pipe, picture, call.get("prompt", ""), **told, **own)
 
 
 class _Steps:

@@ -33,9 +33,9 @@ from ldmkit.panels.walks import (
     walk_checks,
 )
 from ldmkit.records import Walk
-from ldmkit.space.arithmetic import check_decodes
+from ldmkit.space.arithmetic import AXES, FORMS, parted, walk_sum, written
 from ldmkit.space.clip import ClipSpace
-from ldmkit.space.sums import AXES, FORMS, parted, walk_sum, written
+from ldmkit.space.unclip import decoding
 
 __all__ = ["ArithmeticPanel", "checked_terms", "formula"]
 
@@ -104,7 +104,7 @@ class ArithmeticPanel(WalkingPanel):
         **call: Any,
     ) -> None:
         captions = check_walk(unclip, call, captions, NAMES, "ArithmeticPanel")
-        check_decodes(unclip, "ArithmeticPanel")
+        decoding(unclip, "ArithmeticPanel")
         if clip is not None and not isinstance(clip, ClipSpace):
             raise TypeError(
                 f"clip must be a ClipSpace or None, got {short(clip)}; make one with "

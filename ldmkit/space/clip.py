@@ -464,8 +464,9 @@ def _listed(name: str, points: Any, least: int = 1) -> list[Any]:
         TypeError: something else among them.
         ValueError: fewer than ``least``.
     """
-    one = isinstance(points, (str, Embedding)) or is_picture_like(points)
-    several = not one and isinstance(points, Iterable) and not isinstance(points, Mapping)
+    if isinstance(points, (str, bytes, Embedding)) or is_picture_like(points):
+        points = [points]
+    several = isinstance(points, Iterable) and not isinstance(points, Mapping)
     found = list(points) if several else [points]
     for one in found:
         known = isinstance(one, (str, Embedding)) or is_picture_like(one)

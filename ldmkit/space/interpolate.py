@@ -41,6 +41,7 @@ from ldmkit.space.unclip import Family, check_decoding, decode_embedding, family
 
 __all__ = [
     "METHODS",
+    "MOST_FRAMES",
     "SPACES",
     "check_held",
     "interpolate",

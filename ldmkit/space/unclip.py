@@ -105,8 +105,12 @@ class Family:
 
     def prior(self) -> Prior | None:
         """The parts that make embeddings of words, or ``None``."""
-        parts = [getattr(self.pipe, name) for name in self.prior_parts]
-        return Prior(*parts, self.device()) if parts else None
+        if not self.prior_parts:
+            return None
+        tokenizer, text_encoder, network, scheduler = (
+            getattr(self.pipe, name) for name in self.prior_parts
+        )
+        return Prior(tokenizer, text_encoder, network, scheduler, self.device())
 
     def prior_default(self, name: str) -> Any:
         """What the prior runs with when nobody says: the weights' own, else the pipeline's."""
@@ -365,11 +369,11 @@ def sample_prior(
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     check_generator(generator)
     seeds = checks.check_seed(seed, generator, takes_generator=True)
-    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    settings = {
-        name: family.prior_default(name) if value is None else value
-        for name, value in settings.items()
+    settings: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
     }
+    settings |= {name: family.prior_default(name) for name in settings if settings[name] is None}
     checks.check_call(prior, settings, settings, "sample_prior")
     check_least(prior.scheduler, settings)
     best_of = whole("best_of", best_of, 1, _MOST_SAMPLES)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from PIL import Image
 
 from ldmkit.critters import Critter, Scene
-from ldmkit.space.changes import changes, tell_changes
+from ldmkit.space.arithmetic import changes, tell_changes
 
 SCENE = Scene(
     (Critter("cat", "red", "nothing", "happy"),), "beach", None, "cartoon", "big", "centre"

@@ -7,9 +7,8 @@ from PIL import Image
 
 import ldmkit
 from ldmkit.records import Embedding, RecordError
-from ldmkit.space.arithmetic import difference, weighted_sum
+from ldmkit.space.arithmetic import difference, direction, parted, walk_sum, weighted_sum, written
 from ldmkit.space.clip import clip_space
-from ldmkit.space.sums import direction, parted, walk_sum, written
 
 QUICK = {"num_inference_steps": 4}
 pytestmark = pytest.mark.filterwarnings("ignore:The fixed point did not settle")
