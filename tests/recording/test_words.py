@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 import warnings
 
 import pytest
@@ -225,6 +226,30 @@ def test_two_records_at_once_share_a_tokenizer(sd):
         "The prompt has 50",
     ]
     assert type(sd.tokenizer) is kind
+
+
+def test_threads_read_one_after_the_other(sd, monkeypatch):
+    """A tokenizer holds how it pads: one's "longest" was another's 2 tokens, not 32."""
+    kind, inside, most = type(sd.tokenizer), [], []
+    read = kind.__call__
+
+    def slowly(self, *args, **options):
+        inside.append(0)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return read(self, *args, **options)
+
+    monkeypatch.setattr(kind, "__call__", slowly)
+    threads = [threading.Thread(target=sd.tokenizer, args=("a cat",)) for _ in range(3)]
+    with heard(Heard(sd, {"prompt": "a cat"})):
+        for thread in threads:
+            thread.start()
+        sd.tokenizer("a cat")
+        for thread in threads:
+            thread.join()
+    assert len(most) == 4
+    assert max(most) == 1
 
 
 @pytest.mark.parametrize("make", [tiny_encoders.sdxl, tiny_encoders.sd3, tiny_encoders.flux])
