@@ -40,6 +40,7 @@ __all__ = [
     "guarded",
     "hooked",
     "is_mine",
+    "pipeline_at_work",
     "prior_of",
     "scheduler_of",
     "telling",
@@ -460,10 +461,19 @@ def _frames_of_others() -> Iterator[types.FrameType]:
             frame = frame.f_back
 
 
+def pipeline_at_work(scheduler: Any) -> Any | None:
+    """The pipeline with this scheduler that this thread is within; ``None`` in a loop of a cell."""
+    frame = sys._getframe(1)
+    while frame and not _runs(frame, scheduler):
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame.f_locals["self"] if frame else None
+
+
 def _runs(frame: types.FrameType, scheduler: Any) -> bool:
     if frame.f_code.co_name != "__call__":
         return False
-    parts = getattr(frame.f_locals.get("self"), "__dict__", {})
+    one = frame.f_locals.get("self")
+    parts = {} if isinstance(one, _Wrapped) else getattr(one, "__dict__", {})
     return any(part is scheduler for part in list(parts.values()))
 
 

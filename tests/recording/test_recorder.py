@@ -413,6 +413,11 @@ def test_a_modular_pipeline_may_be_stopped(modular, caplog):
     assert not caplog.records, "stopping is no error of a block"
 
 
+def test_the_strength_of_no_picture_is_not_told(modular):
+    traj = record(modular, "a cat", seed=1, num_inference_steps=2, height=32, width=32)
+    assert "strength" not in traj.call
+
+
 def test_a_modular_pipelines_keywords_are_its_blocks_inputs(modular):
     with pytest.raises(TypeError, match="did you mean 'num_inference_steps'"):
         record(modular, "a cat", num_inference_step=3)

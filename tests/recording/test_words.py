@@ -1,6 +1,7 @@
 """What of the words reached each text encoder is told by name and number, for every family."""
 
 import logging
+import re
 import threading
 import time
 import warnings
@@ -132,6 +133,18 @@ def test_learnt_words_are_counted_as_they_are_spelled_out():
         "The prompt has 31 tokens and the text encoder reads 30: the words after that have no "
         "effect; shorten it."
     ]
+
+
+def test_words_that_are_no_keyword_are_told_apart(sd):
+    """Between prompts a walk reads all of its ends, and the empty text beside them."""
+    found = Heard(sd, {"prompt": "a cat"})
+    with heard_by((said := []).append), heard(found):
+        for text in (long(40), "", "a dog"):
+            sd.tokenizer(text, padding="max_length", truncation=True)
+    assert len(said) == 1
+    assert re.fullmatch(
+        r"The text 'cat cat .* has 40 tokens and the text encoder reads 30: .*", *said
+    )
 
 
 def test_it_is_said_before_the_first_step(sd):
