@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ldmkit.check import say
+from ldmkit.check import say, short
 from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.guidance import Sides, sides
 from ldmkit.recording.hooks import Call, Tape
-from ldmkit.recording.noise_law import estimates, guess_of, number, prediction_of
+from ldmkit.recording.noise_law import PREDICTIONS, estimates, guess_of, number, prediction_of
 from ldmkit.records.law import noise_of
 
 __all__ = [
@@ -72,7 +72,7 @@ def arrays_of(
     guided = stacked(fitted)
     if "model_output" in names:
         arrays["model_output"] = guided
-    if np.isnan(levels).all():
+    if np.isnan(levels).all() or prediction not in PREDICTIONS:
         return arrays
     alpha, sigma = (column.reshape(-1, 1, 1, 1, 1) for column in levels.T)
     if {"denoised", "noise_pred"} & set(names):
@@ -237,11 +237,17 @@ def say_what_is_missing(
         say(_film(calls[-1].latents.shape, channels))
     missing = {name for name in names if name in arrays and arrays[name] is None}
     unknown = np.isnan(arrays["alphas"])
+    predicts = "epsilon" if scheduler is None else prediction_of(scheduler)
     if unknown.all() and missing:
         say(
             f"{who} has a noise law that ldmkit doesn't know: latents, timesteps and the "
             f"picture are recorded; {', '.join(sorted(missing))}, alphas and sigmas are "
             "missing (use one of diffusers' common schedulers for them)."
+        )
+    elif missing and predicts not in PREDICTIONS:
+        say(
+            f"{who} says prediction_type {short(predicts)}, and ldmkit knows epsilon, "
+            f"v_prediction, sample and flow_prediction: {', '.join(sorted(missing))} are missing."
         )
     elif unknown.any():
         say(

@@ -19,14 +19,15 @@ import threading
 import time
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
-from ldmkit.check import say
+from ldmkit.check import say, short
 from ldmkit.recording.noise_law import place_of
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "guarded",
     "hooked",
     "is_mine",
+    "pipeline_at_work",
     "prior_of",
     "scheduler_of",
     "telling",
@@ -229,8 +231,13 @@ def _record_step(
     _refuse_others(scheduler, here, owner, lambda: None, (), {})
     if threading.get_ident() != here or not _follows(tape, scheduler, owner):
         return step(*args, **kwargs)
-    model_output, timestep, sample = _arguments(names, args, kwargs)
+    model_output, timestep, sample = _arguments(scheduler, names, args, kwargs)
     latents, guided = _copy(tape, sample), _copy(tape, model_output)
+    if latents is None:
+        raise TypeError(
+            f"{type(scheduler).__name__}.step must get the latents as a tensor or an array of "
+            f"numbers to be recorded, got {short(sample)}."
+        )
     place = place_of(owner, timestep)
     result = step(*args, **kwargs)
     call = Call(place(), latents, guided, tape.network, _copy(tape, _first(result)))
@@ -240,6 +247,7 @@ def _record_step(
     tape.calls.append(call)
     if after is not None:
         after(call)
+        tape.network = []  # on_step may ask the network, too
     return result
 
 
@@ -267,25 +275,37 @@ def _names_of(step: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _arguments(
-    names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+    scheduler: Any, names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, ...]:
     """(model output, timestep, sample) by name; in this order where a student named them."""
     given = dict(zip(names, args, strict=False)) | kwargs
     wanted = ("model_output", "timestep", "sample")
     if given.keys() >= set(wanted):
         return tuple(given[name] for name in wanted)
-    return tuple((*args, *kwargs.values())[:3])
+    own = sorted(kwargs, key=lambda name: names.index(name) if name in names else len(names))
+    found = (*args, *(kwargs[name] for name in own))[:3]
+    if len(found) < 3:
+        raise TypeError(
+            f"{type(scheduler).__name__}.step must get (model_output, timestep, sample) to be "
+            f"recorded, got {len(found)} of them; or tell the steps yourself: ldmkit.recorder() "
+            "and tape.step(...)."
+        )
+    return found
 
 
 def _first(result: Any) -> Any:
     """What leaves a step: the scheduler's output, the first of a tuple, or a tensor alone."""
-    if isinstance(result, torch.Tensor):
+    if isinstance(result, (torch.Tensor, np.ndarray)):
         return result
+    if isinstance(result, Mapping):
+        return result.get("prev_sample")
     return getattr(result, "prev_sample", result[0] if isinstance(result, tuple) else None)
 
 
 def _copy(tape: Tape, tensor: Any) -> Any:
     """A tensor as it is now: pipelines may go on writing into theirs."""
+    if isinstance(tensor, np.ndarray) and tensor.dtype.kind in "fiu":  # a loop in numpy
+        tensor = torch.tensor(tensor.astype(np.float32))
     if not isinstance(tensor, torch.Tensor):
         return None
     part = tensor.detach()
@@ -308,7 +328,7 @@ _locks: dict[int, threading.Lock] = {}  # by identity: a student's scheduler may
 _locks_guard = threading.Lock()
 _busy = threading.local()
 _PATIENCE = 3.0  # seconds of waiting without a word
-_waiting: set[int] = set()  # threads whose run has not begun and waits for a record
+_waiting: dict[int, set[int]] = {}  # threads that wait for their turn, and with what parts
 
 
 def _lock_of(part: Any) -> threading.Lock:
@@ -339,9 +359,14 @@ def exclusive(*parts: Any) -> Iterator[None]:
         )
     with _locks_guard:
         locks = [_lock_of(held[key]) for key in sorted(held)]
+    me = threading.get_ident()
     with ExitStack() as stack:
-        for lock in locks:  # one order everywhere, so that two recorders can't wait on each other
-            stack.enter_context(lock)
+        _waiting[me] = set(held)
+        try:
+            for lock in locks:  # one order everywhere: no two recorders wait on each other
+                stack.enter_context(lock)
+        finally:
+            del _waiting[me]
         mine.update(held)
         try:
             yield
@@ -356,16 +381,20 @@ def is_mine(part: Any) -> bool:
 
 @contextmanager
 def telling() -> Iterator[None]:
-    """While the block runs, a reader's ``on_step`` has the word: it may not run the pipeline."""
-    _busy.telling = True
+    """While the block runs, a reader's ``on_step`` has the word: it may not run the pipeline.
+
+    It may run, and record, another.
+    """
+    before = getattr(_busy, "told", frozenset())
+    _busy.told = frozenset(_busy.__dict__.get("parts", ()))
     try:
         yield
     finally:
-        _busy.telling = False
+        _busy.told = before
 
 
-def _refuse_while_told() -> None:
-    if getattr(_busy, "telling", False):
+def _refuse_while_told(*parts: Any) -> None:
+    if not getattr(_busy, "told", frozenset()).isdisjoint(map(id, parts)):
         raise RuntimeError(
             "This pipeline is already being recorded by the same thread (on_step must not run it "
             "again); wait until record returns."
@@ -382,11 +411,10 @@ def _make_others_wait(
 ) -> Any:
     """A run begins with ``set_timesteps``: one of another thread waits here for the record."""
     if owner is scheduler:
-        _refuse_while_told()
+        _refuse_while_told(scheduler)
         if threading.get_ident() != here:
-            _waiting.add(threading.get_ident())
             with exclusive(scheduler):
-                _waiting.discard(threading.get_ident())
+                pass
     return method(*args, **kwargs)
 
 
@@ -422,7 +450,10 @@ def wait_for_others(scheduler: Any) -> None:
 
 
 def _frames_of_others() -> Iterator[types.FrameType]:
-    apart = {threading.get_ident(), *_waiting}
+    """Of the other threads, but for those that wait for this one."""
+    mine = _busy.__dict__.get("parts", set())
+    apart = {thread for thread, parts in list(_waiting.items()) if not mine.isdisjoint(parts)}
+    apart.add(threading.get_ident())
     for thread, top in sys._current_frames().items():
         frame = None if thread in apart else top
         while frame:
@@ -430,10 +461,19 @@ def _frames_of_others() -> Iterator[types.FrameType]:
             frame = frame.f_back
 
 
+def pipeline_at_work(scheduler: Any) -> Any | None:
+    """The pipeline with this scheduler that this thread is within; ``None`` in a loop of a cell."""
+    frame = sys._getframe(1)
+    while frame and not _runs(frame, scheduler):
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame.f_locals["self"] if frame else None
+
+
 def _runs(frame: types.FrameType, scheduler: Any) -> bool:
     if frame.f_code.co_name != "__call__":
         return False
-    parts = getattr(frame.f_locals.get("self"), "__dict__", {})
+    one = frame.f_locals.get("self")
+    parts = {} if isinstance(one, _Wrapped) else getattr(one, "__dict__", {})
     return any(part is scheduler for part in list(parts.values()))
 
 
@@ -458,7 +498,7 @@ def guarded(pipe: Any, *parts: Any) -> Iterator[None]:
         if threading.get_ident() != here:
             with exclusive(*parts):
                 return type(self).__call__(self, *args, **kwargs)
-        _refuse_while_told()
+        _refuse_while_told(*parts)
         return kind.__call__(self, *args, **kwargs)
 
     def reduced(self: Any, protocol: Any) -> Any:

@@ -79,7 +79,7 @@ def kept(
     told = {
         name: parameters[name].default
         for name in ("num_inference_steps", "guidance_scale", "strength", "eta")
-        if name in parameters
+        if name in parameters and (name != "strength" or call.get("image") is not None)
     } | dict(call)
     for name in _BY_HAND:
         if name in call and call[name] is not None:

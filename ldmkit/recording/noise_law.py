@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ldmkit.records.law import clean_of, noise_of
 
 __all__ = [
+    "PREDICTIONS",
     "Place",
     "estimates",
     "guess_of",
@@ -35,6 +36,7 @@ __all__ = [
     "space_of",
 ]
 
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")  # as ``prediction_of`` names them
 Space = Literal["vp_timestep", "vp_sigma", "exploding", "flow"]
 
 # Read from diffusers 0.42. A subclass follows its parent; any other scheduler is told apart by
@@ -154,7 +156,7 @@ class Place:
         """(alpha, sigma) of what enters the step; NaN where nothing says it."""
         unknown = (math.nan, math.nan)
         at = number(self.timestep) if self.space == "vp_timestep" else self.index
-        if self.space is None or self.table is None or at is None:
+        if self.space is None or self.table is None or at is None or math.isnan(at):
             return unknown
         if np.ndim(self.table) and (at != int(at) or not 0 <= at < len(self.table)):
             return unknown
@@ -206,14 +208,20 @@ def _found(scheduler: Any, timestep: Any) -> int | None:
 
 
 def number(timestep: Any) -> float:
-    """A timestep as a plain number; one for each picture or token are told by the first."""
+    """A timestep as a plain number; one for each picture or token are told by the first.
+
+    NaN where a student's loop counts by something else, or not at all.
+    """
     if hasattr(timestep, "flatten"):
         timestep = timestep.flatten()[0]
-    return float(timestep)
+    try:
+        return float(timestep)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def prediction_of(scheduler: Any) -> str:
-    """What the network predicts: ``epsilon``, ``v_prediction``, ``sample`` or ``flow``."""
+    """What the network predicts, one of ``PREDICTIONS``, or a name that nobody knows."""
     if space_of(scheduler) == "flow":
         return "flow"
     name = _setting(scheduler, "prediction_type") or "epsilon"

@@ -55,6 +55,7 @@ from ldmkit.recording.hooks import (
     exclusive,
     guarded,
     hooked,
+    pipeline_at_work,
     prior_of,
     scheduler_of,
     telling,
@@ -252,6 +253,7 @@ def recorder(
     keep: str | Sequence[str] = ("latents", "denoised"),
     preview: str = "auto",
     on_step: OnStep | None = None,
+    unsafe_previews: bool = False,
 ) -> Iterator[Recording]:
     """Records a loop of any kind: your own in a cell, a modular pipeline, another library's.
 
@@ -270,9 +272,10 @@ def recorder(
     holds the part, ``stopped`` is ``True`` and its picture is the last clean estimate.
 
     Args:
-        scheduler: any object with ``step(model_output, timestep, sample)``. The noise levels of
-            one that diffusers doesn't know are read from its ``alphas_cumprod`` (ᾱ by timestep)
-            or ``sigmas``, if it has them.
+        scheduler: any object with ``step(model_output, timestep, sample)``, of tensors or arrays;
+            under other names they are read in this order. The noise levels of one that diffusers
+            doesn't know are read from its ``alphas_cumprod`` (ᾱ by timestep) or ``sigmas``, if it
+            has them.
         network: the one that predicts noise (or several); needed for ``noise_pred_text`` and
             ``noise_pred_uncond`` only.
         vae: the autoencoder that makes pictures of latents.
@@ -280,6 +283,7 @@ def recorder(
         keep: as for ``record``.
         preview: as for ``record``.
         on_step: as for ``record``; ``False`` leaves the block.
+        unsafe_previews: as for ``record``, where the block calls a pipeline that has a checker.
 
     Yields:
         The tape: ``tape.trajectory`` afterwards, ``tape.step(...)``.
@@ -302,6 +306,7 @@ def recorder(
     networks = (network,) if isinstance(network, torch.nn.Module) else tuple(network or ())
     tape = Recording(scheduler, networks, vae, names, preview)
     tape.on_step = check.function("on_step", on_step)
+    tape.unsafe = checks.check_flag("unsafe_previews", unsafe_previews)
     tape.facts["prompt"] = _frozen(prompt)
     with exclusive(scheduler, *networks), _listening(tape):
         yield tape
@@ -356,7 +361,7 @@ class Recording:
     tape: Tape = field(default_factory=Tape)
     stopped: bool = False
     family: Family = field(default_factory=Family)
-    pipe: Any = None  # where it is a pipeline's run; its checker looks at the picture
+    pipe: Any = None  # where one is at work; its checker looks at the picture
     words: Heard | None = None
     unsafe: bool = False  # steps are drawn though a checker hid their picture
     result: Any = None  # what a pipeline gave
@@ -415,6 +420,8 @@ class Recording:
         """Hands the newest step to ``on_step``; its ``False`` ends the run."""
         if self.words is not None:
             self.words.tell()
+        if self.pipe is None and self.scheduler is not None:
+            self.pipe = pipeline_at_work(self.scheduler)
         if self.on_step is None:
             return
         with telling():

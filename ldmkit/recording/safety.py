@@ -87,8 +87,8 @@ def checked(
     flags = _verdict(pipe, pictures) if pictures else None
     if flags is None:
         say(
-            "The safety checker can't look at the picture of a run that was stopped, so the "
-            "record holds none; let the run end for a picture."
+            "The safety checker can't look at the picture of a run that it didn't end itself, so "
+            "the record holds none; let record(pipe, ...) run to its end for a picture."
         )
         return (), _all(batch)
     shown = tuple(

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from ldmkit.check import say
+from ldmkit.check import say, short
 from ldmkit.recording.call import WORDS
 
 __all__ = ["Heard", "heard"]
@@ -109,7 +109,7 @@ class Heard:
             if words.strip() and _plain(words) in _plain(text)
         ]
         sides = {("negative_" in keyword): (keyword, words) for keyword, words in reversed(found)}
-        return list(sides.values()) or [("text", text)]
+        return list(sides.values()) or [(f"text {short(text)}", text)]
 
 
 def _each(name: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -189,6 +189,9 @@ Listener = Callable[[Any, Any, Mapping[str, Any]], None]
 # A tokenizer is shared by pipelines and by threads: only who records in this thread listens.
 _listener: ContextVar[Listener | None] = ContextVar("words", default=None)
 _guard = threading.Lock()
+# Tokenizers note on themselves how a text is to be padded and cut: of two threads that read at once
+# one gets what the other asked for.
+_reading = threading.RLock()
 _opened: dict[int, tuple[type, int]] = {}  # id of a tokenizer: its own class, how many listen
 
 
@@ -260,9 +263,10 @@ def _open(tokenizer: Any) -> Iterator[None]:
 def _hearing(kind: type) -> type:
     def call(self: Any, text: Any = None, *args: Any, **options: Any) -> Any:
         listener = _listener.get()
-        if listener is not None and _are_words(text):
-            listener(self, text, options)
-        return kind.__call__(self, text, *args, **options)
+        with _reading:
+            if listener is not None and _are_words(text):
+                listener(self, text, options)
+            return kind.__call__(self, text, *args, **options)
 
     names = {"__call__": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     return type(kind.__name__, (kind,), names)

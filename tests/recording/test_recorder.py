@@ -290,6 +290,64 @@ def test_a_scheduler_that_can_not_be_heard():
         pass
 
 
+def test_a_loop_in_numpy():
+    scheduler, first = Preserving(), np.random.default_rng(0).standard_normal((1, 4, 8, 8))
+    x = first
+    with recorder(scheduler) as tape:
+        for t in (90, 50, 10):
+            x = scheduler.step(np.ones_like(x), t, x)
+    traj = tape.trajectory
+    assert np.array_equal(traj.latents[0], first.astype(np.float32))
+    assert np.array_equal(traj.latents[-1], x.astype(np.float32))
+    assert (traj.denoised == 1).all()
+
+
+class Told(Plain):
+    """Hands out a dict."""
+
+    def step(self, eps, when, x):
+        return {"prev_sample": x - 0.1 * eps}
+
+
+@pytest.mark.filterwarnings("ignore:Told has a noise law")
+def test_what_a_step_hands_out_may_be_a_dict_and_its_timestep_nothing():
+    scheduler, x = Told(), torch.randn(1, 4, 8, 8)
+    scheduler.timesteps = [2, 1, 0]
+    with recorder(scheduler) as tape:
+        for _ in range(3):
+            x = scheduler.step(x=x, when=None, eps=torch.ones_like(x))["prev_sample"]
+    assert np.isnan(tape.trajectory.timesteps).all()
+    assert np.array_equal(tape.trajectory.latents[-1], x.numpy())
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [((torch.zeros(1, 4, 8, 8),) * 2, "got 2 of them"), (([1.0], 3, [1.0]), "tensor or an array")],
+)
+def test_steps_that_can_not_be_read(args, words):
+    class Short(Plain):
+        def step(self, *args):
+            return args[-1]
+
+    with pytest.raises(TypeError, match=words), recorder(scheduler := Short()):
+        scheduler.step(*args)
+
+
+def test_a_prediction_that_nobody_knows_costs_the_estimates_alone():
+    scheduler, x = Preserving(), torch.randn(1, 4, 8, 8)
+    scheduler.prediction_type = "residual"
+    with recorder(scheduler, keep=("latents", "denoised", "model_output")) as tape:
+        scheduler.step(torch.ones_like(x), 50, x)
+    with pytest.warns(
+        UserWarning, match="prediction_type 'residual'.* denoised are missing"
+    ) as said:
+        traj = tape.trajectory
+    assert len(said) == 1
+    assert np.array_equal(traj.latents[0], x.numpy())
+    assert (traj.model_output == 1).all()
+    assert np.isfinite(traj.alphas).all()
+
+
 @pytest.mark.filterwarnings("ignore:Plain has a noise law")
 def test_a_loop_that_counts_its_steps_has_not_stopped():
     scheduler, x = Plain(), torch.zeros(1, 4, 8, 8)
@@ -353,6 +411,11 @@ def test_a_modular_pipeline_may_be_stopped(modular, caplog):
     assert len(part.timesteps) == 2
     assert part.image.size == (32, 32)
     assert not caplog.records, "stopping is no error of a block"
+
+
+def test_the_strength_of_no_picture_is_not_told(modular):
+    traj = record(modular, "a cat", seed=1, num_inference_steps=2, height=32, width=32)
+    assert "strength" not in traj.call
 
 
 def test_a_modular_pipelines_keywords_are_its_blocks_inputs(modular):

@@ -16,7 +16,7 @@ from ldmkit.figures.beside import comparison_payload
 from ldmkit.figures.frames import trajectory_payload
 from ldmkit.figures.sheet import sheet_image
 from ldmkit.figures.side_by_side import side_by_side
-from ldmkit.recording import record
+from ldmkit.recording import record, recorder
 from ldmkit.recording.safety import hidden_of
 from ldmkit.records import RecordError, Trajectory
 from ldmkit.records.pictures import LANES, drawable, lane_array
@@ -173,13 +173,33 @@ def test_a_run_that_is_stopped_is_checked(plain):
     assert np.asarray(free.image).any()
 
 
+def test_a_recorder_round_the_pipeline_hides_as_the_pipeline_does(plain):
+    def taped(pipe, **options):
+        with recorder(pipe.scheduler, pipe.unet, vae=pipe.vae, keep="all", **options) as tape:
+            pipe("a cat", num_inference_steps=3, guidance_scale=4.0)
+        return tape.trajectory
+
+    with heard_by((said := []).append):
+        traj = taped(with_checker(tiny.pipeline(size="small")))
+    assert said == [HID]
+    assert traj.hidden == (True,)
+    assert not np.asarray(traj.image).any()
+    assert np.isfinite(traj.latents).all()
+    assert taped(tiny.pipeline(size="small")).hidden == ()
+    with heard_by((said := []).append):
+        unsafe = taped(with_checker(tiny.pipeline(size="small")), unsafe_previews=True)
+    assert unsafe.hidden == ()
+    assert len(said) == 1
+    assert not np.asarray(unsafe.image).any()
+
+
 def test_stopped_where_the_checker_cannot_be_asked():
     pipe = tiny.pipeline(size="small")
     pipe.image_guard = lambda pictures: pictures  # of a family that nobody described
     traj, said = run(pipe, on_step=lambda step: False)
     assert traj.images == ()
     assert traj.hidden == (True,)
-    assert said[0].startswith("The safety checker can't look at the picture of a run that was")
+    assert said[0].startswith("The safety checker can't look at the picture of a run that it")
 
 
 def test_a_checker_without_a_verdict_hides_all():

@@ -16,6 +16,7 @@ from ldmkit.recording import hooks, record, recorder
 
 QUICK = {"num_inference_steps": 6, "guidance_scale": 4.0, "preview": "none"}
 OTHER = {"num_inference_steps": 3, "guidance_scale": 1.0}
+CAT = {"prompt": "a cat", "seed": 1, **QUICK}
 WAIT = 20  # seconds: more is a lock that never opens
 
 
@@ -190,6 +191,46 @@ def test_running_it_bare_within_on_step_is_refused(pipe):
     ):
         bare(pipe)
     assert same(bare(pipe), bare(pipe))
+
+
+def test_another_pipeline_may_run_within_on_step(pipe):
+    other, alone = tiny.pipeline(size="small", seed=1), []
+
+    def on_step(step):
+        alone.append(bare(other))
+        record(other, "a cat", **QUICK)
+
+    recorded = record(pipe, "a dog", seed=3, on_step=on_step, keep="all", **QUICK)
+    assert same(recorded.image, record(pipe, "a dog", seed=3, **QUICK).image)
+    assert recorded.noise_pred_uncond is not None
+    assert same(alone[-1], bare(other))
+    for again in (lambda step: bare(pipe), lambda step: record(pipe, "a cat", **QUICK)):
+        with pytest.raises(RuntimeError, match="on_step must not"):
+            record(pipe, on_step=lambda step, again=again: record(other, "", on_step=again), **CAT)
+
+
+@pytest.mark.parametrize("kind", ["bare", "recorded"])
+def test_who_waits_for_a_record_is_not_waited_for(pipe, kind):
+    """An object of a student's that holds the scheduler, too, and calls the pipeline."""
+    inside, go = threading.Event(), threading.Event()
+
+    class Studio:
+        def __init__(self):
+            self.scheduler = pipe.scheduler
+
+        def __call__(self):
+            inside.set()
+            go.wait(WAIT)
+            return bare(pipe) if kind == "bare" else record(pipe, **CAT).image
+
+    studio = Beside(Studio())
+    assert inside.wait(WAIT)
+    taken = Beside(lambda: record(pipe, **CAT))
+    while not hooks._lock_of(pipe.scheduler).locked():
+        assert taken.is_alive()
+    go.set()
+    assert len(taken.ended().made.timesteps) == QUICK["num_inference_steps"]
+    assert same(studio.ended().made, bare(pipe) if kind == "bare" else record(pipe, **CAT).image)
 
 
 def test_a_copy_that_is_made_meanwhile_is_a_plain_one(pipe):

@@ -1,7 +1,9 @@
 """What of the words reached each text encoder is told by name and number, for every family."""
 
 import logging
+import re
 import threading
+import time
 import warnings
 
 import pytest
@@ -133,6 +135,18 @@ def test_learnt_words_are_counted_as_they_are_spelled_out():
     ]
 
 
+def test_words_that_are_no_keyword_are_told_apart(sd):
+    """Between prompts a walk reads all of its ends, and the empty text beside them."""
+    found = Heard(sd, {"prompt": "a cat"})
+    with heard_by((said := []).append), heard(found):
+        for text in (long(40), "", "a dog"):
+            sd.tokenizer(text, padding="max_length", truncation=True)
+    assert len(said) == 1
+    assert re.fullmatch(
+        r"The text 'cat cat .* has 40 tokens and the text encoder reads 30: .*", *said
+    )
+
+
 def test_it_is_said_before_the_first_step(sd):
     order = []
     with heard_by(lambda words: order.append("said")):
@@ -225,6 +239,30 @@ def test_two_records_at_once_share_a_tokenizer(sd):
         "The prompt has 50",
     ]
     assert type(sd.tokenizer) is kind
+
+
+def test_threads_read_one_after_the_other(sd, monkeypatch):
+    """A tokenizer holds how it pads: one's "longest" was another's 2 tokens, not 32."""
+    kind, inside, most = type(sd.tokenizer), [], []
+    read = kind.__call__
+
+    def slowly(self, *args, **options):
+        inside.append(0)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return read(self, *args, **options)
+
+    monkeypatch.setattr(kind, "__call__", slowly)
+    threads = [threading.Thread(target=sd.tokenizer, args=("a cat",)) for _ in range(3)]
+    with heard(Heard(sd, {"prompt": "a cat"})):
+        for thread in threads:
+            thread.start()
+        sd.tokenizer("a cat")
+        for thread in threads:
+            thread.join()
+    assert len(most) == 4
+    assert max(most) == 1
 
 
 @pytest.mark.parametrize("make", [tiny_encoders.sdxl, tiny_encoders.sd3, tiny_encoders.flux])
