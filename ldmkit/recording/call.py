@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from ldmkit.check import choice, did_you_mean, function, nearest, number, short, whole
+from ldmkit.loading.device import check_open
 
 __all__ = [
     "ARRAYS",
@@ -53,7 +54,9 @@ def parameters_of(pipe: Any, caller: str = "record") -> Mapping[str, inspect.Par
 
     Raises:
         TypeError: the object can't be called like a pipeline.
+        RuntimeError: it was released.
     """
+    check_open(pipe)
     if isinstance(pipe, (str, bytes)) or not callable(pipe) or isinstance(pipe, type):
         raise TypeError(
             f"{caller} takes a diffusers pipeline first, got "
@@ -337,12 +340,15 @@ def check_keep(keep: Any) -> tuple[str, ...]:
     """
     if isinstance(keep, str) and keep == "all":
         return ARRAYS
-    if not isinstance(keep, Iterable) or isinstance(keep, (bytes, Mapping)):
+    try:
+        if isinstance(keep, (bytes, Mapping)):
+            raise TypeError
+        names = (keep,) if isinstance(keep, str) else tuple(keep)
+    except TypeError:  # also of an array that holds one number
         raise TypeError(
             f'keep must be names of arrays ({", ".join(ARRAYS)}) or "all", got {short(keep)}; '
             'write keep=("latents", "denoised").'
-        )
-    names = (keep,) if isinstance(keep, str) else tuple(keep)
+        ) from None
     for name in names:
         if not isinstance(name, str) or name not in ARRAYS:
             near = nearest(name, ARRAYS, cutoff=0.6)
