@@ -9,10 +9,12 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
+from ldmkit.check import whole
 from ldmkit.critters.animals import ANIMAL, Animal, coat
 from ldmkit.critters.pen import INK, Colour, Pen, Point, finish, mix, oval, poly
 from ldmkit.critters.places import BACKGROUND_RGB, draw_place
 from ldmkit.critters.wears import WEAR
+from ldmkit.critters.world import SEEDS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,10 +46,9 @@ _FEET = 1.9
 
 def draw(scene: Scene, size: int = 64, seed: int = 0) -> Image.Image:
     """Draw a scene; see `Scene.draw`."""
-    if not isinstance(size, int) or not 16 <= size <= 512:
-        raise ValueError(f"size must be between 16 and 512 pixels, got {size!r}: choose one there")
+    size = whole("size", size, 16, 512)
     _require_complete(scene)
-    rng = Random(f"draw {seed}")
+    rng = Random(f"draw {whole('seed', seed, *SEEDS)}")
     pen = Pen(size * (4 if size <= 128 else 2), scene.style or "cartoon")
     draw_place(pen, scene.place or "plain", scene.background, rng)
     for critter, origin, unit in _stand(scene, rng):
@@ -70,7 +71,7 @@ def _require_complete(scene: Scene) -> None:
     if missing:
         raise ValueError(
             f"a drawing needs every attribute, but {', '.join(missing)} is unsaid: "
-            "set it, or take a whole scene from Scene.sample(seed)"
+            "set it, or take a whole scene from Scene.sample(seed)."
         )
 
 

@@ -145,7 +145,7 @@ def judge_many(pictures: Sequence[Any], captions: Sequence[str]) -> list[Verdict
     if len(pictures) != len(captions):
         raise ValueError(
             f"each picture needs its caption, got {len(pictures)} pictures and {len(captions)} "
-            "captions: give as many of one as of the other"
+            "captions: give as many of one as of the other."
         )
     asked = [parse(c) for c in captions]
     answers: list[dict[str, tuple[str, float]]] = []

@@ -12,8 +12,8 @@ from math import prod
 from random import Random
 from typing import TYPE_CHECKING
 
-from ldmkit.check import nearest
-from ldmkit.critters.world import BACKGROUNDS, COLOURS, hidden
+from ldmkit.check import nearest, short, whole
+from ldmkit.critters.world import BACKGROUNDS, COLOURS, SEEDS, hidden
 
 if TYPE_CHECKING:
     from ldmkit.critters.scene import Critter, Scene
@@ -81,11 +81,12 @@ class UnknownWords(ValueError):
         self.nearest: Mapping[str, str | None] = {
             w: nearest(w, sorted(words), cutoff=0.6) for w in self.unknown
         }
-        hints = [f"{w!r}" + (f" (nearest: {n!r})" if n else "") for w, n in self.nearest.items()]
+        near = {short(w, 30): f" (nearest: {n!r})" if n else "" for w, n in self.nearest.items()}
+        hints = [word + hint for word, hint in near.items()]
         super().__init__(
             "a caption may only use words of ldmkit.critters.words; unknown: "
             + ", ".join(hints[:8])
-            + (f" and {len(hints) - 8} more" if len(hints) > 8 else "")
+            + (f" and {len(hints) - 8} more." if len(hints) > 8 else ".")
         )
 
 
@@ -143,7 +144,7 @@ def caption(scene: Scene, seed: int = 0) -> str:
     Returns:
         A sentence of `words`; `scene.parse` of it gives back exactly what was said.
     """
-    rng = Random(f"caption {seed}")
+    rng = Random(f"caption {whole('seed', seed, *SEEDS)}")
     hide = hidden(scene)
     parts = " and ".join(_critter(rng, c, scene, hide) for c in scene.critters)
     if scene.side in ("left", "right") and "side" not in hide and _says(rng, "side"):
@@ -240,9 +241,11 @@ def read(text: str) -> tuple[list[dict[str, str]], dict[str, str]]:
         ValueError: too long, more than two animals, or two values for one attribute.
     """
     if not isinstance(text, str):
-        raise TypeError(f"a caption must be a string, got {type(text).__name__}: pass text")
+        raise TypeError(f"a caption must be a string, got {short(text)}: write it in quotes.")
     if len(text) > MAX_LENGTH:
-        raise ValueError(f"a caption may have {MAX_LENGTH} characters, got {len(text)}: shorten it")
+        raise ValueError(
+            f"a caption may have {MAX_LENGTH} characters, got {len(text)}: shorten it."
+        )
     tokens = re.findall(r"[^\s,.;:!?]+", text.lower())
     unknown = [t for t in tokens if t not in words]
     if unknown:
@@ -279,7 +282,8 @@ class _Reader:
         if attribute == "animal":
             if len(self.critters) == 2:
                 raise ValueError(
-                    f"a caption may name two animals, got more in {self.text!r}: leave some out"
+                    f"a caption may name two animals, got more in {short(self.text)}: "
+                    "leave some out."
                 )
             self.critters.append({**self.waiting, "animal": value})
             self.waiting = {}
@@ -297,7 +301,7 @@ class _Reader:
         if target.setdefault(attribute, value) != value:
             raise ValueError(
                 f"a caption may give one {attribute}, got {target[attribute]!r} and {value!r} "
-                f"in {self.text!r}: keep one"
+                f"in {short(self.text)}: keep one."
             )
 
     def _settle(self) -> None:

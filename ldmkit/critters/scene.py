@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
+from ldmkit.check import choice, flag, short, whole
 from ldmkit.critters import draw as drawing
 from ldmkit.critters import language
 from ldmkit.critters.world import (
@@ -20,6 +21,7 @@ from ldmkit.critters.world import (
     COLOURS,
     MOODS,
     PLACES,
+    SEEDS,
     SIDES,
     SIZES,
     STYLES,
@@ -49,10 +51,8 @@ _SCENE_VALUES: Mapping[str, tuple[str, ...]] = {
 
 
 def _check(name: str, value: str | None, allowed: Sequence[str]) -> None:
-    if value is not None and value not in allowed:
-        raise ValueError(
-            f"{name} must be one of {', '.join(allowed)} or None, got {value!r}: choose one"
-        )
+    if value is not None:
+        choice(name, value, allowed, " or None")
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,19 @@ class Scene:
     side: str | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.critters) <= 2:
+        given = self.critters
+        several = isinstance(given, (tuple, list)) and all(isinstance(c, Critter) for c in given)
+        if not several or not 1 <= len(given) <= 2:
             raise ValueError(
-                f"a scene holds one or two critters, got {len(self.critters)}: leave some out"
+                f"a scene's critters must be a tuple of one or two Critter, got {short(given)}; "
+                "write critters=(Critter(),)."
             )
+        object.__setattr__(self, "critters", tuple(given))  # a list could not be hashed
         for name, allowed in _SCENE_VALUES.items():
             _check(name, getattr(self, name), allowed)
         if self.background is not None and self.place != "plain":
             raise ValueError(
-                f"a background colour needs place='plain', got place={self.place!r}: drop one"
+                f"a background colour needs place='plain', got place={self.place!r}: drop one."
             )
 
     @classmethod
@@ -113,13 +117,15 @@ class Scene:
         """Draw a scene at random; the same seed gives the same scene on every machine.
 
         Args:
-            seed: any integer; from `EVALUATION_SEED` on it is for evaluation only.
+            seed: −2**63 to 2**64 − 1; from `EVALUATION_SEED` on it is for evaluation only.
             held_out: True for held-out combinations only, False for none, None as they come.
 
         Returns:
             A complete scene (no attribute is ``None`` but `background` of a real place).
         """
-        rng = Random(f"scene {seed}")
+        rng = Random(f"scene {whole('seed', seed, *SEEDS)}")
+        if held_out is not None:
+            held_out = flag("held_out", held_out)
         while True:
             scene = _sample(rng)
             if held_out is None or globals()["held_out"](scene) == held_out:
@@ -140,6 +146,7 @@ class Scene:
             A ``size`` × ``size`` picture, the same bytes for the same seed and Pillow.
 
         Raises:
+            TypeError: a size or seed that is no whole number.
             ValueError: a size outside 16…512, or a scene with unsaid attributes.
         """
         return drawing.draw(self, size, seed)
@@ -171,6 +178,8 @@ def held_out(scene: Scene) -> bool:
     About one in ten (animal, colour), (animal, wears) and (style, place) pairs are held out, fixed
     by sha256 of their names. ``None`` holds nothing out.
     """
+    if not isinstance(scene, Scene):
+        raise TypeError(f"scene must be a Scene, got {short(scene)}; parse(caption) makes one.")
     pairs = [("style", scene.style, scene.place, 10)]
     for critter in scene.critters:
         pairs.append(("colour", critter.animal, critter.colour, 10))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 VERSION = "1"  # grammar, drawing and judge together; the weights' folders name it
 
 EVALUATION_SEED = 500_000  # seeds from here on are for evaluation: nothing trains on them
+SEEDS = (-(2**63), 2**64 - 1)  # as torch's, so that one seed serves both
 
 ANIMALS = ("cat", "dog", "rabbit", "bear", "fox", "owl", "frog", "pig")
 COLOURS = (

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ldmkit.distill.scoring import Scorer
 from ldmkit.loading import load
-from ldmkit.loading.device import Released
+from ldmkit.loading.device import Released, being_released
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import record
@@ -89,7 +89,7 @@ OnUpdate = Callable[[Progress], bool | None]
 
 
 class _Stopped(Exception):
-    """``on_update`` returned ``False``."""
+    """``on_update`` returned ``False``, or the pipeline is being released."""
 
 
 def gather(
@@ -142,6 +142,8 @@ def run(job: Job) -> Made:
         start = time.perf_counter()
         traj = record(pipe, words, seed=seeds, keep=(), preview="none", **call)
         seconds = time.perf_counter() - start
+    if traj.stopped and being_released(pipe):
+        raise _Stopped  # release said so
     count = len(job.positions)
     if len(traj.images) != count:
         raise RuntimeError(

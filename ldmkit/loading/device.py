@@ -6,7 +6,7 @@ import gc
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +186,11 @@ _gone: weakref.WeakSet[Any] = weakref.WeakSet()  # networks that were released, 
 _uses_lock = threading.Lock()
 
 
+def being_released(pipe: Any) -> bool:
+    """Whether a pipeline was released, or is just being."""
+    return isinstance(pipe, Released) or any(part in _gone for part in _networks(pipe))
+
+
 @contextmanager
 def in_use(pipe: Any, stop: Callable[[], None]) -> Iterator[None]:
     """Notes while the block runs that this thread works with a pipeline.
@@ -201,9 +206,17 @@ def in_use(pipe: Any, stop: Callable[[], None]) -> Iterator[None]:
     """
     use = (pipe, stop, threading.Event(), threading.current_thread())
     with _uses_lock:
-        if isinstance(pipe, Released) or any(part in _gone for part in _networks(pipe)):
+        networks = set(_networks(pipe))
+        if any(use[3] is one[3] and networks & set(_networks(one[0])) for one in _uses):
+            nested = True  # a panel's run, of which this is a part: that one is asked to stop
+        elif being_released(pipe):
             raise RuntimeError(RELEASED)
-        _uses.append(use)
+        else:
+            nested = False
+            _uses.append(use)
+    if nested:
+        yield
+        return
     try:
         yield
     finally:
@@ -243,7 +256,8 @@ def _unused(pipes: list[Any]) -> Iterator[None]:
 def release(pipe: Any = None) -> None:
     """Frees a pipeline's memory; it is unusable afterwards, and so are siblings sharing its parts.
 
-    A run of a panel that is on its way with it is stopped first, and keeps its part.
+    A run that is on its way with it (a panel's, a sweep's, a record's in another thread) is
+    stopped first, and keeps its part.
 
     Args:
         pipe: a pipeline, or ``None`` for all that ``load`` made.
@@ -304,5 +318,9 @@ def _empty(pipe: Any) -> None:
 def _networks(pipe: Any) -> list[Any]:
     import torch
 
-    parts = {} if isinstance(pipe, Released) else getattr(pipe, "components", {})
-    return [part for part in parts.values() if isinstance(part, torch.nn.Module)]
+    parts = None
+    if not isinstance(pipe, Released):
+        with suppress(ValueError):  # diffusers' words on a pipeline that was changed by hand
+            parts = getattr(pipe, "components", None)
+    found = parts.values() if isinstance(parts, Mapping) else ()
+    return [part for part in found if isinstance(part, torch.nn.Module)]

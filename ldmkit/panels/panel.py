@@ -163,7 +163,7 @@ class RunningPanel(Panel):
 
     def close(self) -> None:
         """Stops the panel's runs and takes it out of the page; twice is harmless."""
-        if self._closed:
+        if self._closed or sys.is_finalizing():  # ipywidgets closes once more as Python ends
             return
         for job in list(self._jobs):
             job.cancel()

@@ -126,6 +126,11 @@ class Settings:
         self._parameters = checks.parameters_of(pipe, "PromptPanel")
         self.samplers = _samplers(pipe)
         self.names = tuple(name for name in NAMES if self._takes(name))
+        if not self.names:
+            raise TypeError(
+                f"PromptPanel takes a diffusers pipeline first, got {short(pipe)}, which takes "
+                "neither words nor steps; open one with ldmkit.load(name)."
+            )
         self._begins_from_picture = "image" in self.names and takes_picture(pipe)
         self.checks = self._all_checks()
         extra = {name: value for name, value in given.items() if name not in self.names}
@@ -258,7 +263,8 @@ class Settings:
         more, name = self._scheduler_lines(name, settings.get("scheduler", ""), ran)
         lines += more
         if ran.adapters:
-            lines.append(f"# with the adapters that pipe carried: {', '.join(ran.adapters)}")
+            named = ", ".join(" ".join(name.split()) for name in ran.adapters)  # in one line
+            lines.append(f"# with the adapters that pipe carried: {named}")
         call = self._extra | {key: settings[key] for key in self._call_names(settings)}
         arguments = [name]
         if "prompt" in call:
@@ -315,7 +321,7 @@ class Settings:
         import diffusers
 
         if not hasattr(diffusers, kind):
-            return [f"# These lines can't make the run's scheduler: a {kind}."], name
+            return [f"# These lines can't make the run's scheduler: a {short(kind)}."], name
         taken = None
         if own is not None and hasattr(own, "config"):
             taken = told_of(getattr(diffusers, kind).from_config(own.config))

@@ -120,13 +120,14 @@ def check_walk(
         The captions.
 
     Raises:
-        TypeError: no pipeline, an unknown keyword, captions that are no texts.
-        ValueError: no captions.
+        TypeError: no pipeline, an unknown keyword or a wrong type, captions that are no texts.
+        ValueError: no captions, or a value out of its range.
     """
     parameters = checks.parameters_of(pipe, who)
     family = family_of(pipe)
-    known = {*parameters, *(family.keywords() if family is not None else ())}
+    known = {**parameters, **(family.keywords() if family is not None else {})}
     check_extra(pipe, call, known, own, who)
+    checks.check_call(pipe, known, call, who, own)
     if captions is None:
         return None
     if isinstance(captions, str) or not isinstance(captions, Sequence):

@@ -41,11 +41,17 @@ function apart(a, b) {
   return rows[a.length][b.length];
 }
 
+// At most 30 letters, each whole; nothing that turns the sentence round it.
+function plain(word) {
+  const steers = /[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069\ud800-\udfff]/gu;
+  return Array.from(word).slice(0, 30).join("").replace(steers, "\ufffd");
+}
+
 function sentence(unknown, known) {
   if (!unknown.length) return "";
   const some = unknown.slice(0, 5).map((word) => {
     const near = nearest(word, known);
-    return `“${word.slice(0, 30)}”${near ? ` (nearest: ${near})` : ""}`;
+    return `“${plain(word)}”${near ? ` (nearest: ${near})` : ""}`;
   });
   const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : "";
   return `This model never learned ${some.join(", ")}${more}.`;

@@ -340,12 +340,15 @@ def check_keep(keep: Any) -> tuple[str, ...]:
     """
     if isinstance(keep, str) and keep == "all":
         return ARRAYS
-    if not isinstance(keep, Iterable) or isinstance(keep, (bytes, Mapping)):
+    try:
+        if isinstance(keep, (bytes, Mapping)):
+            raise TypeError
+        names = (keep,) if isinstance(keep, str) else tuple(keep)
+    except TypeError:  # also of an array that holds one number
         raise TypeError(
             f'keep must be names of arrays ({", ".join(ARRAYS)}) or "all", got {short(keep)}; '
             'write keep=("latents", "denoised").'
-        )
-    names = (keep,) if isinstance(keep, str) else tuple(keep)
+        ) from None
     for name in names:
         if not isinstance(name, str) or name not in ARRAYS:
             near = nearest(name, ARRAYS, cutoff=0.6)

@@ -31,7 +31,7 @@ from PIL import Image
 
 from ldmkit import check
 from ldmkit.check import heard_by, say, short
-from ldmkit.loading.device import Released
+from ldmkit.loading.device import Released, in_use
 from ldmkit.loading.families import Family, family_of
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import call as checks
@@ -136,28 +136,29 @@ def record(
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
     tape.tape.halved = _number_of(tape.family.doubled_by, call, parameters) > 1
     parts, earlier = (scheduler, *networks, *(prior or ())), Tape()
-    with (
-        exclusive(*parts),
-        guarded(pipe, *parts),
-        _listening(tape),
-        hooked(prior[1], (), earlier) if prior else nullcontext(),
-        heard(tape.words),
-    ):
-        tape.result = pipe(**call)
-    if tape.stopped and callable(getattr(pipe, "maybe_free_model_hooks", None)):
-        pipe.maybe_free_model_hooks()  # the loop was left from inside: its end falls to us
-    tape.stopped = tape.stopped or was_interrupted(pipe, len(tape.tape.calls))
-    tape.facts |= {
-        "prompt": _frozen(call.get("prompt")) or "",
-        "negative_prompt": _frozen(call.get("negative_prompt")),
-        "seed": seeds,
-        "call": with_true_steps(told, scheduler),
-        "model": origin_of(pipe).name,
-    }
-    if prior is not None and earlier.calls:
-        stage = functools.partial(_stage, tape.facts, prior, earlier, names, parameters, call)
-        tape.stages = or_said("The prior's steps", stage, ())
-    return tape.trajectory
+    with in_use(pipe, tape.leave):  # release() waits for it
+        with (
+            exclusive(*parts),
+            guarded(pipe, *parts),
+            _listening(tape),
+            hooked(prior[1], (), earlier) if prior else nullcontext(),
+            heard(tape.words),
+        ):
+            tape.result = pipe(**call)
+        if tape.stopped and callable(getattr(pipe, "maybe_free_model_hooks", None)):
+            pipe.maybe_free_model_hooks()  # the loop was left from inside: its end falls to us
+        tape.stopped = tape.stopped or was_interrupted(pipe, len(tape.tape.calls))
+        tape.facts |= {
+            "prompt": _frozen(call.get("prompt")) or "",
+            "negative_prompt": _frozen(call.get("negative_prompt")),
+            "seed": seeds,
+            "call": with_true_steps(told, scheduler),
+            "model": origin_of(pipe).name,
+        }
+        if prior is not None and earlier.calls:
+            stage = functools.partial(_stage, tape.facts, prior, earlier, names, parameters, call)
+            tape.stages = or_said("The prior's steps", stage, ())
+        return tape.trajectory
 
 
 def inputs_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
@@ -365,6 +366,7 @@ class Recording:
     words: Heard | None = None
     unsafe: bool = False  # steps are drawn though a checker hid their picture
     result: Any = None  # what a pipeline gave
+    _leave: bool = False
     facts: dict[str, Any] = field(default_factory=lambda: {"call": {}, "versions": versions()})
     stages: tuple[Trajectory, ...] = ()
     _made: tuple[Any, Trajectory] | None = None
@@ -416,12 +418,18 @@ class Recording:
         self.tape.calls.append(call)
         self.tell(call)
 
+    def leave(self) -> None:
+        """Ends the run after its present step; called by another thread."""
+        self._leave = True
+
     def tell(self, call: Call) -> None:
         """Hands the newest step to ``on_step``; its ``False`` ends the run."""
         if self.words is not None:
             self.words.tell()
         if self.pipe is None and self.scheduler is not None:
             self.pipe = pipeline_at_work(self.scheduler)
+        if self._leave:
+            raise Stop
         if self.on_step is None:
             return
         with telling():

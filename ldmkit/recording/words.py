@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from ldmkit.check import say, short
+from ldmkit.check import cut, plain, say
 from ldmkit.recording.call import WORDS
 
 __all__ = ["Heard", "heard"]
@@ -109,7 +109,8 @@ class Heard:
             if words.strip() and _plain(words) in _plain(text)
         ]
         sides = {("negative_" in keyword): (keyword, words) for keyword, words in reversed(found)}
-        return list(sides.values()) or [(f"text {short(text)}", text)]
+        begin = cut(plain(" ".join(text.split())), 40)
+        return list(sides.values()) or [(f"text “{begin}”", text)]
 
 
 def _each(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmkit.check import cut, number, short
-from ldmkit.records.record import Arrays, RecordError, frozen, open_record, save_record, string
+from ldmkit.records.record import (
+    Arrays,
+    RecordError,
+    flag_of,
+    frozen,
+    open_record,
+    save_record,
+    string,
+)
 
 __all__ = ["KINDS", "Embedding"]
 
@@ -57,6 +65,8 @@ class Embedding:
             string(f"An embedding's {name}", getattr(self, name))
         if self.kind not in KINDS:
             raise RecordError(f"kind must be one of {', '.join(KINDS)}, got {short(self.kind)}.")
+        compound = flag_of("An embedding's compound", self.compound)
+        object.__setattr__(self, "compound", compound)
         object.__setattr__(self, "label", cut(self.label, LONGEST_LABEL))
         object.__setattr__(self, "vector", _frozen(self.vector))
 

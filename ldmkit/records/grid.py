@@ -26,6 +26,7 @@ from ldmkit.records.record import (
     Arrays,
     RecordError,
     array_name,
+    check_seed,
     copied,
     entries_of,
     frozen,
@@ -142,6 +143,9 @@ class Grid:
             for entry in entries:
                 if not isinstance(entry, kinds) or isinstance(entry, bool):
                     raise RecordError(f"{name} can't hold {type(entry).__name__}: {short(entry)}.")
+        for seed in self.seeds:
+            if seed is not None:
+                check_seed("A seed", seed)
 
     def __len__(self) -> int:
         return math.prod(self.shape)
@@ -198,7 +202,7 @@ class Grid:
         for name, wanted in labels.items():
             if name not in self.axes:
                 raise RecordError(_unknown_axis(name, tuple(self.axes)))
-            several = not isinstance(wanted, str) and isinstance(wanted, (Sequence, np.ndarray))
+            several = np.ndim(wanted) > 0 if isinstance(wanted, np.ndarray) else _several(wanted)
             if not several:
                 dropped.add(name)
             kept[name] = [self._position(name, one) for one in (wanted if several else [wanted])]
@@ -229,7 +233,7 @@ class Grid:
         same prompt, which is far surer than two intervals side by side:
         ``grid.difference({"num_inference_steps": 32}, {"num_inference_steps": 4})``.
         """
-        a, b = self.select(**first), self.select(**second)
+        a, b = self.select(**copied("first", first)), self.select(**copied("second", second))
         if (a.prompts, a.seeds) != (b.prompts, b.seeds):
             raise RecordError(
                 "Both selections must hold the same prompts and seeds in the same order; "
@@ -341,6 +345,10 @@ class Grid:
             f"{f', {missing} of them not made' if missing else ''}"
             f"{f', with {self.measure}' if self.measure else ''})"
         )
+
+
+def _several(wanted: Any) -> bool:
+    return isinstance(wanted, Sequence) and not isinstance(wanted, str)
 
 
 def _median(column: Float64) -> float:

@@ -72,7 +72,8 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
     a, b = np.asarray(first, dtype=np.float64).ravel(), np.asarray(second, np.float64).ravel()
     if a.shape != b.shape:
         raise RecordError(f"Pairs need as many of both, got {len(a)} and {len(b)}.")
-    gaps = _known(a - b)
+    with np.errstate(over="ignore", invalid="ignore"):
+        gaps = _known(a - b)
     if not len(gaps):
         return Estimate(math.nan, math.nan, math.nan)
     if not (_yes_or_no(_known(a)) and _yes_or_no(_known(b))):
@@ -94,8 +95,10 @@ def _yes_or_no(values: NDArray[np.float64]) -> bool:
 
 
 def _normal(values: NDArray[np.float64]) -> Estimate:
-    mean = float(values.mean())
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(values.mean())
     if len(values) < 2:
         return Estimate(mean, math.nan, math.nan)
-    half = Z * float(values.std(ddof=1)) / math.sqrt(len(values))
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite ones have no interval: NaN
+        half = Z * float(values.std(ddof=1)) / math.sqrt(len(values))
     return Estimate(mean, mean - half, mean + half)

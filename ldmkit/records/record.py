@@ -15,6 +15,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -24,7 +25,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from ldmkit.check import plain, say, short, whole
+from ldmkit.check import flag, plain, say, short, whole
 from ldmkit.records.rgb import flat, upright
 
 __all__ = [
@@ -33,9 +34,11 @@ __all__ = [
     "Arrays",
     "RecordError",
     "array_name",
+    "check_seed",
     "copied",
     "entries_of",
     "file_name",
+    "flag_of",
     "frozen",
     "images_of",
     "index_of",
@@ -90,7 +93,9 @@ def frozen(name: str, value: Any, dtype: type, shape: tuple[int | None, ...] | N
             raise TypeError
         with np.errstate(over="ignore"):
             array: NDArray[Any] = given.astype(dtype, copy=False)
-    except (TypeError, ValueError, OverflowError):  # words, ragged lists, 10**400
+    except MemoryError:
+        raise
+    except Exception:  # words, ragged lists, 10**400, a damaged picture: anything may come
         raise RecordError(f"{name} must be an array of numbers, got {short(value)}.") from None
     if dtype is np.uint8 and given.dtype != np.uint8:
         raise RecordError(
@@ -148,12 +153,16 @@ def string(name: str, value: Any) -> None:
 
 def entries_of(name: str, value: Any) -> tuple[Any, ...]:
     """Entries as a tuple, not more than a file holds."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise RecordError(f"{name} must be a list, got {short(value)}.")
-    entries = tuple(value)
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        entries = tuple(islice(value, MAX_PICTURES + 1))  # a generator may have no end
+    except TypeError:  # also of an array that holds one number
+        raise RecordError(f"{name} must be a list, got {short(value)}.") from None
     if len(entries) > MAX_PICTURES:
+        count = f"{len(value):,}" if hasattr(value, "__len__") else "more"
         raise RecordError(
-            f"{name} may hold {MAX_PICTURES:,} entries, got {len(entries):,}; make several records."
+            f"{name} may hold {MAX_PICTURES:,} entries, got {count}; make several records."
         )
     return entries
 
@@ -196,6 +205,19 @@ def whole_of(name: str, value: Any, least: int, most: int | None = None) -> int:
         return whole(name, value, least, most)
     except (TypeError, ValueError) as error:
         raise RecordError(str(error)) from None
+
+
+def flag_of(name: str, value: Any) -> bool:
+    """``check.flag`` for a record's own fields."""
+    try:
+        return flag(name, value)
+    except TypeError as error:
+        raise RecordError(str(error)) from None
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Refuses a seed that no generator takes; Python can't even write a much longer one."""
+    whole_of(name, seed, -(2**63), 2**64 - 1)
 
 
 def place_of(name: str, value: Any, count: int) -> int:

@@ -130,7 +130,9 @@ def _turned(picture: Image.Image, what: str, most: int | None, name: str) -> Ima
     _check_size(picture.size, what, name, most)
     try:
         picture.load()
-        return ImageOps.exif_transpose(picture)  # a copy, turned or not
+        turned: Image.Image = ImageOps.exif_transpose(picture)  # a copy, turned or not
+        _unindexed(turned.crop((0, 0, 1, 1)))  # a palette, or a key colour, that is none
+        return turned
     except Exception as error:  # whatever a decoder trips over, AVIF's plain RuntimeError too
         raise _unreadable(what, name, error) from None
 

@@ -29,8 +29,10 @@ from ldmkit.records.record import (
     MAX_BYTES,
     Arrays,
     RecordError,
+    check_seed,
     copied,
     entries_of,
+    flag_of,
     frozen,
     images_of,
     index_of,
@@ -217,7 +219,11 @@ class Trajectory:
         _check_type("prompt", self.prompt, str, optional=False)
         _check_type("negative_prompt", self.negative_prompt, str)
         _check_type("seed", self.seed, int)
+        for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
+            if seed is not None:
+                check_seed("seed", seed)
         string("model", self.model)
+        object.__setattr__(self, "stopped", flag_of("stopped", self.stopped))
         if not isinstance(self.hidden, tuple) or not all(type(h) is bool for h in self.hidden):
             raise RecordError("hidden must hold True or False for each picture of the batch.")
         if not all(isinstance(stage, Trajectory) for stage in self.stages):

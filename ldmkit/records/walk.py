@@ -26,6 +26,7 @@ from ldmkit.records.record import (
     MAX_BYTES,
     Arrays,
     RecordError,
+    check_seed,
     copied,
     entries_of,
     frozen,
@@ -121,6 +122,8 @@ class Walk:
             raise RecordError("embeddings must be of one space; encode all with one clip_space.")
         if self.seed is not None and (isinstance(self.seed, bool) or type(self.seed) is not int):
             raise RecordError(f"seed must be int or None, got {type(self.seed).__name__}.")
+        if self.seed is not None:
+            check_seed("seed", self.seed)
 
     def _places(self) -> NDArray[np.float64]:
         try:

@@ -64,6 +64,8 @@ def test_words_to_pictures_side_by_side(lab, open_panel, shots):
     field.fill("a red cat with a monocle")
     expect(panel.locator("mark.ldm-unknown")).to_have_text(["monocle"])
     expect(panel.get_by_text("never learned “monocle”")).to_be_visible()
+    field.fill("a \u202eturned\U0001f600 \u2067cat")  # the sentence round them stays as it is
+    expect(panel.get_by_text("never learned “\ufffdturned\U0001f600”, “\ufffdcat”")).to_be_visible()
     field.fill("a red cat with a crown in the snow")
     expect(panel.locator("mark.ldm-unknown")).to_have_count(0)
 

@@ -43,8 +43,11 @@ def test_a_scene_is_frozen() -> None:
     ("arguments", "told"),
     [
         ({"place": "moon"}, "place must be one of .* got 'moon'"),
-        ({"critters": ()}, "one or two critters, got 0"),
-        ({"critters": (Critter(),) * 3}, "one or two critters, got 3"),
+        ({"critters": ()}, r"one or two Critter, got \(\)"),
+        ({"critters": (Critter(),) * 3}, r"one or two Critter, got \(Critter"),
+        ({"critters": None}, "one or two Critter, got None"),
+        ({"critters": ("a cat",)}, "one or two Critter, got"),
+        ({"place": "x" * 9999}, r"got 'x{1,60}\.\.\.; take one"),
         ({"place": "city", "background": "red"}, "background colour needs place='plain'"),
     ],
 )
@@ -61,3 +64,25 @@ def test_small_faces_and_pairs_hide_moods() -> None:
 
 def _scene(**critter: str) -> Scene:
     return Scene(critters=(Critter(**critter),))
+
+
+@pytest.mark.parametrize(
+    "junk", [[], "maybe", 3, 10**5000, "\ud800"], ids=["[]", "word", "3", "huge", "half a letter"]
+)
+def test_junk_is_refused_and_never_waited_for(junk: Any) -> None:
+    scene = Scene.sample(1)
+    for name, ask in {
+        "held_out": lambda: Scene.sample(1, junk),  # no scene is held out "maybe": without end
+        "scene": lambda: held_out(junk),
+    }.items():
+        with pytest.raises((TypeError, ValueError), match=f"{name} must be .*, got"):
+            ask()
+    if junk != 3:
+        for ask in (Scene.sample, scene.caption, lambda seed: scene.draw(64, seed)):
+            with pytest.raises((TypeError, ValueError), match=r"seed must be .*got .*\.$"):
+                ask(junk)
+
+
+def test_a_list_of_critters_is_kept_as_a_tuple() -> None:
+    scene = Scene(critters=[Critter("cat")])  # type: ignore[arg-type]
+    assert hash(scene) == hash(Scene(critters=(Critter("cat"),)))

@@ -1,6 +1,8 @@
 """``release`` frees memory and leaves a pipeline that says so."""
 
 import gc
+import threading
+import time
 import weakref
 
 import numpy as np
@@ -116,3 +118,59 @@ def test_what_is_no_pipeline():
 def test_memory_is_planned_with_room_for_a_picture():
     assert device.fits(weights=1_000, free=2_000)
     assert not device.fits(weights=1_000, free=1_100)
+
+
+def in_thread(pipe, run):
+    """Starts a run beside this thread, waits for its first step; what it gives, by ``wait()``."""
+    began, found = threading.Event(), []
+
+    def work():
+        try:
+            found.append(run(pipe))
+        except Exception as error:
+            found.append(error)
+
+    pipe.unet.register_forward_pre_hook(lambda *_: (began.set(), time.sleep(0.05))[0])
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert began.wait(60)
+
+    def wait():
+        thread.join(60)
+        return found[0]
+
+    return wait
+
+
+def test_a_record_in_another_thread_is_stopped_and_keeps_its_part():
+    pipe = tiny.pipeline(size="small")
+    wait = in_thread(pipe, lambda pipe: record(pipe, "a cat", num_inference_steps=20))
+    with pytest.warns(UserWarning, match="release stopped 1 run of this pipeline first"):
+        ldmkit.release(pipe)
+    traj = wait()
+    assert traj.stopped
+    assert 0 < len(traj.steps) < 20
+
+
+def test_a_sweep_in_another_thread_is_stopped_and_keeps_its_pictures():
+    pipe = tiny.pipeline(size="small")
+    made = []
+    wait = in_thread(
+        pipe,
+        lambda pipe: ldmkit.sweep(
+            pipe, {"seed": range(9)}, "a cat", num_inference_steps=3, on_update=made.append
+        ),
+    )
+    with pytest.warns(UserWarning, match="release stopped 1 run"):
+        ldmkit.release(pipe)
+    grid = wait()
+    assert not isinstance(grid, Exception), grid
+    assert [image is not None for image in grid.images] == [i < len(made) for i in range(9)]
+    assert len(made) < 9
+
+
+def test_a_callback_cannot_release_its_own_run():
+    pipe = tiny.pipeline(size="small")
+    with pytest.raises(RuntimeError, match="can't be released by its own run"):
+        record(pipe, "a cat", num_inference_steps=2, on_step=lambda step: ldmkit.release(pipe))
+    assert record(pipe, "a cat", num_inference_steps=1).images, "nothing was released"

@@ -249,6 +249,24 @@ def test_refuses_what_no_pipeline_takes(unclip):
         InterpolationPanel(unclip, num_frames=0)
 
 
+@pytest.mark.parametrize("make", [InterpolationPanel, ArithmeticPanel])
+@pytest.mark.parametrize(
+    ("name", "junk"),
+    [
+        ("height", "tall"),
+        ("eta", []),
+        ("eta", "x"),
+        ("generator", 3),
+        ("latents", "noise"),
+        ("guidance_scale", None),
+        ("guidance_scale", float("nan")),
+    ],
+)
+def test_a_pipelines_keywords_are_checked_when_the_panel_is_made(unclip, make, name, junk):
+    with pytest.raises((TypeError, ValueError), match=rf"^{name} must .*\.$"):
+        make(unclip, **{name: junk})
+
+
 # --- what is wrong in a field --------------------------------------------------------------------
 
 

@@ -2,8 +2,12 @@
 
 import dataclasses
 import io
+import os
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import ipywidgets
 import numpy as np
@@ -487,3 +491,22 @@ def tree(widget):
     yield widget
     for child in getattr(widget, "children", ()):
         yield from tree(child)
+
+
+def test_a_program_ends_in_silence_with_its_panels_open():
+    """ipywidgets closes what is left when Python ends, and no module can be imported then."""
+    program = """
+import tiny, ldmkit
+pipe = tiny.pipeline(size="small")
+panel = ldmkit.PromptPanel(pipe, "a cat", num_inference_steps=1, scheduler="euler")
+panel.run().wait()
+"""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env=os.environ | {"LDMKIT_FOREGROUND": "1", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Traceback" not in done.stderr

@@ -270,6 +270,8 @@ def test_constructor_refuses(pipe):
         with pytest.raises(kind) as raised:
             PromptPanel(pipe, "a cat", **keywords)
         assert words in str(raised.value)
+    with pytest.raises(TypeError, match=r"takes a diffusers pipeline first, got <built-in"):
+        PromptPanel(print)
     pixels = DDPMPipeline(UNet2DModel(**PIXELS), DDPMScheduler())
     with pytest.raises(TypeError, match="sets seed, num_inference_steps, scheduler, got 'prompt'"):
         PromptPanel(pixels, "a cat")
@@ -751,11 +753,12 @@ def test_the_code_of_a_sibling_with_options_of_its_own(pipe):
 
 def test_the_code_names_adapters(monkeypatch):
     pipe = tiny.pipeline(size="small")
-    pipe.unet.peft_config = {"zorp": object()}  # as peft leaves it on a network
+    # as peft leaves it on a network; a name is anybody's, and stays in its comment
+    pipe.unet.peft_config = {"zorp": object(), "a\nraise SystemExit": object()}
     panel = PromptPanel(pipe, "a cat", **QUICK)
     assert "zorp" not in panel.code
     finished(panel)
-    assert "# with the adapters that pipe carried: zorp" in panel.code
+    assert "# with the adapters that pipe carried: zorp, a raise SystemExit\n" in panel.code
     panel.close()
 
 

@@ -12,6 +12,7 @@ import tiny_encoders
 import torch
 from tiny_encoders import long
 
+import ldmkit
 from ldmkit.check import heard_by
 from ldmkit.recording import record
 from ldmkit.recording.words import Heard, heard
@@ -300,3 +301,13 @@ def test_a_template_round_the_words(most, reads):
     with heard_by(said.append), heard(Heard(pipe, {"prompt": "cat"})):
         pipe("cat")
     assert len(said) == 1
+
+
+def test_a_walks_two_ends_are_told_apart():
+    """No keyword holds them, and they are two texts of one encoder, not one text of two."""
+    pipe, ends, said = ldmkit.load("critters"), ("a red cat " * 20, "a blue dog " * 12), []
+    with heard_by(said.append):
+        ldmkit.interpolate(pipe, *ends, space="prompt", t=[0.5], num_inference_steps=1)
+    rest = " tokens and the text encoder reads 30: the words after that have no effect; shorten it."
+    second = "“a blue dog a blue dog a blue dog a blue…”"
+    assert said == [f"The prompt has 60{rest}", f"The text {second} has 36{rest}"]

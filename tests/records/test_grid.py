@@ -1,6 +1,7 @@
 """``Grid``: what is selected, averaged and refused; its file gives everything back."""
 
 import json
+import math
 import struct
 
 import numpy as np
@@ -221,3 +222,20 @@ def test_more_made_than_pictures(tmp_path):
     write_record(path, {"made": np.ones(2, np.uint8)}, words)
     with pytest.raises(RecordError, match="is not a whole grid"):
         Grid.open(path)
+
+
+def test_selections_that_are_none_are_refused_in_one_sentence():
+    grid = make_grid()
+    with pytest.raises(RecordError, match=r"first must be a dict, got None"):
+        grid.difference(None, {})
+    with pytest.raises(RecordError, match=r"prompt has the labels .* got array\(3\)"):
+        grid.select(prompt=np.array(3))
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e300])
+def test_scores_beyond_measure_are_shown(value):
+    """A file may hold them; numpy's warnings are no one's business."""
+    values = {"score": [value, -value / 2]}
+    grid = make_grid({"eta": (0, 1)}, values=values, measure="", seeds=[7, 7])
+    assert grid._repr_mimebundle_()["text/html"]
+    grid.difference({"eta": 0}, {"eta": 1})

@@ -1,5 +1,6 @@
 """What all records share: limits on both sides, copies, places, names of files, words."""
 
+import itertools
 import json
 import unicodedata
 from dataclasses import replace
@@ -13,7 +14,14 @@ from PIL import Image
 
 from ldmkit.figures import trajectory_figure
 from ldmkit.records import Embedding, Gap, Grid, Plane, RecordError, Table, Trajectory, Walk, record
-from ldmkit.records.record import MAX_HEADER, MAX_PICTURES, file_name, write_atomically
+from ldmkit.records.record import (
+    MAX_HEADER,
+    MAX_PICTURES,
+    entries_of,
+    file_name,
+    frozen,
+    write_atomically,
+)
 
 from .make import make, write_record
 from .make_grid import make_grid
@@ -508,3 +516,40 @@ def test_names_are_clean_everywhere(words):
     assert stem[0] not in ". -"
     assert stem[-1] not in ". "
     json.dumps(name).encode()
+
+
+class Odd:
+    """Numpy trips over it in words of its own, as it does over an empty PIL picture."""
+
+    @property
+    def __array_interface__(self):
+        raise KeyError("mode")
+
+
+@pytest.mark.parametrize("junk", [Odd(), Image.Image(), [[1], [1, 2]], 1j])
+def test_whatever_is_no_array_is_refused_in_one_sentence(junk):
+    with pytest.raises(RecordError, match=r"x must be an array of numbers, got .*\.$"):
+        frozen("x", junk, np.float32)
+
+
+def test_entries_are_counted_while_they_come():
+    with pytest.raises(RecordError, match=r"x may hold 100,000 entries, got more; make several"):
+        entries_of("x", itertools.count())
+    with pytest.raises(RecordError, match=r"x must be a list, got array\(3\.\)\."):
+        entries_of("x", np.array(3.0))
+
+
+def test_seeds_and_flags_of_records_are_such():
+    walk = {"images": [Image.new("RGB", (4, 4))], "labels": ["a"], "t": [0]}
+    for make_one in (
+        lambda seed: Trajectory(prompt="", timesteps=(), alphas=(), sigmas=(), seed=seed),
+        lambda seed: Walk(**walk, seed=seed),
+        lambda seed: Grid(axes={"a": [1]}, images=[None], prompts=[""], seeds=[seed]),
+    ):
+        make_one(2**64 - 1)
+        with pytest.raises(RecordError, match=r"seed must be between .*got .*\.$"):
+            make_one(10**5000)  # Python refuses to write it, and so did every display
+    with pytest.raises(RecordError, match="stopped must be True or False, got None"):
+        make(1, side=4, size=8, stopped=None)
+    with pytest.raises(RecordError, match="compound must be True or False, got 3"):
+        Embedding(np.ones(3), compound=3)

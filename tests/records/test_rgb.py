@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, features
 
-from ldmkit.records.rgb import FORMATS, MAX_PIXELS, is_picture_like, to_rgb
+from ldmkit.records.rgb import FORMATS, MAX_PIXELS, is_picture_like, to_rgb, upright
 
 MODES = ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "LA", "La", "PA")
 MODES = (*MODES, "RGBa", "RGBX")
@@ -283,6 +283,10 @@ def test_pictures_that_are_none_any_more(tmp_path):
             ValueError, match=r"can't be read: this one is cut off, damaged, closed"
         ):
             to_rgb(one)
+    palette = Image.new("P", (4, 4))
+    palette.info["transparency"] = "junk"
+    with pytest.raises(ValueError, match=r"can't be read: this one is cut off, damaged"):
+        upright(palette)  # a record keeps its mode and draws it later
     for one in (Image.Image(), Image.new("RGB", (0, 4)), Image.new("L", (4, 0))):
         with pytest.raises(ValueError, match=r"1 to 40,000,000 pixels, this one has . × ."):
             to_rgb(one)
