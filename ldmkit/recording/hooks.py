@@ -385,7 +385,7 @@ def telling() -> Iterator[None]:
 
     It may run, and record, another.
     """
-    before = getattr(_busy, "told", frozenset())
+    before: frozenset[int] = getattr(_busy, "told", frozenset())
     _busy.told = frozenset(_busy.__dict__.get("parts", ()))
     try:
         yield
