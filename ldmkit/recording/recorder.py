@@ -304,13 +304,26 @@ def recorder(
     names = checks.check_keep(keep)
     if scheduler is None:
         names = _tellable(names, keep)
-    networks = (network,) if isinstance(network, torch.nn.Module) else tuple(network or ())
+    if vae is not None and not callable(getattr(vae, "decode", None)):
+        raise TypeError(f"vae must be an autoencoder like pipe.vae, got {short(vae)}; or None.")
+    networks = _networks(network)
     tape = Recording(scheduler, networks, vae, names, preview)
     tape.on_step = check.function("on_step", on_step)
     tape.unsafe = checks.check_flag("unsafe_previews", unsafe_previews)
     tape.facts["prompt"] = _frozen(prompt)
     with exclusive(scheduler, *networks), _listening(tape):
         yield tape
+
+
+def _networks(network: Any) -> tuple[torch.nn.Module, ...]:
+    several = network if isinstance(network, (list, tuple)) else [network]
+    found = tuple(several) if network is not None else ()
+    if not all(isinstance(one, torch.nn.Module) for one in found):
+        raise TypeError(
+            "network must be the torch.nn.Module that predicts noise, or a list of them, got "
+            f"{short(network)}; give pipe.unet or pipe.transformer, or None."
+        )
+    return found
 
 
 @contextmanager

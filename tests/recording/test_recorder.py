@@ -206,6 +206,22 @@ def test_what_is_no_scheduler(stranger):
         pass
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"network": "unet"}, "network must be the torch.nn.Module"),
+        ({"network": [1]}, "network must be the torch.nn.Module"),
+        ({"network": abs}, "network must be the torch.nn.Module"),
+        ({"vae": "vae"}, "vae must be an autoencoder"),
+        ({"unsafe_previews": 1}, "unsafe_previews must be True or False"),
+    ],
+)
+def test_what_is_no_network_and_no_autoencoder(pipe, given, words):
+    with pytest.raises(TypeError, match=words), recorder(pipe.scheduler, **given):
+        pass
+    assert "step" not in vars(pipe.scheduler)
+
+
 def test_a_pipeline_is_no_scheduler(pipe):
     with pytest.raises(TypeError, match=r"give pipe\.scheduler, or record"), recorder(pipe):
         pass
