@@ -50,7 +50,11 @@ _LARGEST_SIDE = 8192  # pixels
 
 
 def parameters_of(pipe: Any, caller: str = "record") -> Mapping[str, inspect.Parameter]:
-    """The named parameters of a pipeline's call; ``caller`` is who refuses others, in words.
+    """The named parameters of a pipeline's call; of a modular one the inputs of its blocks.
+
+    Args:
+        pipe: the pipeline.
+        caller: who refuses another thing, in words.
 
     Raises:
         TypeError: the object can't be called like a pipeline.
@@ -62,6 +66,11 @@ def parameters_of(pipe: Any, caller: str = "record") -> Mapping[str, inspect.Par
             f"{caller} takes a diffusers pipeline first, got "
             f"{type(pipe).__name__} {short(pipe)}; open one with ldmkit.load(name)."
         )
+    inputs = getattr(getattr(pipe, "blocks", None), "inputs", None)
+    if isinstance(inputs, (list, tuple)):
+        only = inspect.Parameter.KEYWORD_ONLY
+        named = [one for one in inputs if one.name]
+        return {one.name: inspect.Parameter(one.name, only, default=one.default) for one in named}
     return {
         name: parameter
         for name, parameter in inspect.signature(pipe.__call__).parameters.items()

@@ -17,7 +17,6 @@ What fails after a run has ended costs the record that part only, and is said.
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -119,7 +118,7 @@ def record(
     """
     if isinstance(pipe, Released):
         pipe()  # says so
-    parameters = inputs_of(pipe)
+    parameters = checks.parameters_of(pipe)
     names = checks.check_keep(keep)
     checks.check_preview(preview)
     checks.check_flag("unsafe_previews", unsafe_previews)
@@ -159,23 +158,6 @@ def record(
             stage = functools.partial(_stage, tape.facts, prior, earlier, names, parameters, call)
             tape.stages = or_said("The prior's steps", stage, ())
         return tape.trajectory
-
-
-def inputs_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """The named inputs of a pipeline: its call's, or of a modular one those of its blocks.
-
-    Raises:
-        TypeError: the object can't be called like a pipeline.
-    """
-    parameters = checks.parameters_of(pipe)
-    inputs = getattr(getattr(pipe, "blocks", None), "inputs", None)
-    if not isinstance(inputs, (list, tuple)):
-        return parameters
-    return {
-        one.name: inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default)
-        for one in inputs
-        if one.name
-    }
 
 
 def _check_parts(pipe: Any, scheduler: Any, networks: Sequence[torch.nn.Module]) -> None:
