@@ -35,7 +35,7 @@ from ldmkit.panels.walks import (
 from ldmkit.records import Walk
 from ldmkit.space.arithmetic import AXES, FORMS, parted, walk_sum, written
 from ldmkit.space.clip import ClipSpace
-from ldmkit.space.unclip import decoding
+from ldmkit.space.unclip import decoding_family
 
 __all__ = ["ArithmeticPanel", "checked_terms", "formula"]
 
@@ -104,7 +104,7 @@ class ArithmeticPanel(WalkingPanel):
         **call: Any,
     ) -> None:
         captions = check_walk(unclip, call, captions, NAMES, "ArithmeticPanel")
-        decoding(unclip, "ArithmeticPanel")
+        decoding_family(unclip, "ArithmeticPanel")
         if clip is not None and not isinstance(clip, ClipSpace):
             raise TypeError(
                 f"clip must be a ClipSpace or None, got {short(clip)}; make one with "
@@ -152,7 +152,7 @@ class ArithmeticPanel(WalkingPanel):
         self._clip = None
 
     @staticmethod
-    def _told(walk: Walk) -> list[str]:
+    def _finished(walk: Walk) -> list[str]:
         return [_changes(verdict, i) for i, verdict in enumerate(walk.verdicts)]
 
     def _order(self, settings: dict[str, Any]) -> tuple[list[float], str, Make]:

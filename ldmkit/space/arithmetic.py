@@ -37,7 +37,7 @@ from ldmkit.space.interpolate import (
     label_of,
     picture_of,
 )
-from ldmkit.space.unclip import Family, check_decoding, decoding, sample_prior
+from ldmkit.space.unclip import Family, check_decoding, decoding_family, sample_prior
 
 __all__ = [
     "AXES",
@@ -108,7 +108,7 @@ def text_diff(
         TypeError: a pipeline that decodes no embeddings, or a wrong type.
         ValueError: θ outside 0…1, texts that say the same, or as ``decode_embedding``.
     """
-    family = decoding(unclip, "text_diff")
+    family = decoding_family(unclip, "text_diff")
     thetas = _thetas(theta, num_frames)
     for name, text in (("source", source), ("target", target)):
         if not isinstance(text, str):
@@ -123,7 +123,7 @@ def text_diff(
     walk = _turned(unclip, here, towards, thetas, seed=seed, **going, **call)
     title = f"{source or 'no words'} → {target or 'no words'}"
     told = {"source": source, "target": target, "inverted": "latents" in call}
-    return _told(walk, space, title, told)
+    return _finished(walk, space, title, told)
 
 
 def walk_sum(
@@ -171,7 +171,7 @@ def walk_sum(
         TypeError: no unCLIP pipeline, or a term of a wrong kind.
         ValueError: nothing to begin with or to add, terms that cancel, θ outside 0…1.
     """
-    family = decoding(unclip, "walk_sum")
+    family = decoding_family(unclip, "walk_sum")
     first, others = parted(terms)
     choice("form", form, FORMS)
     if form == "sum" and "method" in call:
@@ -193,7 +193,7 @@ def walk_sum(
         walk = _added(unclip, (first[0], here), added, num_frames, seed=seed, **going, **call)
     named = [(weight, label_of(thing, i)) for i, (weight, thing) in enumerate([first, *others])]
     told = {"form": form, "terms": named, "inverted": "latents" in call}
-    return _told(walk, space, written(named), told)
+    return _finished(walk, space, written(named), told)
 
 
 def _turned(
@@ -226,7 +226,7 @@ def _added(
     )
 
 
-def _told(walk: Walk, clip: ClipSpace, title: str, told: Mapping[str, Any]) -> Walk:
+def _finished(walk: Walk, clip: ClipSpace, title: str, told: Mapping[str, Any]) -> Walk:
     verdicts = tell_changes(walk.images) if clip.name == EMBEDDED else ()
     return dataclasses.replace(walk, title=title, call={**walk.call, **told}, verdicts=verdicts)
 

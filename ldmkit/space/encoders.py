@@ -293,7 +293,9 @@ def embeddings_of(given: Any, width: int, space: str) -> list[Embedding]:
 def _listed(given: Any, space: str) -> list[Embedding]:
     if isinstance(given, Embedding):
         return [given]
-    if isinstance(given, (list, tuple)) and any(_is_vectors(one) for one in given):
+    if isinstance(given, (list, tuple)) and any(
+        isinstance(one, (Embedding, np.ndarray)) or torch.is_tensor(one) for one in given
+    ):
         return [embedding for one in given for embedding in _listed(one, space)]
     if isinstance(given, (list, tuple)) and not given:
         return []
@@ -315,10 +317,6 @@ def _array(given: Any) -> NDArray[np.float32] | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return np.atleast_2d(array) if array.ndim in (1, 2) else None
-
-
-def _is_vectors(value: Any) -> bool:
-    return isinstance(value, (Embedding, np.ndarray)) or torch.is_tensor(value)
 
 
 def _same(one: str, other: str) -> bool:

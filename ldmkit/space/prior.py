@@ -115,6 +115,8 @@ def draw(
     words = heard.repeated(count)
     if guided:
         words = words.after(_hear(prior, [""] * len(texts)).repeated(count))
+    # DDPM's step takes no `prev_timestep`, which UnCLIP's needs.
+    known = inspect.signature(scheduler.step).parameters
     tape = Tape()
     with exclusive(scheduler, prior.network), hooked(scheduler, (), tape):
         scheduler.set_timesteps(num_inference_steps, device=prior.device)
@@ -132,7 +134,8 @@ def draw(
                 without, with_words = said.chunk(2)
                 said = without + guidance_scale * (with_words - without)
             later = scheduler.timesteps[i + 1] if i + 1 < len(scheduler.timesteps) else None
-            options = _options(scheduler, generator=generator, prev_timestep=later)
+            options = {"generator": generator, "prev_timestep": later}
+            options = {name: value for name, value in options.items() if name in known}
             x = scheduler.step(said, timestep=t, sample=x, **options)[0]  # (b·k, d)
     embeddings = prior.network.post_process_latents(x)
     return Drawn(embeddings.unflatten(0, (len(texts), count)), heard.embeddings, tape)
@@ -174,12 +177,6 @@ def _noise(
         shape = (count, prior.network.config.embedding_dim)
         latents = randn_tensor(shape, generator=generator, device=prior.device, dtype=dtype)
     return latents.to(prior.device, dtype) * prior.scheduler.init_noise_sigma
-
-
-def _options(scheduler: Any, **wanted: Any) -> dict[str, Any]:
-    """What a scheduler's step takes: DDPM's no ``prev_timestep``, which UnCLIP's needs."""
-    known = inspect.signature(scheduler.step).parameters
-    return {name: value for name, value in wanted.items() if name in known}
 
 
 def noise_of(given: Any, shape: tuple[int, ...], *, many: bool = False) -> torch.Tensor:

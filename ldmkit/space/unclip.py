@@ -43,7 +43,7 @@ __all__ = [
     "Family",
     "check_decoding",
     "decode_embedding",
-    "decoding",
+    "decoding_family",
     "family_of",
     "sample_prior",
     "variations",
@@ -440,7 +440,7 @@ def decode_embedding(
         TypeError: a pipeline that decodes no embeddings, an unknown keyword, or a wrong type.
         ValueError: an embedding of another model, or a value out of its range.
     """
-    family = decoding(unclip, "decode_embedding")
+    family = decoding_family(unclip, "decode_embedding")
     decoder = family.decoder()
     given = embeddings_of(embedding, family.width(), space_name(unclip))
     seeds = checks.check_seed(seed, call.get("generator"), takes_generator=True)
@@ -478,7 +478,7 @@ def decode_embedding(
     )
 
 
-def decoding(unclip: Any, caller: str) -> Family:
+def decoding_family(unclip: Any, caller: str) -> Family:
     """The family of a pipeline that decodes embeddings.
 
     Raises:
@@ -573,7 +573,7 @@ def variations(
         ValueError: a value out of its range, or a picture that can't be read.
         RuntimeError: neither the pipeline nor the package has its CLIP's eye for pictures.
     """
-    family = decoding(unclip, "variations")
+    family = decoding_family(unclip, "variations")
     num_images = whole("num_images", num_images, 1, _MOST_IMAGES)
     first = whole("seed", seed, 0, 2**63 - 1 - _MOST_IMAGES)
     check_decoding(family, {**options, "noise_level": noise_level})
