@@ -46,7 +46,11 @@ def short(value: object, limit: int = 60) -> str:
         words = " ".join(line.strip() for line in repr(value).splitlines())
     except Exception:  # any object may come; Python itself refuses integers of 4,300 digits
         return f"a value of type {type(value).__name__}"
-    return words if len(words) <= limit else words[: limit - 3] + "..."
+    if len(words) <= limit:
+        return words
+    if words.startswith(f"{type(value).__name__} {{"):  # a pipeline that writes its configuration
+        return f"a {type(value).__name__}"
+    return words[: limit - 3] + "..."
 
 
 def nearest(name: object, known: Iterable[object], cutoff: float = 0.5) -> str | None:

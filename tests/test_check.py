@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,3 +171,7 @@ def test_short_is_one_line():
             return "one\n    two"
 
     assert short(Tall()) == "one two"
+
+
+def test_of_a_pipeline_its_kind_is_told_not_its_configuration():
+    assert check.short(tiny.pipeline(size="small")) == "a StableDiffusionPipeline"
