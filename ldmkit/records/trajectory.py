@@ -58,7 +58,7 @@ ESTIMATES = ("denoised", "noise_pred", "noise_pred_text", "noise_pred_uncond", "
 SCHEDULE = ("timesteps", "alphas", "sigmas")  # float64, in files too: the law must hold
 ARRAYS = ("latents", *ESTIMATES, "rgb")
 WORDS = ("prompt", "negative_prompt", "seed", "call", "model", "versions", "stopped")
-MAX_STAGES, MAX_DEPTH = 16, 3
+MAX_STAGES, MAX_DEPTH = 256, 3
 
 # Of a call what is told of it: the scheduler's name is no keyword, an embedding's label neither.
 _TOLD = (

@@ -34,6 +34,7 @@ from ldmkit.recording.hooks import denoiser_of
 from ldmkit.recording.kept import versions
 from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Embedding, Step, Trajectory
+from ldmkit.records.trajectory import MAX_STAGES
 from ldmkit.space.clip import clip_space
 from ldmkit.space.encoders import embeddings_of, space_name, stacked
 from ldmkit.space.prior import Prior, check_generator, check_least, draw, generators, noise_of
@@ -443,6 +444,12 @@ def decode_embedding(
     family = decoding_family(unclip, "decode_embedding")
     decoder = family.decoder()
     given = embeddings_of(embedding, family.width(), space_name(unclip))
+    runs = [run for one in given if (run := _runs.get(one)) is not None]
+    if len(runs) > MAX_STAGES:  # before anything runs that no record could hold
+        raise ValueError(
+            f"decode_embedding takes at most {MAX_STAGES} embeddings of the prior at once, got "
+            f"{len(runs)}; decode them in several calls."
+        )
     seeds = checks.check_seed(seed, call.get("generator"), takes_generator=True)
     own = {"noise_level": noise_level, "prompt": prompt, "latents": latents}
     own |= {"keep": keep, "preview": preview, "on_step": on_step}
@@ -461,7 +468,6 @@ def decode_embedding(
     traj = record(decoder, words, keep=keep, preview=preview, on_step=on_step, **arguments)
     own = {name: ours for ours, name in family.names.items()}
     labels = [one.label for one in given]
-    runs = [_runs.get(one) for one in given]
     told = {"embedding": labels[0] if len(given) == 1 else labels, "noise_level": noise_level}
     # What the decoder was given is made of the embedding and the seed: these are to be given again.
     theirs = {own.get(name, name) for name in traj.call.get("left_out", ())}
@@ -474,7 +480,7 @@ def decode_embedding(
         seed=seeds,
         model=origin_of(unclip).name,
         call={own.get(name, name): value for name, value in kept.items()} | told,
-        stages=tuple(run for run in runs if run is not None),
+        stages=tuple(runs),
     )
 
 

@@ -24,6 +24,7 @@ def unseen() -> tuple[list[Scene], list[Image.Image]]:
     return scenes, [s.draw(64, i) for i, s in enumerate(scenes)]
 
 
+@pytest.mark.slow
 def test_each_attribute_is_read_from_unseen_drawings(
     unseen: tuple[list[Scene], list[Image.Image]],
 ) -> None:
@@ -36,6 +37,7 @@ def test_each_attribute_is_read_from_unseen_drawings(
         assert np.mean(right) >= 0.95, name
 
 
+@pytest.mark.slow
 def test_drawings_obey_their_own_captions_and_not_another(
     unseen: tuple[list[Scene], list[Image.Image]],
 ) -> None:

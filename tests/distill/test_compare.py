@@ -58,6 +58,7 @@ def test_pictures_are_diffusers_own_for_every_sampler(pipe):
             assert np.abs(pixels(part.images) - want).max() == 0, (name, steps)
 
 
+@pytest.mark.slow
 def test_what_is_told(pipe):
     grid = ldmkit.compare(pipe, PROMPTS[:2], scheduler=("ddim", "euler", "heun"), seed=(7, 3))
     assert grid.measure == "obedience"

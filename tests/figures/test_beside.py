@@ -126,7 +126,7 @@ def test_common_words_stand_once_and_what_differs_heads_the_columns():
     assert [run["title"] for run in data["runs"]] == ["Run 1", "Run 2"]
 
 
-@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_all_records_share_one_limit(count):
     big = make(24, size=256, previews=("denoised", "latents"))
     payload = comparison_payload([big] * count, lanes=LANES, max_bytes=400_000)

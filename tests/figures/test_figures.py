@@ -110,6 +110,7 @@ def test_page_size(traj, limit, tmp_path):
 LARGE = (60, 1, 256, 256, 3)
 
 
+@pytest.mark.slow
 def test_a_cell_stays_under_4_mb():
     rng = np.random.default_rng(0)  # nothing compresses worse
     noise = {

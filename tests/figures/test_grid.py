@@ -112,6 +112,7 @@ def test_many_rows_are_cut_with_a_word():
     assert grid_image(grid).height < 1400
 
 
+@pytest.mark.slow
 def test_large_pictures_stay_a_small_output():
     noise = np.random.default_rng(0).integers(0, 256, (96, 512, 512, 3), dtype=np.uint8)
     pictures = [Image.fromarray(pixels) for pixels in noise]

@@ -115,6 +115,7 @@ def test_calls_of_the_network(rounds):
     assert pipe.calls == 8 * max(1, rounds)
 
 
+@pytest.mark.slow
 def test_a_random_networks_steps_are_undone():
     """Enough rounds undo each step of a network that nobody knows, prompt and batch included."""
     pipe = gentle(tiny.pipeline(size="small"))
@@ -155,6 +156,7 @@ def test_the_pipeline_is_left_as_it_was():
     assert all(before[name] is after[name] for name in before)
 
 
+@pytest.mark.slow
 def test_an_unclip_decoder_hears_its_embedding():
     from ldmkit.space.unclip import family_of
 

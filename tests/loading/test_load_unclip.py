@@ -129,6 +129,7 @@ def test_the_embedded_one_is_a_plain_folder():
     assert {"num_inference_steps", "prior_guidance_scale"} <= set(origin_of(pipe).defaults)
 
 
+@pytest.mark.slow
 def test_what_the_embedded_one_was_made_for_is_the_default():
     pipe = ldmkit.load("critters-unclip", device="cpu")
     made_for = origin_of(pipe).defaults

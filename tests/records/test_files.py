@@ -226,7 +226,7 @@ def test_deeply_nested_json(tmp_path):
         ({"format": "walk"}, "holds 'walk', not a trajectory"),
         ({"version": 2}, "is of version 2, this ldmkit reads 1"),
         ({"prompt": 7}, "prompt must be str"),
-        ({"stages": [{}] * 17}, "at most 16 stages"),
+        ({"stages": [{}] * 257}, "at most 256 stages"),
         ({"stages": 5}, "not a whole trajectory"),
         ({"call": 5}, "not a whole trajectory"),
     ],

@@ -121,11 +121,11 @@ def test_stages_are_counted_alike_on_both_sides(tmp_path):
     for _ in range(3):
         deep = make(1, previews=(), stages=(deep,))
     Trajectory.open(deep.save(tmp_path / "deep"))
-    with pytest.raises(RecordError, match="at most 16 stages, 3 deep, got 1, 4 deep"):
+    with pytest.raises(RecordError, match="at most 256 stages, 3 deep, got 1, 4 deep"):
         make(1, stages=(deep,))
-    Trajectory.open(make(1, stages=(stage,) * 16).save(tmp_path / "wide"))
-    with pytest.raises(RecordError, match="at most 16 stages, 3 deep, got 17, 1 deep"):
-        make(1, stages=(stage,) * 17)
+    Trajectory.open(make(1, stages=(stage,) * 256).save(tmp_path / "wide"))
+    with pytest.raises(RecordError, match="at most 256 stages, 3 deep, got 257, 1 deep"):
+        make(1, stages=(stage,) * 257)
 
 
 def test_many_values_and_lanes(tmp_path, monkeypatch):

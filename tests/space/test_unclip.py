@@ -317,3 +317,15 @@ def test_bars_are_as_the_pipeline_was_told(pipe, capsys):
     decode_embedding(pipe, np.ones(tiny_unclip.WIDTH), seed=0, **call)
     pipe.set_progress_bar_config(disable=True)
     assert "3/3" in capsys.readouterr().err
+
+
+def test_a_class_of_embeddings_is_decoded_at_once(stable, monkeypatch):
+    """A record has a stage per embedding of the prior; what it can't hold is told beforehand."""
+    one = {"num_inference_steps": 1}
+    many = sample_prior(stable, ["a red cat"] * 40, seed=list(range(40)), best_of=1, **one)
+    traj = decode_embedding(stable, many, seed=list(range(40)), preview="none", **one)
+    assert [stage.seed for stage in traj.stages] == list(range(40))
+    monkeypatch.setattr("ldmkit.space.unclip.MAX_STAGES", 39)
+    monkeypatch.setattr("ldmkit.space.unclip.record", None)  # nothing runs
+    with pytest.raises(ValueError, match="at most 39 embeddings of the prior at once, got 40"):
+        decode_embedding(stable, many, **one)
