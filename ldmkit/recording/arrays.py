@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ldmkit import check
 from ldmkit.check import say, short
 from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.guidance import Sides, sides
@@ -19,6 +20,7 @@ from ldmkit.records.law import noise_of
 
 __all__ = [
     "SIDES",
+    "Told",
     "arrays_of",
     "nothing",
     "of_one_shape",
@@ -26,6 +28,8 @@ __all__ = [
     "prior_arrays",
     "say_what_is_missing",
     "stacked",
+    "told_number",
+    "told_tensor",
 ]
 
 Float32 = NDArray[np.float32]
@@ -292,3 +296,40 @@ def or_said(what: str, make: Callable[[], T], otherwise: Any) -> T:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         say(f"{what} can't be made of this run, which is kept without ({reason[:200]}).")
         return otherwise
+
+
+# --- steps that a loop tells itself ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Told:
+    """A place that a loop without a scheduler told itself."""
+
+    timestep: float
+    alpha: float
+    sigma: float
+
+    def level(self) -> tuple[float, float]:
+        """Alpha and sigma."""
+        return self.alpha, self.sigma
+
+
+def told_number(name: str, value: Any) -> float:
+    """A number, also as a tensor or array of one."""
+    arrays = (torch.Tensor, np.ndarray, np.generic)
+    single = isinstance(value, arrays) and value.reshape(-1).shape[0] == 1
+    return check.number(name, value.item() if single else value, like="0.5")
+
+
+def told_tensor(name: str, value: Any) -> torch.Tensor:
+    """Latents (b, c, h, w) of a tensor or an array."""
+    try:
+        found = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or found.ndim != 4 or not found.dtype.is_floating_point:
+        raise TypeError(
+            f"{name} must be a tensor or an array of numbers (b, c, h, w), got "
+            f"{short(getattr(found, 'shape', value))}; give one like x of shape (1, 4, 64, 64)."
+        )
+    return found.clone()

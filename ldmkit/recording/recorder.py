@@ -37,6 +37,7 @@ from ldmkit.recording import call as checks
 from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import (
     SIDES,
+    Told,
     arrays_of,
     nothing,
     of_one_shape,
@@ -44,6 +45,8 @@ from ldmkit.recording.arrays import (
     prior_arrays,
     say_what_is_missing,
     stacked,
+    told_number,
+    told_tensor,
 )
 from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.hooks import (
@@ -399,16 +402,16 @@ class Recording:
         told = {"latents": latents, "denoised": denoised, "output": output}
         if output is None:
             told["output"] = denoised
-        tensors = {name: _tensor(name, value) for name, value in told.items()}
+        tensors = {name: told_tensor(name, value) for name, value in told.items()}
         for name in ("denoised", "output"):
             if tensors[name].shape != tensors["latents"].shape:
                 raise ValueError(
                     f"{name} must have the shape of latents, {tuple(tensors['latents'].shape)}, "
                     f"got {tuple(tensors[name].shape)}."
                 )
-        level = (_number("alpha", alpha), _number("sigma", sigma))
-        told_number = math.nan if timestep is None else _number("timestep", timestep)
-        place = _Told(told_number, *level)
+        level = (told_number("alpha", alpha), told_number("sigma", sigma))
+        told_number = math.nan if timestep is None else told_number("timestep", timestep)
+        place = Told(told_number, *level)
         call = Call(place, tensors["latents"], tensors["denoised"], [], tensors["output"])
         self.tape.calls.append(call)
         self.tell(call)
@@ -563,37 +566,6 @@ def _check_drawable(calls: Sequence[Call]) -> None:
 
 
 # --- a loop that tells its steps itself ----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Told:
-    """A place that a loop without a scheduler told itself."""
-
-    timestep: float
-    alpha: float
-    sigma: float
-
-    def level(self) -> tuple[float, float]:
-        return self.alpha, self.sigma
-
-
-def _number(name: str, value: Any) -> float:
-    arrays = (torch.Tensor, np.ndarray, np.generic)
-    single = isinstance(value, arrays) and value.reshape(-1).shape[0] == 1
-    return check.number(name, value.item() if single else value, like="0.5")
-
-
-def _tensor(name: str, value: Any) -> torch.Tensor:
-    try:
-        found = torch.as_tensor(value).detach()
-    except (TypeError, ValueError, RuntimeError):
-        found = None
-    if found is None or found.ndim != 4 or not found.dtype.is_floating_point:
-        raise TypeError(
-            f"{name} must be a tensor or an array of numbers (b, c, h, w), got "
-            f"{short(getattr(found, 'shape', value))}; give one like x of shape (1, 4, 64, 64)."
-        )
-    return found.clone()
 
 
 # --- a stage before: the prior of unCLIP ---------------------------------------------------------
