@@ -410,8 +410,8 @@ class Recording:
                     f"got {tuple(tensors[name].shape)}."
                 )
         level = (told_number("alpha", alpha), told_number("sigma", sigma))
-        told_number = math.nan if timestep is None else told_number("timestep", timestep)
-        place = Told(told_number, *level)
+        t = math.nan if timestep is None else told_number("timestep", timestep)
+        place = Told(t, *level)
         call = Call(place, tensors["latents"], tensors["denoised"], [], tensors["output"])
         self.tape.calls.append(call)
         self.tell(call)
