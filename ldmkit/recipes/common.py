@@ -27,6 +27,7 @@ from ldmkit.critters.scene import EVALUATION_SEED, VERSION, Scene
 
 TUNING_SEED = 400_000  # up to `EVALUATION_SEED`: what runs watch themselves by, and are tuned on
 _CHUNK = 500  # drawings per task of the pool
+_LONGEST = 20.0  # seconds that a step may count
 
 
 # --- drawings ----------------------------------------------------------------------------------
@@ -117,6 +118,7 @@ class Run:
         minutes: length of the whole run, over all its sessions; the learning rate follows a cosine.
         rate: peak learning rate.
         decay: of the averaged weights, after a short ramp.
+        warm: steps until the learning rate is at its peak.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Run:
     rate: float
     runs: Path
     decay: float = 0.999
+    warm: int = 200
     step: int = 0
     seconds: float = 0.0
     average: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -162,7 +165,8 @@ class Run:
             self._set_rate()
             yield self.step
             self.step += 1
-            self.seconds += time.perf_counter() - start
+            # A run that was stopped for a while and let go on has not learned meanwhile.
+            self.seconds += min(time.perf_counter() - start, _LONGEST)
             bar.n = round(self.seconds)
             if self.seconds - self._logged >= 60 or self.progress >= 1:
                 self._log(evaluate(), bar)
@@ -230,7 +234,7 @@ class Run:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def _set_rate(self) -> None:
-        warm = min(1.0, (self.step + 1) / 200)
+        warm = min(1.0, (self.step + 1) / self.warm)
         rate = self.rate * warm * (0.02 + 0.98 * 0.5 * (1 + cos(pi * self.progress)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
