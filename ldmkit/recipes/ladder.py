@@ -97,13 +97,15 @@ def predictor(unet: Any, text: torch.Tensor, device: str, guidance: float = 1.0)
 
 def climb(options: argparse.Namespace, steps: int, minutes: float, above: Path | None) -> Path:
     """Train the student of one rung; its averaged weights are written as float16."""
-    device, guidance = options.device, options.guidance if above is None else 1.0
+    device, direct = options.device, above is None or steps >= options.direct
+    guidance = options.guidance if direct else 1.0
     torch.manual_seed(options.seed)
     conditions = Conditions(str(WEIGHTS / "critters-clip"), str(FOLDER / "vae"), device)
     latents = conditions.training_latents(options.drawings, options.runs / "cache")
     captioned = Captioned(len(latents), _EMPTY, 1.0, 0.1)
     posterior = 0.08 * float(conditions.vae.config.scaling_factor)
-    teacher, student = opened(above).to(device).eval(), opened(above).to(device).train()
+    teacher = opened(None if direct else above).to(device).eval()
+    student = opened(above).to(device).train()
     teacher.requires_grad_(False)
     run = Run(
         f"steps{steps}",
@@ -180,6 +182,12 @@ def main() -> None:
     parser.add_argument("--each", type=float, nargs="+", required=True, help="minutes of each rung")
     parser.add_argument("--guidance", type=float, default=3.5)
     parser.add_argument("--walked", type=int, default=_WALKED)
+    parser.add_argument(
+        "--direct",
+        type=int,
+        default=8,
+        help="down to so many steps the guided U-Net itself teaches, not the rung above",
+    )
     parser.add_argument("--watch", type=float, default=5, help="minutes between looks at obedience")
     parser.add_argument("--reuse", type=float, default=3, help="how often a target is learned from")
     options = parser.parse_args()
