@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ldmkit.critters.language import UnknownWords, parse, words
-from ldmkit.critters.scene import VERSION, Critter, Scene, held_out
+from ldmkit.critters.language import UnknownWords, words
+from ldmkit.critters.scene import Critter, Scene, held_out, parse
+from ldmkit.critters.world import VERSION
 
 if TYPE_CHECKING:
     from ldmkit.critters.judging import Verdict, judge

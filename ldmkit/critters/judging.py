@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ldmkit.critters import scene as world
-from ldmkit.critters.language import parse
-from ldmkit.critters.scene import Scene, hidden
+from ldmkit.critters import world
+from ldmkit.critters.scene import Scene, parse
+from ldmkit.critters.world import hidden
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,7 +1,7 @@
 """Captions of scenes, and what a caption says: a small grammar, both ways.
 
-`caption` says a scene in one of several phrasings and leaves some things unsaid; `parse` reads any
-sentence made of known words. What a style, size or number hides is never said (`scene.hidden`).
+`caption` says a scene in one of several phrasings and leaves some things unsaid; `read` reads any
+sentence made of known words. What a style, size or number hides is never said (`world.hidden`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from math import prod
 from random import Random
+from typing import TYPE_CHECKING
 
-from ldmkit.critters.scene import BACKGROUNDS, COLOURS, Critter, Scene, hidden
+from ldmkit.critters.world import BACKGROUNDS, COLOURS, hidden
+
+if TYPE_CHECKING:
+    from ldmkit.critters.scene import Critter, Scene
 
 MAX_LENGTH = 1000  # characters; the longest caption has about 120
 
@@ -137,7 +141,7 @@ def caption(scene: Scene, seed: int = 0) -> str:
         seed: picks the phrasing, and what is left unsaid so that models learn to fill it in.
 
     Returns:
-        A sentence of `words`; `parse` of it gives back exactly what was said.
+        A sentence of `words`; `scene.parse` of it gives back exactly what was said.
     """
     rng = Random(f"caption {seed}")
     hide = hidden(scene)
@@ -227,16 +231,8 @@ def _choose(rng: Random, values: Sequence[str]) -> str:
 # --- caption -> scene --------------------------------------------------------------------------
 
 
-def parse(text: str) -> Scene:
-    """Read what a caption says; ``None`` is what it does not say.
-
-    Adjectives belong to the animal after them, things worn to the animal before them.
-
-    Args:
-        text: a caption of known words, upper or lower case, up to `MAX_LENGTH` characters.
-
-    Returns:
-        A scene with ``None`` for each attribute that was not said.
+def read(text: str) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """What a caption says: of each critter, and of the whole picture. `scene.parse` makes a scene.
 
     Raises:
         UnknownWords: a word outside `words`.
@@ -263,7 +259,7 @@ class _Reader:
         self.waiting: dict[str, str] = {}  # adjectives before their animal
         self.critters: list[dict[str, str]] = []
 
-    def read(self, tokens: Sequence[str]) -> Scene:
+    def read(self, tokens: Sequence[str]) -> tuple[list[dict[str, str]], dict[str, str]]:
         i = 0
         while i < len(tokens):
             for length in range(min(_LONGEST, len(tokens) - i), 0, -1):
@@ -276,7 +272,8 @@ class _Reader:
                 if tokens[i] not in _FILLERS:  # "top" without its hat
                     raise UnknownWords([tokens[i]])
             i += length
-        return self._scene()
+        self._settle()
+        return self.critters, self.scene
 
     def _take(self, attribute: str, value: str) -> None:
         if attribute == "animal":
@@ -303,10 +300,8 @@ class _Reader:
                 f"in {self.text!r}: keep one"
             )
 
-    def _scene(self) -> Scene:
+    def _settle(self) -> None:
         if self.waiting:  # "a cat that is red", or no animal at all
             self.critters = self.critters or [{}]
             for attribute, value in self.waiting.items():
                 self._set(self.critters[-1], attribute, value)
-        critters = tuple(Critter(**c) for c in self.critters) or (Critter(),)
-        return Scene(critters=critters, **self.scene)

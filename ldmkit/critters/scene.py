@@ -1,7 +1,7 @@
 """What a critter picture can contain: the values of each attribute, scenes, and what is held out.
 
 A `Scene` is the exact truth of one drawing. The same class with ``None`` in places is what a
-caption says (see `parse`). Nothing here draws, trains or imports more than the standard library.
+caption says (see `parse`). The words are in `language`, the pen in `draw`, the values in `world`.
 """
 
 from __future__ import annotations
@@ -12,47 +12,26 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
+from ldmkit.critters import draw as drawing
+from ldmkit.critters import language
+from ldmkit.critters.world import (
+    ANIMALS,
+    BACKGROUNDS,
+    COLOURS,
+    MOODS,
+    PLACES,
+    SIDES,
+    SIZES,
+    STYLES,
+    WEARS,
+)
+
 if TYPE_CHECKING:
     from PIL import Image
-
-VERSION = "1"  # grammar, drawing and judge together; the weights' folders name it
-
-ANIMALS = ("cat", "dog", "rabbit", "bear", "fox", "owl", "frog", "pig")
-COLOURS = (
-    "red",
-    "orange",
-    "yellow",
-    "green",
-    "blue",
-    "purple",
-    "pink",
-    "brown",
-    "gray",
-    "black",
-    "white",
-)
-WEARS = (
-    "nothing",
-    "top hat",
-    "crown",
-    "party hat",
-    "glasses",
-    "bow tie",
-    "scarf",
-    "flower",
-)
-MOODS = ("neutral", "happy", "sad", "surprised", "sleepy")
-PLACES = ("plain", "night", "beach", "meadow", "snow", "city")
-BACKGROUNDS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "gray", "white")
-STYLES = ("cartoon", "pixel art", "pencil sketch", "watercolor", "neon")
-SIZES = ("small", "medium", "big")
-SIDES = ("left", "centre", "right")
 
 # The first salt that holds out 8-10 (animal, colour), 5-7 (animal, wears) and 2-3 (style, place)
 # pairs, spread over the animals, and none of the captions that a first lesson wants ("a red cat").
 _SALT = 100
-
-EVALUATION_SEED = 500_000  # seeds from here on are for evaluation: nothing trains on them
 
 _CRITTER_VALUES: Mapping[str, tuple[str, ...]] = {
     "animal": ANIMALS,
@@ -148,9 +127,7 @@ class Scene:
 
     def caption(self, seed: int = 0) -> str:
         """Say this scene in words; the seed picks the phrasing and what is left unsaid."""
-        from ldmkit.critters.language import caption
-
-        return caption(self, seed)
+        return language.caption(self, seed)
 
     def draw(self, size: int = 64, seed: int = 0) -> Image.Image:
         """Draw this scene as an RGB picture; the seed moves what the scene leaves open.
@@ -165,19 +142,27 @@ class Scene:
         Raises:
             ValueError: a size outside 16…512, or a scene with unsaid attributes.
         """
-        from ldmkit.critters.draw import draw
-
-        return draw(self, size, seed)
+        return drawing.draw(self, size, seed)
 
 
-def hidden(scene: Scene) -> frozenset[str]:
-    """Attributes that this scene's style, size or number hides: never said, never judged."""
-    names = set()
-    if scene.size == "small" or len(scene.critters) == 2:
-        names.add("mood")  # a face is too few pixels there
-    if len(scene.critters) == 2:
-        names |= {"size", "side"}
-    return frozenset(names)
+def parse(text: str) -> Scene:
+    """Read what a caption says; ``None`` is what it does not say.
+
+    Adjectives belong to the animal after them, things worn to the animal before them.
+
+    Args:
+        text: a caption of known words, upper or lower case, up to `language.MAX_LENGTH` characters.
+
+    Returns:
+        A scene with ``None`` for each attribute that was not said.
+
+    Raises:
+        UnknownWords: a word outside `words`.
+        TypeError: not a string.
+        ValueError: too long, more than two animals, or two values for one attribute.
+    """
+    critters, rest = language.read(text)
+    return Scene(critters=tuple(Critter(**said) for said in critters) or (Critter(),), **rest)
 
 
 def held_out(scene: Scene) -> bool:

@@ -15,7 +15,8 @@ from typing import Any
 from PIL import Image
 
 from ldmkit.critters.judging import judge_many
-from ldmkit.critters.language import UnknownWords, parse
+from ldmkit.critters.language import UnknownWords
+from ldmkit.critters.scene import parse
 
 __all__ = ["Scorer", "score", "scorer_of"]
 

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ldmkit.check import say
 from ldmkit.latents.codec import encode_image
 from ldmkit.recording import checks
 from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
-from ldmkit.recording.saying import say
 
 __all__ = ["invert"]
 

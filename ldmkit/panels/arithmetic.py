@@ -12,6 +12,7 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
+from ldmkit.check import say
 from ldmkit.figures.checks import short_repr
 from ldmkit.panels.actions import row
 from ldmkit.panels.ends import given
@@ -31,7 +32,6 @@ from ldmkit.panels.walk_form import (
 )
 from ldmkit.panels.walking import Make, OnFrame, OnStep, WalkingPanel, is_embedded
 from ldmkit.panels.words import unknown_words
-from ldmkit.recording.saying import say
 from ldmkit.records import Walk
 from ldmkit.space.arithmetic import check_decodes
 from ldmkit.space.clip import ClipSpace

@@ -12,6 +12,7 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
+from ldmkit.check import say
 from ldmkit.figures.checks import short_repr
 from ldmkit.figures.words import shorten
 from ldmkit.panels.actions import row
@@ -30,7 +31,6 @@ from ldmkit.panels.walk_form import (
 )
 from ldmkit.panels.walking import Make, OnFrame, OnStep, WalkingPanel, is_embedded, with_verdicts
 from ldmkit.panels.words import unknown_words
-from ldmkit.recording.saying import say
 from ldmkit.records import Walk
 from ldmkit.space.adaptors import family_of
 from ldmkit.space.interpolate import METHODS, interpolate

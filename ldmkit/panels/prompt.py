@@ -14,6 +14,7 @@ from typing import Any
 import ipywidgets
 import traitlets
 
+from ldmkit.check import heard_by
 from ldmkit.figures.words import shorten, text
 from ldmkit.panels.cells import replace_earlier
 from ldmkit.panels.form import Form
@@ -26,7 +27,6 @@ from ldmkit.panels.trajectory import TrajectoryPart
 from ldmkit.panels.words import part, unknown_words, vocabulary_of
 from ldmkit.recording import record
 from ldmkit.recording.checks import check_keep, check_preview
-from ldmkit.recording.saying import heard_by
 from ldmkit.records import RecordError, Step, Trajectory
 
 __all__ = ["PromptPanel"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ldmkit.critters import Scene
-from ldmkit.critters.scene import ANIMALS, COLOURS, WEARS
+from ldmkit.critters.world import ANIMALS, COLOURS, WEARS
 from ldmkit.records import Embedding, Walk
 from ldmkit.records.plane import Plane, units
 from ldmkit.space.clip import ClipSpace, clip_space

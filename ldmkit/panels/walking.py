@@ -16,6 +16,7 @@ from typing import Any
 import ipywidgets
 from PIL import Image
 
+from ldmkit.check import heard_by
 from ldmkit.figures.walk import details
 from ldmkit.loading.catalog import CATALOG
 from ldmkit.loading.origin import origin_of
@@ -27,7 +28,6 @@ from ldmkit.panels.reference import nearest, plane_of, reference_for
 from ldmkit.panels.running import RunningPanel
 from ldmkit.panels.walk_view import Shown, WalkView
 from ldmkit.panels.words import part
-from ldmkit.recording.saying import heard_by
 from ldmkit.records import Embedding, RecordError, Step, Walk
 from ldmkit.space.halves import EMBEDDED, space_name
 

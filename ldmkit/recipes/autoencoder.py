@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
-from ldmkit.critters.scene import EVALUATION_SEED
+from ldmkit.critters.world import EVALUATION_SEED
 from ldmkit.recipes.common import Run, arguments, drawings, half, to_tensor
 from ldmkit.recipes.muon import Muon
 

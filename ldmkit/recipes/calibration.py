@@ -17,7 +17,8 @@ from PIL import Image
 from torch.nn import functional
 
 from ldmkit.critters.judging import HEADS, recogniser
-from ldmkit.critters.scene import EVALUATION_SEED, Scene
+from ldmkit.critters.scene import Scene
+from ldmkit.critters.world import EVALUATION_SEED
 from ldmkit.recipes.common import TUNING_SEED, to_tensor
 
 _COUNT = 600

@@ -25,7 +25,7 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from ldmkit.critters.scene import EVALUATION_SEED, VERSION
+from ldmkit.critters.world import EVALUATION_SEED, VERSION
 from ldmkit.recipes.captioning import captions_of
 from ldmkit.recipes.common import Run, arguments, drawings, half, scene
 from ldmkit.recipes.muon import Muon

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from ldmkit.critters.scene import EVALUATION_SEED, VERSION, Scene
+from ldmkit.critters.scene import Scene
+from ldmkit.critters.world import EVALUATION_SEED, VERSION
 
 TUNING_SEED = 400_000  # up to `EVALUATION_SEED`: what runs watch themselves by, and are tuned on
 _CHUNK = 500  # drawings per task of the pool

@@ -18,7 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldmkit.critters.judging import Verdict, judge_many
-from ldmkit.critters.scene import EVALUATION_SEED, Scene
+from ldmkit.critters.scene import Scene
+from ldmkit.critters.world import EVALUATION_SEED
 from ldmkit.records.intervals import wilson
 
 _BATCH = 25

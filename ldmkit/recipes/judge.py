@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from ldmkit.critters.judging import HEADS, Recogniser, truth
-from ldmkit.critters.scene import EVALUATION_SEED, VERSION, Scene
+from ldmkit.critters.scene import Scene
+from ldmkit.critters.world import EVALUATION_SEED, VERSION
 from ldmkit.recipes.common import (
     Run,
     arguments,

@@ -24,7 +24,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 import ldmkit.critters
 from ldmkit.critters.judging import judge_many, look, recogniser
-from ldmkit.critters.scene import EVALUATION_SEED
+from ldmkit.critters.world import EVALUATION_SEED
 from ldmkit.recipes import autoencoder, clip, evaluate, judge, variety
 from ldmkit.recipes.common import drawings, scene
 from ldmkit.recipes.unet import Conditions

@@ -22,7 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldmkit.critters.judging import judge_many, look
-from ldmkit.critters.scene import COLOURS, EVALUATION_SEED, MOODS, PLACES, WEARS, Scene
+from ldmkit.critters.scene import Scene
+from ldmkit.critters.world import COLOURS, EVALUATION_SEED, MOODS, PLACES, WEARS
 from ldmkit.latents import decode_latents, encode_image
 from ldmkit.latents.inversion import invert
 from ldmkit.loading import load

@@ -25,7 +25,7 @@ from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import 
 )
 from transformers import CLIPTokenizer
 
-from ldmkit.critters.scene import VERSION
+from ldmkit.critters.world import VERSION
 from ldmkit.recipes import decoder, prior
 from ldmkit.recipes.clip import full_precision_config
 from ldmkit.recipes.embeddings import CLIP, UNET, VAE, Pictures, build_noising, fit

@@ -23,7 +23,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from ldmkit.critters.scene import EVALUATION_SEED, VERSION
+from ldmkit.critters.world import EVALUATION_SEED, VERSION
 from ldmkit.recipes.captioning import Captioned, captions_of, empty_captions
 from ldmkit.recipes.clip import full_precision_config, tokens
 from ldmkit.recipes.common import Run, arguments, drawings, half, to_tensor

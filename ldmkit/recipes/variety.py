@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.critters.judging import look
-from ldmkit.critters.language import parse
-from ldmkit.critters.scene import ANIMALS, EVALUATION_SEED, Scene
+from ldmkit.critters.scene import Scene, parse
+from ldmkit.critters.world import ANIMALS, EVALUATION_SEED
 from ldmkit.recipes.common import drawings, scene, to_tensor
 
 SEEDS = 64  # pictures per caption

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ldmkit.check import heard_by, say
 from ldmkit.recording.checks import ARRAYS
 from ldmkit.recording.estimates import estimates, prediction_of
 from ldmkit.recording.hooks import Call, Tape
-from ldmkit.recording.saying import heard_by, say
 from ldmkit.records import Step
 
 __all__ = ["arrays_of", "step_of"]

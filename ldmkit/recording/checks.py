@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, SupportsIndex
 
-from ldmkit.recording.saying import say
+from ldmkit.check import say
 
 __all__ = [
     "ARRAYS",

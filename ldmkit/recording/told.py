@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ldmkit.check import say
 from ldmkit.recording.hooks import Tape
-from ldmkit.recording.saying import say
 
 __all__ = ["length_said_once", "say_what_was_hidden", "versions", "writable"]
 

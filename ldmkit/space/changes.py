@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from PIL import Image
 
 from ldmkit.critters.judging import look
-from ldmkit.critters.scene import Critter, Scene, hidden
+from ldmkit.critters.scene import Critter, Scene
+from ldmkit.critters.world import hidden
 
 __all__ = ["changes", "tell_changes", "visible"]
 

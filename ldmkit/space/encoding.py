@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ldmkit.check import say
 from ldmkit.recording.checks import check_prompt
-from ldmkit.recording.saying import say
 from ldmkit.recording.told import length_said_once
 from ldmkit.records import Embedding, Gap
 from ldmkit.records.rgb import to_rgb

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ldmkit.critters import Critter, Scene
-from ldmkit.critters.scene import ANIMALS, BACKGROUNDS, COLOURS, MOODS, PLACES, STYLES, WEARS
+from ldmkit.critters.world import ANIMALS, BACKGROUNDS, COLOURS, MOODS, PLACES, STYLES, WEARS
 
 _SCENE = Scene((Critter("cat", "red", "nothing", "neutral"),), "plain", "green", "cartoon",
                "medium", "centre")  # fmt: skip

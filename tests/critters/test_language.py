@@ -8,7 +8,7 @@ import pytest
 
 from ldmkit.critters import Critter, Scene, UnknownWords, parse, words
 from ldmkit.critters.language import silence
-from ldmkit.critters.scene import hidden
+from ldmkit.critters.world import hidden
 
 _CRITTER = ("animal", "colour", "wears", "mood")
 _SCENE = ("place", "background", "style", "size", "side")

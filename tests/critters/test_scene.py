@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ldmkit.critters import Critter, Scene, held_out
-from ldmkit.critters.scene import ANIMALS, COLOURS, PLACES, STYLES, WEARS, hidden
+from ldmkit.critters.world import ANIMALS, COLOURS, PLACES, STYLES, WEARS, hidden
 
 
 def test_same_seed_same_scene_and_seeds_differ() -> None:

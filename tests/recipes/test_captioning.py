@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldmkit.critters.language import parse, silence
+from ldmkit.critters.language import silence
+from ldmkit.critters.scene import parse
 from ldmkit.recipes.captioning import Captioned, captions_of
 from ldmkit.recipes.common import scene
 

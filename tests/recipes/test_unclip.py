@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from ldmkit.critters.judging import HEADS
-from ldmkit.critters.scene import EVALUATION_SEED
+from ldmkit.critters.world import EVALUATION_SEED
 from ldmkit.recipes import common, decoder, embeddings, prior, reading, unclip
 from ldmkit.recipes.clip import pixels
 from ldmkit.recipes.muon import Muon
