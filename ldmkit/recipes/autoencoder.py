@@ -17,8 +17,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from ldmkit.critters.world import EVALUATION_SEED
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes.common import Run, arguments, drawings, half, to_tensor
-from ldmkit.recipes.muon import Muon
 
 BATCH = 16  # crops
 LATENT_NOISE = 0.08

@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from ldmkit.critters.world import EVALUATION_SEED, VERSION
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes.captioning import captions_of
 from ldmkit.recipes.common import Run, arguments, drawings, half, scene
-from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.vocabulary import POSITIONS, build_tokenizer
 
 BATCH = 192

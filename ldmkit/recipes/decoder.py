@@ -25,6 +25,7 @@ from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import 
 from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes import reading
 from ldmkit.recipes.captioning import captions_of
 from ldmkit.recipes.common import TUNING_SEED, Run, arguments, drawings, half, scene
@@ -39,7 +40,6 @@ from ldmkit.recipes.embeddings import (
     training_seeds,
 )
 from ldmkit.recipes.judge import labels
-from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.unet import Conditions, build_scheduler, forget_origin, noisy, stratified
 
 BATCH = 64

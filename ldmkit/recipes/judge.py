@@ -21,6 +21,7 @@ from torch.nn import functional
 from ldmkit.critters.judging import HEADS, Recogniser, truth
 from ldmkit.critters.scene import Scene
 from ldmkit.critters.world import EVALUATION_SEED, VERSION
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes.common import (
     Run,
     arguments,
@@ -30,7 +31,6 @@ from ldmkit.recipes.common import (
     scene,
     to_tensor,
 )
-from ldmkit.recipes.muon import Muon
 
 BATCH = 128
 _JUNK = 12  # of a batch show no critter

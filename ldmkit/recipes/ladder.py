@@ -1,114 +1,154 @@
 """Distil the embedded pipeline into students of fewer steps, rung after rung.
 
-    python -m ldmkit.recipes.ladder --minutes 25 10 25 20 25
+    python -m ldmkit.recipes.ladder --minutes 120
 
-Progressive distillation (see `ldmkit.distill.ladder`): the teacher of the first rung is the
-shipped, guided U-Net; each finished student teaches the next.  A stopped run goes on where it was
-when it is started again; a run given more minutes goes on, too.
+Progressive distillation (Salimans & Ho 2022, arXiv 2202.00512; the algorithm stands in
+`ldmkit.distilling.ladder`). The shipped U-Net with its guidance teaches the first rungs, and each
+finished student the next. A run that was stopped goes on where it was, at the same rung; one that
+is given more minutes goes on, too. Students are written as variants beside a copy of the shipped
+pipeline: ``ldmkit.load("runs/ladder/model", variant="steps4")``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from PIL import Image
+from safetensors.torch import load_file
 
 from ldmkit.critters.judging import judge_many
-from ldmkit.distill import ladder
+from ldmkit.distilling import ladder
+from ldmkit.distilling.conditioning import predictor
+from ldmkit.distilling.muon import Muon
+from ldmkit.loading import students
 from ldmkit.recipes import evaluate
 from ldmkit.recipes.captioning import Captioned
 from ldmkit.recipes.common import TUNING_SEED, Run, arguments, half
 from ldmkit.recipes.measure import WEIGHTS
-from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.unet import Conditions
 
-RUNGS = (16, 8, 4, 2, 1)
-BATCH = 64
-FOLDER = WEIGHTS / "critters"
-_EMPTY = 0.05
-_WALKED = 4  # up to so many steps, a batch is whole walks; above, noised drawings
-_WATCHED = 40
-_SHELF = 300  # batches that are kept to be learned from again
+BATCH = 48
+SHIPPED = WEIGHTS / "critters"
+_DIRECT = 8  # down to so many steps the guided U-Net obeys in twice as many like in 64
+_WALKED = 4  # up to so many steps a batch is whole walks; above, noised drawings
+_EMPTY, _OMIT = 0.05, 0.1  # what stays of the captions' habits that guidance needed
+_SHELF = 300  # batches of targets that are kept to be learned from again
 
 
-class Watch:
-    """Obedience on captions of tuning seeds, from the same noise each time."""
+def minutes_of(rungs: list[int], minutes: float) -> dict[int, float]:
+    """A run's minutes, shared out: the last rungs are the hard ones (the paper doubles them)."""
+    shares = {steps: {1: 4.0, 2: 2.0, 4: 2.0}.get(steps, 1.0) for steps in rungs}
+    return {steps: minutes * share / sum(shares.values()) for steps, share in shares.items()}
 
-    def __init__(self, device: str, count: int = _WATCHED) -> None:
-        self.pipe = StableDiffusionPipeline.from_pretrained(FOLDER, dtype=torch.float32).to(device)
-        self.pipe.set_progress_bar_config(disable=True)
+
+class Classroom:
+    """Captions, latents, the pipeline's other parts: what every rung needs."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        clip, vae = WEIGHTS / "critters-clip", SHIPPED / "vae"
+        self.conditions = Conditions(str(clip), str(vae), options.device)
+        self.latents = self.conditions.training_latents(options.drawings, options.runs / "cache")
+        self.captioned = Captioned(len(self.latents), _EMPTY, 1.0, _OMIT)
+        self.pipe = StableDiffusionPipeline.from_pretrained(SHIPPED, dtype=torch.float32)
+        self.pipe.to(options.device).set_progress_bar_config(disable=True)
         start = TUNING_SEED + 20_000
-        self.texts = evaluate.captions(count, False, 1, start)
-        self.texts += evaluate.captions(count // 2, False, 2, start)
-        self.held_out = evaluate.captions(count, True, 1, start)
+        self.texts = [t for n in (1, 2) for t in evaluate.captions(40 // n, False, n, start)]
 
-    def obeyed(
-        self, unet: Any, steps: int, guidance: float = 1.0, texts: list[str] | None = None
-    ) -> float:
-        """Share of captions that a U-Net obeys in so many DDIM steps."""
-        self.pipe.unet = unet
-        texts = self.texts if texts is None else texts
-        noise = torch.randn(len(texts), 4, 16, 16, generator=torch.Generator().manual_seed(0))
-        pictures: list[Any] = []
-        for k in range(0, len(texts), 30):
-            with half(str(self.pipe.device)):
-                pictures += self.pipe(
-                    texts[k : k + 30],
-                    latents=noise[k : k + 30],
+    def x0(self, picked: np.ndarray, random: torch.Generator) -> torch.Tensor:
+        """(b, 4, 16, 16) latents of training drawings, as the autoencoder would draw them."""
+        means = self.latents[picked].float()
+        spread = 0.08 * float(self.pipe.vae.config.scaling_factor)  # the encoder's fixed deviation
+        return means + spread * torch.randn(means.shape, generator=random)
+
+    def obeyed(self, unet: Any, steps: int, guidance: float = 1.0) -> float:
+        """Share of sixty tuning captions that are obeyed, from the same noise each time."""
+        twin, pictures = self.pipe, list[Image.Image]()
+        usual, twin.unet = twin.unet, unet
+        noise = torch.randn(len(self.texts), 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        with half(self.options.device):
+            for k in range(0, len(self.texts), 30):
+                pictures += twin(
+                    self.texts[k : k + 30],
+                    latents=noise[k : k + 30].to(self.options.device),
                     num_inference_steps=steps,
                     guidance_scale=guidance,
                 ).images
-        return sum(v.obeyed for v in judge_many(pictures, texts)) / len(texts)
+        twin.unet = usual
+        return sum(v.obeyed for v in judge_many(pictures, self.texts)) / len(self.texts)
 
 
-def opened(path: Path | None) -> UNet2DConditionModel:
-    """The shipped U-Net, or one with the weights of a file in their place."""
-    unet = UNet2DConditionModel.from_pretrained(FOLDER / "unet", dtype=torch.float32)
-    if path is not None:
-        unet.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-    return unet
+class Lessons:
+    """Batches for one rung; what the teacher said is learned from several times."""
+
+    def __init__(self, room: Classroom, rung: ladder.Rung, teacher: Any, guidance: float) -> None:
+        self._room, self._rung = room, rung
+        self._teacher, self._guidance = teacher, guidance
+        self._shelf: list[tuple[torch.Tensor, ladder.Lesson]] = []
+
+    def batch(self, student: Any, step: int) -> tuple[torch.Tensor, ladder.Lesson]:
+        """Words (b, tokens, width) and a lesson of as many examples."""
+        options = self._room.options
+        rng = np.random.default_rng((options.seed, len(self._rung), step))
+        # To ask the teacher costs as much as to learn from what it says.
+        if self._shelf and rng.random() > 1 / options.reuse:
+            return self._shelf[rng.integers(len(self._shelf))]
+        self._shelf = [self._fresh(student, step, rng), *self._shelf[:_SHELF]]
+        return self._shelf[0]
+
+    def _fresh(
+        self, student: Any, step: int, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, ladder.Lesson]:
+        room, n, device = self._room, len(self._rung), self._room.options.device
+        walks = n <= _WALKED
+        count = max(1, room.options.batch // n) if walks else room.options.batch
+        picked, captions = room.captioned.batch(count, step, rng)
+        words = room.conditions.embed(captions)
+        both = words
+        if self._guidance != 1.0:
+            both = torch.cat((room.conditions.embed([""]).expand_as(words), words))
+        scheduler = room.pipe.scheduler
+        teacher = predictor(
+            self._teacher, {"encoder_hidden_states": both}, scheduler, self._guidance
+        )
+        random = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        noise = torch.randn(count, 4, 16, 16, generator=random).to(device)
+        if walks:
+            own = torch.from_numpy(rng.random(count) < 0.5).to(device)
+            learner = predictor(student, {"encoder_hidden_states": words}, scheduler)
+            lesson = ladder.walked(teacher, learner, self._rung, noise, own)
+            return words.repeat(n, 1, 1), lesson
+        steps = torch.from_numpy(rng.permutation(count) * n // count).to(device)
+        x0 = room.x0(picked, random).to(device)
+        return words, ladder.noised(teacher, self._rung, x0, noise, steps)
 
 
-def predictor(unet: Any, text: torch.Tensor, device: str, guidance: float = 1.0) -> ladder.Predict:
-    """v of a U-Net that reads these words; with guidance, of both its sides.
+def train(
+    room: Classroom, steps: int, minutes: float, above: dict[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor]:
+    """One rung; the student's averaged weights.
 
     Args:
-        text: (b, tokens, width); with guidance (2 b, ...), the empty captions first.
+        room: what all rungs share.
+        steps: the student's.
+        minutes: of training.
+        above: weights of the student with twice as many steps; ``None``: the shipped U-Net's.
     """
-
-    def predict(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        with half(device):
-            if guidance == 1.0:
-                return unet(z, t.to(device), text).sample.float()
-            v = unet(torch.cat((z, z)), torch.cat((t, t)).to(device), text).sample.float()
-        unconditional, conditional = v.chunk(2)
-        return unconditional + guidance * (conditional - unconditional)
-
-    return predict
-
-
-def climb(options: argparse.Namespace, steps: int, minutes: float, above: Path | None) -> Path:
-    """Train the student of one rung; its averaged weights are written as float16."""
-    device, direct = options.device, above is None or steps >= options.direct
-    guidance = options.guidance if direct else 1.0
-    torch.manual_seed(options.seed)
-    conditions = Conditions(str(WEIGHTS / "critters-clip"), str(FOLDER / "vae"), device)
-    latents = conditions.training_latents(options.drawings, options.runs / "cache")
-    captioned = Captioned(len(latents), _EMPTY, 1.0, 0.1)
-    posterior = 0.08 * float(conditions.vae.config.scaling_factor)
-    teacher = opened(None if direct else above).to(device).eval()
-    student = opened(above).to(device).train()
-    teacher.requires_grad_(False)
+    options = room.options
+    direct = above is None or steps >= options.direct
+    teacher, student = network(options.device), network(options.device, above).train()
+    if not direct:
+        teacher.load_state_dict(above)
+    if options.start == "shipped" and shipped(steps).is_file():
+        student.load_state_dict({k: v.float() for k, v in load_file(shipped(steps)).items()})
     run = Run(
-        f"steps{steps}",
+        f"{options.name or 'ladder'}/steps{steps}",
         student,
         Muon(student.named_parameters(), vector_lr=0.1),
         minutes,
@@ -116,85 +156,61 @@ def climb(options: argparse.Namespace, steps: int, minutes: float, above: Path |
         options.runs,
         warm=20,
     )
-    rung = ladder.rung(conditions_scheduler(), steps)
-    watch = Watch(device)
-    watched = run.seconds
+    rung = ladder.rung_of(room.pipe.scheduler, steps, options.device)
+    lessons = Lessons(room, rung, teacher.requires_grad_(False), options.guidance if direct else 1)
+    looked = run.seconds
 
     def evaluate_run() -> dict[str, float]:
-        nonlocal watched
-        if run.seconds - watched < 60 * options.watch and run.progress < 1:
+        nonlocal looked
+        if run.seconds - looked < 60 * options.watch and run.progress < 1:
             return {}
-        watched = run.seconds
-        started = time.process_time()
+        looked = run.seconds
         with run.averaged(), torch.no_grad():
-            found = {"obedience": watch.obeyed(student, steps)}
-        return {**found, "watched_s": round(time.process_time() - started, 1)}
+            return {"obedience": room.obeyed(student, steps)}
 
-    def fresh(rng: np.random.Generator, step: int) -> tuple[torch.Tensor, ladder.Lesson]:
-        walked = steps <= options.walked
-        count = options.batch // steps if walked else options.batch
-        picked, captions = captioned.batch(count, step, rng)
-        words = conditions.embed(captions)
-        both = words
-        if guidance != 1.0:
-            both = torch.cat((conditions.embed([""]).expand_as(words), words))
-        teach = predictor(teacher, both, device, guidance)
-        noise = torch.randn(count, 4, 16, 16)
-        if walked:
-            own = torch.from_numpy(rng.random(count) < 0.5)
-            lesson = ladder.lesson_on_walks(
-                teach, predictor(student, words, device), rung, noise, own
-            )
-            return words.repeat(steps, 1, 1), lesson
-        x0 = latents[picked].float()
-        x0 = x0 + posterior * torch.randn_like(x0)
-        i = torch.from_numpy(rng.permutation(count) * steps // count)
-        return words, ladder.lesson_on_data(teach, rung, x0, noise, i)
-
-    shelf: list[tuple[torch.Tensor, ladder.Lesson]] = []
-    with sdpa_kernel(SDPBackend.MATH if device == "cpu" else list(SDPBackend.__members__.values())):
-        for step in run.steps(evaluate_run):
-            rng = np.random.default_rng((options.seed, steps, step))
-            # What the teacher said is asked several times: to ask it costs as much as to learn.
-            if not shelf or rng.random() < 1 / options.reuse:
-                shelf = [fresh(rng, step), *shelf[:_SHELF]]
-                words, lesson = shelf[0]
-            else:
-                words, lesson = shelf[rng.integers(len(shelf))]
-            run.update(ladder.loss(predictor(student, words, device), rung, lesson))
-    path = options.runs / f"steps{steps}" / f"diffusion_pytorch_model.steps{steps}.safetensors"
-    save_file({k: v.half().contiguous() for k, v in run.average.items()}, path)
-    return path
+    for step in run.steps(evaluate_run):
+        words, lesson = lessons.batch(student, step)
+        learner = predictor(student, {"encoder_hidden_states": words}, room.pipe.scheduler)
+        run.update(ladder.loss(learner, rung, lesson))
+    return run.average
 
 
-def conditions_scheduler() -> Any:
-    """The shipped pipeline's scheduler."""
-    from diffusers import DDIMScheduler
+def network(device: str, weights: dict[str, torch.Tensor] | None = None) -> UNet2DConditionModel:
+    """The shipped U-Net, with other weights where they are given."""
+    unet = UNet2DConditionModel.from_pretrained(SHIPPED / "unet", dtype=torch.float32)
+    if weights is not None:
+        unet.load_state_dict(weights)
+    return unet.to(device).eval()
 
-    return DDIMScheduler.from_pretrained(FOLDER / "scheduler")
+
+def shipped(steps: int) -> Path:
+    """Where a shipped student lies."""
+    name = f"diffusion_pytorch_model.{students.variant_of(steps)}.safetensors"
+    return SHIPPED / "unet" / name
 
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__, minutes=20, batch=BATCH)
-    parser.set_defaults(rate=0.004)
-    parser.add_argument("--rungs", type=int, nargs="+", default=list(RUNGS))
-    parser.add_argument("--each", type=float, nargs="+", required=True, help="minutes of each rung")
-    parser.add_argument("--guidance", type=float, default=3.5)
-    parser.add_argument("--walked", type=int, default=_WALKED)
+    parser = arguments(__doc__, minutes=120, batch=BATCH)
+    parser.set_defaults(rate=0.006, drawings=48_000)
+    parser.add_argument("--rungs", type=int, nargs="+", default=[16, 8, 4, 2, 1])
+    parser.add_argument("--guidance", type=float, default=3.5, help="what is built in")
     parser.add_argument(
         "--direct",
         type=int,
-        default=8,
+        default=_DIRECT,
         help="down to so many steps the guided U-Net itself teaches, not the rung above",
     )
     parser.add_argument("--watch", type=float, default=5, help="minutes between looks at obedience")
     parser.add_argument("--reuse", type=float, default=3, help="how often a target is learned from")
     options = parser.parse_args()
-    above: Path | None = None
-    for steps, minutes in zip(options.rungs, options.each, strict=True):
-        print(json.dumps({"rung": steps, "minutes": minutes, "at": time.strftime("%H:%M")}))
-        above = climb(options, steps, minutes, above)
+    room, above = Classroom(options), None
+    target = options.export or options.runs / (options.name or "ladder") / "model"
+    if not target.is_dir():
+        shutil.copytree(SHIPPED, target, ignore=shutil.ignore_patterns("*.steps*.safetensors"))
+    for steps, minutes in minutes_of(options.rungs, options.minutes).items():
+        above = train(room, steps, minutes, above)
+        students.write(target, steps, above)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes.captioning import Captioned, captions_of, empty_captions
 from ldmkit.recipes.common import TUNING_SEED, Run, arguments, drawings, half
 from ldmkit.recipes.embeddings import CLIP, WIDTH, Pictures, fit
-from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.unet import stratified
 from ldmkit.recipes.vocabulary import POSITIONS
 

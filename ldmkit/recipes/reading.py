@@ -20,7 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ldmkit.critters.judging import HEADS
-from ldmkit.recipes.muon import Muon
+from ldmkit.distilling.muon import Muon
 
 TIME_WIDTH = 512  # of the timestep's and class embedding; the text-to-image U-Net has 192
 _BATCH = 2048

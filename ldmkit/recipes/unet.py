@@ -24,10 +24,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from ldmkit.critters.world import EVALUATION_SEED, VERSION
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes.captioning import Captioned, captions_of, empty_captions
 from ldmkit.recipes.clip import full_precision_config, tokens
 from ldmkit.recipes.common import Run, arguments, drawings, half, to_tensor
-from ldmkit.recipes.muon import Muon
 
 BATCH = 64
 _STEPS, _GUIDANCE = 32, 3.5

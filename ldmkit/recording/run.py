@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ldmkit.loading.origin import origin_of
+from ldmkit.loading.students import say_if_astray
 from ldmkit.recording import checks
 from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import arrays_of, step_of
@@ -76,6 +77,7 @@ def record(
     scheduler = _scheduler(pipe)
     seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
     call = _complete(pipe, parameters, prompt, seeds, call)
+    say_if_astray(pipe, scheduler, call)
     denoiser, vae = denoiser_of(pipe), previews.autoencoder_of(pipe)
     prior = prior_of(pipe)
     with exclusive(scheduler, denoiser, *(prior or ())):

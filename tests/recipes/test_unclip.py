@@ -25,7 +25,7 @@ from ldmkit.critters.judging import HEADS
 from ldmkit.critters.world import EVALUATION_SEED
 from ldmkit.recipes import common, decoder, embeddings, prior, reading, unclip
 from ldmkit.recipes.clip import pixels
-from ldmkit.recipes.muon import Muon
+from ldmkit.distilling.muon import Muon
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

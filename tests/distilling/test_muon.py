@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from ldmkit.distilling.muon import Muon, orthogonalise
 from ldmkit.recipes.common import Run, drawings
-from ldmkit.recipes.muon import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 64), (64, 16), (3, 24, 40)])
