@@ -236,7 +236,7 @@ class Ladder:
                 (torch.rand(count, generator=self._random) < 0.5).to(device),
             )
             order = torch.randperm(steps * count, generator=self._random).to(device)
-            for part in order.split(count):
+            for part in torch.split(order, count):
                 few = Lesson(lesson.latents[part], lesson.steps[part], lesson.target[part])
                 yield few, asked.rows(part % count)
 
