@@ -11,10 +11,12 @@ place of Inception), the variety of what was not said, and CPU seconds per pictu
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,13 +36,12 @@ from ldmkit.records.intervals import paired_difference, wilson
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 TEACHERS = {"teacher, DDIM": "ddim", "teacher, DPM++": "dpm++"}
-REFERENCE = ("teacher, DDIM", 64)
+PLAIN = "teacher, DDIM"
 _DRAWN = 4000  # drawings to measure the distance to
 _SHOWN = 10  # captions of the sheet
 _AGAIN = 200  # resamplings of an interval
 
 Features = NDArray[np.float64]
-Made = dict[tuple[str, int], list[Image.Image]]
 
 
 @torch.no_grad()
@@ -83,69 +84,100 @@ def frechet_interval(ours: Features, drawn: Features, again: int = _AGAIN) -> li
     return [round(float(q) + shift, 3) for q in np.quantile(found, (0.025, 0.975))]
 
 
-def runs(folder: Path, steps: tuple[int, ...]) -> list[tuple[str, int, Any, float]]:
-    """Name, steps, pipeline and guidance of each run: teachers at all steps, students at theirs."""
+class Ran(NamedTuple):
+    """One line of the comparison."""
+
+    name: str
+    steps: int
+    pipe: Any
+    guidance: float
+    weights: str  # the first digits of their hash
+
+
+def runs(folder: Path, steps: Sequence[int]) -> Iterator[Ran]:
+    """Teachers at all steps, students at theirs."""
     teacher = ldmkit.load(folder, device="cpu")
     guidance = json.loads((folder / "ldmkit.json").read_text())["variants"][""]["guidance_scale"]
-    found: list[tuple[str, int, Any, float]] = [
-        (name, n, with_sampler(teacher, sampler), guidance)
-        for name, sampler in TEACHERS.items()
-        for n in steps
-    ]
+    for name, sampler in TEACHERS.items():
+        for n in steps:
+            yield Ran(name, n, with_sampler(teacher, sampler), guidance, _hash(folder))
     for n in steps:
-        if students.variant_of(n) in variants_of(folder):
-            pipe = ldmkit.load(folder, variant=students.variant_of(n), device="cpu")
-            found.append(("student", n, pipe, 1.0))
-    return found
+        variant = students.variant_of(n)
+        if variant in variants_of(folder):
+            pipe = ldmkit.load(folder, variant=variant, device="cpu")
+            yield Ran("student", n, pipe, 1.0, _hash(folder, f".{variant}"))
 
 
-def measure(folder: Path, count: int, steps: tuple[int, ...], cache: Path) -> dict[str, Any]:
-    """Everything but the sheet and the table.
+def _hash(folder: Path, variant: str = "") -> str:
+    path = folder / "unet" / f"diffusion_pytorch_model{variant}.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+
+
+def measured(ran: Ran, texts: list[str], drawn: Features, cache: Path) -> dict[str, Any]:
+    """One line: its figures, and the first pictures under ``shown``."""
+    evaluate.paint(ran.pipe, texts[:1], ran.steps, ran.guidance)  # nobody pays for the first run
+    begin = time.process_time()
+    pictures = evaluate.paint(ran.pipe, texts, ran.steps, ran.guidance)
+    seconds = (time.process_time() - begin) / len(texts)
+    looked = features(np.stack([np.asarray(picture) for picture in pictures]))
+    right = [verdict.obeyed for verdict in judge_many(pictures, texts)]
+    row: dict[str, Any] = {
+        "run": ran.name,
+        "steps": ran.steps,
+        "weights": ran.weights,
+        "pictures": len(texts),
+        "obedience": sum(right) / len(texts),
+        "obedience_interval": [round(end, 3) for end in wilson(sum(right), len(texts))],
+        "obeyed": "".join("01"[one] for one in right),
+        "frechet": round(frechet(looked, drawn), 3),
+        "frechet_interval": frechet_interval(looked, drawn),
+        "cpu_seconds": round(seconds, 4),
+        "shown": pictures[:_SHOWN],
+    }
+    if ran.name == "student":  # the teacher's stands in the card: `recipes.measure`
+        many = [variety.SEEDS * [caption] for caption in variety.CAPTIONS]
+        again = {
+            words[0]: evaluate.paint(ran.pipe, words, ran.steps, ran.guidance) for words in many
+        }
+        row["variety"] = variety.variety(again.__getitem__, cache)
+    return row
+
+
+def measure(
+    folder: Path, count: int, steps: Sequence[int], kept: Path, cache: Path
+) -> tuple[list[dict[str, Any]], Image.Image]:
+    """All lines, and a sheet with a row of pictures for each.
 
     Args:
         folder: the pipeline's, with its students.
         count: pictures of each run.
         steps: numbers of steps to compare.
+        kept: where lines are kept: what was measured once, with these weights, isn't again.
         cache: where drawings are kept.
-
-    Returns:
-        ``rows`` and the ``sheet`` (a picture).
     """
     start = EVALUATION_SEED + 10_000
     texts = [scene(start + i).caption(start + i) for i in range(count)]
     drawn = features(np.array(drawings(_DRAWN, EVALUATION_SEED + 1000, cache)))
-    rows, shown, obeyed = [], list[Image.Image](), {}
-    for name, n, pipe, guidance in runs(folder, steps):
-        evaluate.paint(pipe, texts[:1], n, guidance)  # nobody pays for the first run
-        begin = time.process_time()
-        pictures = evaluate.paint(pipe, texts, n, guidance)
-        seconds = (time.process_time() - begin) / count
-        looked = features(np.stack([np.asarray(p) for p in pictures]))
-        right = [verdict.obeyed for verdict in judge_many(pictures, texts)]
-        obeyed[name, n] = right
-        row: dict[str, Any] = {
-            "run": name,
-            "steps": n,
-            "pictures": count,
-            "obedience": sum(right) / count,
-            "obedience_interval": [round(end, 3) for end in wilson(sum(right), count)],
-            "frechet": round(frechet(looked, drawn), 3),
-            "frechet_interval": frechet_interval(looked, drawn),
-            "cpu_seconds": round(seconds, 4),
-        }
-        if name == "student" or (name, n) == REFERENCE:
-            many = [variety.SEEDS * [caption] for caption in variety.CAPTIONS]
-            again = {words[0]: evaluate.paint(pipe, words, n, guidance) for words in many}
-            row["variety"] = variety.variety(again.__getitem__, cache)
-        rows.append(row)
-        shown += pictures[:_SHOWN]
-        print(json.dumps({k: v for k, v in row.items() if k != "variety"}), flush=True)
+    kept.mkdir(parents=True, exist_ok=True)
+    rows, shown = [], list[Image.Image]()
+    for ran in runs(folder, steps):
+        path = kept / f"{ran.name.replace(', ', '-')}-{ran.steps}-{ran.weights}-{count}.json"
+        if not path.is_file():
+            row = measured(ran, texts, drawn, cache)
+            evaluate.sheet(row.pop("shown"), _SHOWN).save(path.with_suffix(".png"))
+            path.write_text(json.dumps(row))
+        rows.append(json.loads(path.read_text()))
+        shown.append(Image.open(path.with_suffix(".png")).convert("RGB"))
+        print(json.dumps({k: v for k, v in rows[-1].items() if k not in ("variety", "obeyed")}))
+    plain = {row["steps"]: row["obeyed"] for row in rows if row["run"] == PLAIN}
     for row in rows:
-        plain = obeyed.get((REFERENCE[0], row["steps"]))
-        if row["run"] == "student" and plain is not None:
-            gain = paired_difference(obeyed["student", row["steps"]], plain)
-            row["over_plain_ddim"] = [round(value, 3) for value in gain]
-    return {"rows": rows, "sheet": evaluate.sheet(shown, _SHOWN)}
+        if row["run"] == "student":
+            pair = [[int(one) for one in x] for x in (row["obeyed"], plain[row["steps"]])]
+            row["over_plain_ddim"] = [round(value, 3) for value in paired_difference(*pair)]
+    sheet = Image.new("RGB", (shown[0].width, sum(strip.height for strip in shown)))
+    for i, strip in enumerate(shown):
+        sheet.paste(strip, (0, sum(above.height for above in shown[:i])))
+    return rows, sheet
 
 
 def card_rows(rows: list[dict[str, Any]]) -> str:
@@ -184,15 +216,21 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="of steps.json, sheet and card")
     options = parser.parse_args()
-    found = measure(options.folder, options.pictures, tuple(options.steps), options.runs / "cache")
-    found.pop("sheet").save(options.out / "sheet-steps.png")
-    (options.out / "steps.json").write_text(json.dumps(found["rows"], indent=1) + "\n")
+    rows, sheet = measure(
+        options.folder,
+        options.pictures,
+        options.steps,
+        options.runs / "steps",
+        options.runs / "cache",
+    )
+    sheet.save(options.out / "sheet-steps.png")
+    (options.out / "steps.json").write_text(json.dumps(rows, indent=1) + "\n")
     card = options.out / "MODEL_CARD.md"
     if card.is_file():
-        fill_card(card, "steps", card_rows(found["rows"]))
+        fill_card(card, "steps", card_rows(rows))
         write_hashes(options.out)
     else:
-        print(card_rows(found["rows"]))
+        print(card_rows(rows))
 
 
 if __name__ == "__main__":

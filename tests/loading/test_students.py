@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 
+import numpy as np
 import pytest
 import tiny
+from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 
 import ldmkit
 from ldmkit.loading import students
+from ldmkit.loading.catalog import CATALOG
 from ldmkit.loading.samplers import with_sampler
 
 
@@ -95,3 +98,32 @@ def test_what_is_written_keeps_what_was_there(folder, tmp_path):
     }
     assert (folder / "unet" / "diffusion_pytorch_model.steps8.safetensors").stat().st_mode & 0o444
     assert not list(folder.rglob("*.part"))
+
+
+# --- the others beside it ----------------------------------------------------------------------
+
+
+def test_a_latent_consistency_model_loads_and_is_recorded(tmp_path):
+    """What ``load("lcm-dreamshaper")`` opens, with random weights: guidance is an input of it."""
+    parts = tiny.pipeline(size="small", prediction_type="epsilon", scheduler_name="LCMScheduler")
+    unet = UNet2DConditionModel.from_config(parts.unet.config, time_cond_proj_dim=16)
+    pipe = LatentConsistencyModelPipeline(
+        **{k: v for k, v in parts.components.items() if k != "unet"},
+        unet=unet.eval(),
+        requires_safety_checker=False,
+    )
+    pipe.save_pretrained(tmp_path / "lcm")
+    row = CATALOG["lcm-dreamshaper"]
+    opened = ldmkit.load(tmp_path / "lcm", device="cpu")
+    assert type(opened).__name__ == row.family
+    traj = ldmkit.record(opened, "a red cat", seed=0, preview="none", **row.defaults)
+    assert len(traj.timesteps) == 4
+    assert np.isfinite(traj.latents).all()
+
+
+@pytest.mark.parametrize("sampler", ["lcm", "tcd"])
+def test_their_schedulers_are_names(sampler):
+    pipe = with_sampler(tiny.pipeline(size="small"), sampler)
+    traj = ldmkit.record(pipe, "a red cat", seed=0, preview="none", num_inference_steps=4)
+    assert traj.call["scheduler"] == f"{sampler.upper()}Scheduler"
+    assert len(traj.timesteps) == 4

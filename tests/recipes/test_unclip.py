@@ -23,9 +23,9 @@ from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from ldmkit.critters.judging import HEADS
 from ldmkit.critters.world import EVALUATION_SEED
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes import common, decoder, embeddings, prior, reading, unclip
 from ldmkit.recipes.clip import pixels
-from ldmkit.distilling.muon import Muon
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
