@@ -115,7 +115,8 @@ class Ladder:
         seed: int,
         call: Mapping[str, Any],
     ) -> None:
-        self.rungs, self.updates, self.stopped = tuple(rungs), updates, ""
+        self.rungs, self.updates = tuple(rungs), updates
+        self.stopped: str | None = None
         self._pipe, self._prompts, self._guidance = pipe, prompts, guidance
         self._batch, self._rate, self._call = batch_size, learning_rate, dict(call)
         self._random = torch.Generator().manual_seed(seed)
@@ -178,13 +179,14 @@ class Ladder:
         """
         self._rate = self._rate if learning_rate is None else _rate(learning_rate)
         function("on_update", on_update)
-        self.stopped = ""
+        self.stopped = None
         try:
             for steps in self.rungs:
                 if steps not in self._networks and not self._learn(steps, on_update):
                     break
         except KeyboardInterrupt:
             self._stop("Interrupted")
+            say(self.stopped, stacklevel=2)
         return self
 
     def _learn(self, steps: int, on_update: OnUpdate | None) -> bool:
@@ -201,6 +203,7 @@ class Ladder:
                 pupil.recover()
                 smaller = f"climb(learning_rate={self._rate / 4:g})"
                 self._stop("The error is no longer finite", smaller)
+                say(self.stopped, stacklevel=4)
                 return False
             done = (len(pupil.losses) + 1) / self.updates
             warm = min(1.0, (len(pupil.losses) + 1) / _WARM)
@@ -255,7 +258,6 @@ class Ladder:
             f"{why} after {had} of {self.updates} updates of the student of {steps} steps; its "
             f"weights are kept, {how} goes on."
         )
-        say(self.stopped, stacklevel=4)
 
     def save(self, folder: str | Path) -> Path:
         """Writes the students beside the usual weights of a pipeline's folder, as variants.
