@@ -185,8 +185,7 @@ class Ladder:
                 if steps not in self._networks and not self._learn(steps, on_update):
                     break
         except KeyboardInterrupt:
-            self._stop("Interrupted")
-            say(self.stopped, stacklevel=2)
+            say(self._stop("Interrupted"), stacklevel=2)
         return self
 
     def _learn(self, steps: int, on_update: OnUpdate | None) -> bool:
@@ -202,8 +201,7 @@ class Ladder:
             if not math.isfinite(float(error.detach())):
                 pupil.recover()
                 smaller = f"climb(learning_rate={self._rate / 4:g})"
-                self._stop("The error is no longer finite", smaller)
-                say(self.stopped, stacklevel=4)
+                say(self._stop("The error is no longer finite", smaller), stacklevel=4)
                 return False
             done = (len(pupil.losses) + 1) / self.updates
             warm = min(1.0, (len(pupil.losses) + 1) / _WARM)
@@ -251,13 +249,14 @@ class Ladder:
             return [Scene.sample(i, held_out=False).caption(i) for i in picked]
         return [known[i] for i in picked]
 
-    def _stop(self, why: str, how: str = "climb()") -> None:
+    def _stop(self, why: str, how: str = "climb()") -> str:
         steps = list(self._pupils)[-1] if self._pupils else self.rungs[0]
         had = len(self.losses.get(steps, []))
         self.stopped = (
             f"{why} after {had} of {self.updates} updates of the student of {steps} steps; its "
             f"weights are kept, {how} goes on."
         )
+        return self.stopped
 
     def save(self, folder: str | Path) -> Path:
         """Writes the students beside the usual weights of a pipeline's folder, as variants.
