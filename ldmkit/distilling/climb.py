@@ -178,14 +178,16 @@ class Ladder:
             learning_rate: another peak rate from here on.
         """
         self._rate = self._rate if learning_rate is None else _rate(learning_rate)
-        function("on_update", on_update)
+        return self._go_on(function("on_update", on_update))
+
+    def _go_on(self, on_update: OnUpdate | None) -> Ladder:
         self.stopped = None
         try:
             for steps in self.rungs:
                 if steps not in self._networks and not self._learn(steps, on_update):
                     break
         except KeyboardInterrupt:
-            say(self._stop("Interrupted"), stacklevel=2)
+            say(self._stop("Interrupted"), stacklevel=3)
         return self
 
     def _learn(self, steps: int, on_update: OnUpdate | None) -> bool:
@@ -345,7 +347,7 @@ def distill(
         whole("seed", seed, 0, 2**63 - 1),
         call,
     )
-    return ladder.climb(function("on_update", on_update))
+    return ladder._go_on(function("on_update", on_update))
 
 
 def _halving(rungs: Any) -> tuple[int, ...]:

@@ -175,6 +175,15 @@ def train(
     return run.average
 
 
+def packed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights as float16 with the last two of ten bits rounded away.
+
+    A wheel's zip then packs a student from 11.1 to 9.1 MB (10.2 with all bits).
+    """
+    halves = {name: tensor.half().cpu() for name, tensor in weights.items()}
+    return {name: (x.view(torch.int16) + 2 & ~3).view(torch.float16) for name, x in halves.items()}
+
+
 def network(device: str, weights: dict[str, torch.Tensor] | None = None) -> UNet2DConditionModel:
     """The shipped U-Net, with other weights where they are given."""
     unet = UNet2DConditionModel.from_pretrained(SHIPPED / "unet", dtype=torch.float32)
@@ -210,7 +219,7 @@ def main() -> None:
         shutil.copytree(SHIPPED, target, ignore=shutil.ignore_patterns("*.steps*.safetensors"))
     for steps, minutes in minutes_of(options.rungs, options.minutes).items():
         above = train(room, steps, minutes, above)
-        students.write(target, steps, above)
+        students.write(target, steps, packed(above))
 
 
 if __name__ == "__main__":

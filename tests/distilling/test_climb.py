@@ -11,9 +11,12 @@ import torch
 from diffusers import (
     DDIMPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
     UNet2DModel,
 )
 from PIL import Image
+from transformers import CLIPTextModelWithProjection
 
 import ldmkit
 from ldmkit.distilling import Ladder, climb, distill
@@ -105,6 +108,49 @@ def test_the_pipeline_and_the_predictor_say_the_same():
             assert float((ours - theirs).abs().max()) <= 0.05 * float(theirs.abs().max())
 
 
+def _sdxl():
+    """Stable Diffusion XL's parts, tiny: two encoders, pooled words and sizes beside the prompt."""
+    small = _pipe()
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=16 + 6 * 8,
+    )
+    return StableDiffusionXLPipeline(
+        vae=small.vae,
+        text_encoder=small.text_encoder,
+        tokenizer=small.tokenizer,
+        text_encoder_2=CLIPTextModelWithProjection(small.text_encoder.config),
+        tokenizer_2=small.tokenizer,
+        unet=unet,
+        scheduler=small.scheduler,
+        add_watermarker=False,
+    )
+
+
+def test_what_sdxl_tells_its_unet_beside_the_words_is_heard():
+    pipe = _sdxl()
+    heard = conditioning_of(pipe, PROMPTS, 5.0, {"height": 32, "width": 32})
+    assert heard.shape == (4, 4, 8, 8)
+    assert heard.both["added_cond_kwargs"]["text_embeds"].shape == (8, 16)
+    assert heard.with_words["added_cond_kwargs"]["time_ids"].shape == (4, 6)
+    few = heard.rows(torch.tensor([3, 3]))
+    embeds = heard.both["added_cond_kwargs"]["text_embeds"]  # those without words first
+    assert torch.equal(few["added_cond_kwargs"]["text_embeds"], embeds[[7, 7]])
+    assert torch.equal(few["encoder_hidden_states"], heard.both["encoder_hidden_states"][[7, 7]])
+    ladder = _distil(pipe, (2,), height=32, width=32)
+    assert ladder.finished
+
+
 def test_pipelines_without_words_are_distilled_too():
     torch.manual_seed(0)
     unet = UNet2DModel(
@@ -175,8 +221,10 @@ def test_an_interrupt_keeps_the_ladder_and_climb_goes_on():
         if update.steps == 2 and update.update == 1:
             raise KeyboardInterrupt
 
-    with pytest.warns(UserWarning, match="Interrupted after 1 of 3 updates of the student of 2"):
-        ladder = _distil(_pipe(), (4, 2), on_update=interrupt)
+    words = "Interrupted after 1 of 3 updates of the student of 2 steps; its weights are kept"
+    with pytest.warns(UserWarning, match=words) as told:
+        ladder = distill(_pipe(), (4, 2), updates=3, prompts=PROMPTS, on_update=interrupt)
+    assert told[0].filename == __file__
     assert isinstance(ladder, Ladder)
     first = ladder.losses[4]
     ladder.climb()

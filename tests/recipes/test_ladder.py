@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import pytest
+import torch
 from diffusers import StableDiffusionPipeline
 
 import ldmkit
@@ -16,6 +18,17 @@ def test_the_last_rungs_get_more_of_the_minutes():
     assert sum(found.values()) == pytest.approx(100)
     assert found == {16: 10, 8: 10, 4: 20, 2: 20, 1: 40}
     assert ladder.minutes_of([1], 7) == {1: 7}
+
+
+def test_packed_weights_are_nearly_the_same_and_smaller_in_a_zip():
+    weights = {"w": torch.randn(100_000, generator=torch.Generator().manual_seed(0))}
+    packed = ladder.packed(weights)["w"]
+    assert packed.dtype == torch.float16
+    gaps = (packed.float() - weights["w"]).abs()
+    # Half a step of eight bits; below 2⁻¹⁴ float16's steps no longer shrink.
+    assert bool((gaps <= weights["w"].abs() * (2**-9 + 2**-11) + 2**-22).all())
+    sizes = [len(zlib.compress(x.numpy().tobytes())) for x in (packed, weights["w"].half())]
+    assert sizes[0] < 0.93 * sizes[1]
 
 
 @pytest.mark.slow
