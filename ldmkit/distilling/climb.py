@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ldmkit.check import function, number, say, short, whole
@@ -60,15 +61,14 @@ class _Pupil:
     def __init__(self, teacher: torch.nn.Module) -> None:
         self.unet = copy.deepcopy(teacher).float().train().requires_grad_(True)
         self.average = {k: v.detach().clone() for k, v in self.unet.state_dict().items()}
-        self.losses: list[float] = []
         self._begin()
 
     def _begin(self) -> None:
         self._optimizer = Muon(self.unet.named_parameters(), vector_lr=0.1)
 
-    def learn(self, error: torch.Tensor, rate: float) -> None:
+    def learn(self, error: torch.Tensor, rate: float, before: int) -> None:
         """One update. The weights that made a finite error go into the average before they move."""
-        share = 1 - min(_DECAY, (1 + len(self.losses)) / (10 + len(self.losses)))
+        share = 1 - min(_DECAY, (1 + before) / (10 + before))
         with torch.no_grad():
             for name, weight in self.unet.state_dict().items():
                 self.average[name].lerp_(weight, share)
@@ -78,7 +78,6 @@ class _Pupil:
         error.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self._optimizer.step()
-        self.losses.append(float(error.detach()))
 
     def recover(self) -> None:
         """Back to the last good weights."""
@@ -120,13 +119,14 @@ class Ladder:
         self._pipe, self._prompts, self._guidance = pipe, prompts, guidance
         self._batch, self._rate, self._call = batch_size, learning_rate, dict(call)
         self._random = torch.Generator().manual_seed(seed)
-        self._pupils: dict[int, _Pupil] = {}
-        self._networks: dict[int, torch.nn.Module] = {}  # of the finished
+        self._networks: dict[int, torch.nn.Module] = {}  # of those that finished
+        self._pupil: _Pupil | None = None  # who is learning
+        self._losses: dict[int, list[float]] = {}
 
     @property
     def losses(self) -> dict[int, list[float]]:
         """Steps to the error of each update so far."""
-        return {steps: list(pupil.losses) for steps, pupil in self._pupils.items()}
+        return {steps: list(errors) for steps, errors in self._losses.items()}
 
     @property
     def finished(self) -> bool:
@@ -154,13 +154,16 @@ class Ladder:
         Raises:
             ValueError: no such student, or none yet.
         """
-        if steps not in self._pupils:
-            have = ", ".join(map(str, self._pupils)) or "none yet"
+        if steps not in self._losses:
+            have = ", ".join(map(str, self._losses)) or "none yet"
             raise ValueError(
                 f"steps must be those of a student that has begun ({have}), got {short(steps)}; "
                 "climb() trains the next."
             )
-        network = self._networks.get(steps) or self._pupils[steps].network(self._pipe.unet)
+        network = self._networks.get(steps)
+        if network is None:
+            assert self._pupil is not None
+            network = self._pupil.network(self._pipe.unet)
         twin = twin_of(self._pipe)
         twin.unet, twin.scheduler = network, copy.deepcopy(self._pipe.scheduler)
         name = origin_of(self._pipe).name.split(":")[0]
@@ -193,11 +196,13 @@ class Ladder:
     def _learn(self, steps: int, on_update: OnUpdate | None) -> bool:
         """One rung; whether it was finished."""
         teacher = self._teacher(steps)
-        pupil = self._pupils.setdefault(steps, _Pupil(teacher))
+        pupil = self._pupil = self._pupil or _Pupil(teacher)
+        losses = self._losses.setdefault(steps, [])
         device = next(teacher.parameters()).device
         rung = rung_of(self._pipe.scheduler, steps, device)
         lessons = self._lessons(teacher, pupil, steps)
-        while len(pupil.losses) < self.updates:
+        going = True
+        while going and len(losses) < self.updates:
             lesson, keywords = next(lessons)
             error = loss(predictor(pupil.unet, keywords, self._pipe.scheduler), rung, lesson)
             if not math.isfinite(float(error.detach())):
@@ -205,15 +210,16 @@ class Ladder:
                 smaller = f"climb(learning_rate={self._rate / 4:g})"
                 say(self._stop("The error is no longer finite", smaller), stacklevel=4)
                 return False
-            done = (len(pupil.losses) + 1) / self.updates
-            warm = min(1.0, (len(pupil.losses) + 1) / _WARM)
-            pupil.learn(error, self._rate * warm * (0.02 + 0.49 * (1 + math.cos(math.pi * done))))
-            told = Update(steps, len(pupil.losses), self.updates, pupil.losses[-1], self)
-            if on_update is not None and on_update(told) is False:
-                self._stop("Stopped by on_update")
-                return False
-        self._networks[steps] = pupil.network(self._pipe.unet)
-        return True
+            pupil.learn(error, self._rate * _course(len(losses), self.updates), len(losses))
+            losses.append(float(error.detach()))
+            told = Update(steps, len(losses), self.updates, losses[-1], self)
+            answer = None if on_update is None else on_update(told)
+            going = not (isinstance(answer, (bool, np.bool_)) and not answer)
+        if len(losses) == self.updates:
+            self._networks[steps], self._pupil = pupil.network(self._pipe.unet), None
+        if not going and not self.finished:
+            self._stop("Stopped by on_update")
+        return going
 
     def _teacher(self, steps: int) -> torch.nn.Module:
         above = self.rungs.index(steps) - 1
@@ -252,8 +258,8 @@ class Ladder:
         return [known[i] for i in picked]
 
     def _stop(self, why: str, how: str = "climb()") -> str:
-        steps = list(self._pupils)[-1] if self._pupils else self.rungs[0]
-        had = len(self.losses.get(steps, []))
+        steps = list(self._losses)[-1] if self._losses else self.rungs[0]
+        had = len(self._losses.get(steps, []))
         self.stopped = (
             f"{why} after {had} of {self.updates} updates of the student of {steps} steps; its "
             f"weights are kept, {how} goes on."
@@ -348,6 +354,12 @@ def distill(
         call,
     )
     return ladder._go_on(function("on_update", on_update))
+
+
+def _course(before: int, updates: int) -> float:
+    """The learning rate over its peak: a short warm-up, then a cosine to nearly nothing."""
+    done = (before + 1) / updates
+    return min(1.0, (before + 1) / _WARM) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
 
 
 def _halving(rungs: Any) -> tuple[int, ...]:

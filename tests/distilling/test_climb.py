@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -216,6 +217,15 @@ def test_false_stops_and_climb_goes_on():
     assert ladder.stopped is None
 
 
+def test_false_after_a_students_last_update_stops_before_the_next():
+    ladder = _distil(_pipe(), (4, 2), on_update=lambda u: np.bool_(u.update < 3))
+    assert {n: len(had) for n, had in ladder.losses.items()} == {4: 3}
+    assert "3 of 3 updates of the student of 4" in ladder.stopped
+    ladder.climb(on_update=lambda u: u.update < 3)
+    assert ladder.finished
+    assert ladder.stopped is None  # nothing is left to go on with
+
+
 def test_an_interrupt_keeps_the_ladder_and_climb_goes_on():
     def interrupt(update):
         if update.steps == 2 and update.update == 1:
@@ -260,7 +270,7 @@ def test_weights_that_broke_are_not_kept():
 
     def spoil(update):
         if update.update == 2:
-            network = update.ladder._pupils[2].unet
+            network = update.ladder._pupil.unet
             with torch.no_grad():
                 next(network.parameters()).fill_(math.inf)
 
