@@ -203,6 +203,12 @@ def main() -> None:
     parser = arguments(__doc__, minutes=120, batch=BATCH)
     parser.set_defaults(rate=0.006, drawings=48_000)
     parser.add_argument("--rungs", type=int, nargs="+", default=[16, 8, 4, 2, 1])
+    parser.add_argument(
+        "--each",
+        type=float,
+        nargs="+",
+        help="minutes of each rung, in place of shares of --minutes",
+    )
     parser.add_argument("--guidance", type=float, default=3.5, help="what is built in")
     parser.add_argument(
         "--direct",
@@ -213,11 +219,16 @@ def main() -> None:
     parser.add_argument("--watch", type=float, default=5, help="minutes between looks at obedience")
     parser.add_argument("--reuse", type=float, default=3, help="how often a target is learned from")
     options = parser.parse_args()
+    if options.each and len(options.each) != len(options.rungs):
+        parser.error(f"--each takes as many numbers as --rungs, got {len(options.each)}")
+    shares = minutes_of(options.rungs, options.minutes)
+    if options.each:
+        shares = dict(zip(options.rungs, options.each, strict=True))
     room, above = Classroom(options), None
     target = options.export or options.runs / (options.name or "ladder") / "model"
     if not target.is_dir():
         shutil.copytree(SHIPPED, target, ignore=shutil.ignore_patterns("*.steps*.safetensors"))
-    for steps, minutes in minutes_of(options.rungs, options.minutes).items():
+    for steps, minutes in shares.items():
         above = train(room, steps, minutes, above)
         students.write(target, steps, packed(above))
 

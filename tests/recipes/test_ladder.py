@@ -20,6 +20,13 @@ def test_the_last_rungs_get_more_of_the_minutes():
     assert ladder.minutes_of([1], 7) == {1: 7}
 
 
+def test_each_wants_a_number_for_every_rung(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["ladder", "--rungs", "2", "1", "--each", "5"])
+    with pytest.raises(SystemExit):
+        ladder.main()
+    assert "as many numbers as --rungs, got 1" in capsys.readouterr().err
+
+
 def test_packed_weights_are_nearly_the_same_and_smaller_in_a_zip():
     weights = {"w": torch.randn(100_000, generator=torch.Generator().manual_seed(0))}
     packed = ladder.packed(weights)["w"]
