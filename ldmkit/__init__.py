@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ldmkit import critters
     from ldmkit.distill import compare, score, sweep
+    from ldmkit.distilling import Ladder
     from ldmkit.figures.side_by_side import side_by_side
     from ldmkit.latents import decode_latents, encode_image
     from ldmkit.loading import anatomy, load, models, release
@@ -37,6 +38,7 @@ __all__ = [
     "Embedding",
     "Grid",
     "InterpolationPanel",
+    "Ladder",
     "PromptPanel",
     "Trajectory",
     "TrajectoryPanel",
@@ -71,6 +73,7 @@ _HOMES = {
     "Embedding": "ldmkit.records",
     "Grid": "ldmkit.records",
     "InterpolationPanel": "ldmkit.panels",
+    "Ladder": "ldmkit.distilling",
     "PromptPanel": "ldmkit.panels",
     "Trajectory": "ldmkit.records",
     "TrajectoryPanel": "ldmkit.panels",
