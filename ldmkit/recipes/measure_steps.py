@@ -144,7 +144,12 @@ def measured(ran: Ran, texts: list[str], drawn: Features, cache: Path) -> dict[s
 
 
 def measure(
-    folder: Path, count: int, steps: Sequence[int], kept: Path, cache: Path
+    folder: Path,
+    count: int,
+    steps: Sequence[int],
+    kept: Path,
+    cache: Path,
+    only: Sequence[str] = (),
 ) -> tuple[list[dict[str, Any]], Image.Image]:
     """All lines, and a sheet with a row of pictures for each.
 
@@ -154,6 +159,7 @@ def measure(
         steps: numbers of steps to compare.
         kept: where lines are kept: what was measured once, with these weights, isn't again.
         cache: where drawings are kept.
+        only: names of what is measured now; of others, lines that are kept already are shown.
     """
     start = EVALUATION_SEED + 10_000
     texts = [scene(start + i).caption(start + i) for i in range(count)]
@@ -162,6 +168,8 @@ def measure(
     rows, shown = [], list[Image.Image]()
     for ran in runs(folder, steps):
         path = kept / f"{ran.name.replace(', ', '-')}-{ran.steps}-{ran.weights}-{count}.json"
+        if only and ran.name not in only and not path.is_file():
+            continue
         if not path.is_file():
             row = measured(ran, texts, drawn, cache)
             evaluate.sheet(row.pop("shown"), _SHOWN).save(path.with_suffix(".png"))
@@ -213,6 +221,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=2000, help="of each run")
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
     parser.add_argument("--folder", type=Path, default=WEIGHTS / "critters")
+    parser.add_argument("--only", nargs="+", choices=[*TEACHERS, "student"], default=[])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="of steps.json, sheet and card")
     options = parser.parse_args()
@@ -222,6 +231,7 @@ def main() -> None:
         options.steps,
         options.runs / "steps",
         options.runs / "cache",
+        options.only,
     )
     sheet.save(options.out / "sheet-steps.png")
     (options.out / "steps.json").write_text(json.dumps(rows, indent=1) + "\n")
