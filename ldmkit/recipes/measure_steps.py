@@ -234,7 +234,7 @@ def main() -> None:
         options.only,
     )
     sheet.save(options.out / "sheet-steps.png")
-    (options.out / "steps.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (options.out / "steps.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     card = options.out / "MODEL_CARD.md"
     if card.is_file():
         fill_card(card, "steps", card_rows(rows))

@@ -58,7 +58,7 @@ def test_teacher_and_students_are_measured_from_the_same_noise(tmp_path, monkeyp
     told = ["measure_steps", "--pictures", "8", "--steps", "1", "2", "--folder", str(folder)]
     monkeypatch.setattr("sys.argv", [*told, "--runs", str(tmp_path), "--out", str(out)])
     measure_steps.main()
-    rows = json.loads((out / "steps.json").read_text())
+    rows = json.loads((out / "steps.json").read_text())["rows"]
     assert [(row["run"], row["steps"]) for row in rows] == [
         ("teacher, DDIM", 1),
         ("teacher, DDIM", 2),
