@@ -11,9 +11,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ldmkit import critters
-    from ldmkit.distill.compare import compare
-    from ldmkit.distill.scoring import score
-    from ldmkit.distill.sweep import sweep
+    from ldmkit.distilling import Ladder, distill
+    from ldmkit.experiments.compare import compare
+    from ldmkit.experiments.scoring import score
+    from ldmkit.experiments.sweep import sweep
     from ldmkit.figures.side_by_side import side_by_side
     from ldmkit.latents import decode_latents, encode_image
     from ldmkit.latents.inversion import invert
@@ -39,6 +40,7 @@ __all__ = [
     "Embedding",
     "Grid",
     "InterpolationPanel",
+    "Ladder",
     "PromptPanel",
     "Trajectory",
     "TrajectoryPanel",
@@ -50,6 +52,7 @@ __all__ = [
     "critters",
     "decode_embedding",
     "decode_latents",
+    "distill",
     "encode_image",
     "interpolate",
     "invert",
@@ -74,16 +77,18 @@ _HOMES = {
     "Embedding": "ldmkit.records",
     "Grid": "ldmkit.records",
     "InterpolationPanel": "ldmkit.panels",
+    "Ladder": "ldmkit.distilling",
     "PromptPanel": "ldmkit.panels",
     "Trajectory": "ldmkit.records",
     "TrajectoryPanel": "ldmkit.panels",
     "Walk": "ldmkit.records",
     "anatomy": "ldmkit.loading",
     "clip_space": "ldmkit.space.clip",
-    "compare": "ldmkit.distill",
+    "compare": "ldmkit.experiments",
     "critters": "ldmkit.critters",
     "decode_embedding": "ldmkit.space.unclip",
     "decode_latents": "ldmkit.latents",
+    "distill": "ldmkit.distilling",
     "encode_image": "ldmkit.latents",
     "interpolate": "ldmkit.space.interpolate",
     "invert": "ldmkit.latents.inversion",
@@ -93,10 +98,10 @@ _HOMES = {
     "recorder": "ldmkit.recording",
     "release": "ldmkit.loading",
     "sample_prior": "ldmkit.space.unclip",
-    "score": "ldmkit.distill",
+    "score": "ldmkit.experiments",
     "side_by_side": "ldmkit.figures.side_by_side",
     "slerp": "ldmkit.space.paths",
-    "sweep": "ldmkit.distill",
+    "sweep": "ldmkit.experiments",
     "text_diff": "ldmkit.space.arithmetic",
     "variations": "ldmkit.space.unclip",
 }

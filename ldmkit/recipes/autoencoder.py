@@ -15,8 +15,8 @@ import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes.data import drawings, to_tensor, unseen
-from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.train import VAE, Run, arguments, exported, half, target_of, train_model
 
 BATCH = 16  # crops

@@ -34,8 +34,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ldmkit.critters.language import words
 from ldmkit.critters.world import EVALUATION_SEED, VERSION
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes.data import captions_of, drawings, scene, to_tensor, unseen
-from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.train import CLIP, Run, arguments, exported, half, target_of, train_model
 
 BATCH = 192

@@ -34,9 +34,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ldmkit.critters.judging import HEADS
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes.data import TUNING_SEED, captions_of, drawings, scene, training_seeds
 from ldmkit.recipes.judge import labels
-from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.prior import WIDTH, Pictures, fit
 from ldmkit.recipes.train import (
     CLIP,

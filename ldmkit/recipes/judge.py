@@ -22,8 +22,8 @@ from torch.nn import functional
 from ldmkit.critters.judging import HEADS, Recogniser, truth
 from ldmkit.critters.scene import Scene
 from ldmkit.critters.world import EVALUATION_SEED, VERSION
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes.data import drawings, scene, to_tensor, unseen
-from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.train import (
     WEIGHTS,
     Run,

@@ -19,9 +19,9 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from ldmkit.critters.world import EVALUATION_SEED
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes.autoencoder import decibels
 from ldmkit.recipes.data import captions_of, drawings, to_tensor, unseen
-from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.train import (
     WEIGHTS,
     Run,

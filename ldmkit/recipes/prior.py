@@ -28,6 +28,7 @@ from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import 
 from torch.func import functional_call
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes.clip import POSITIONS
 from ldmkit.recipes.data import (
     TUNING_SEED,
@@ -40,7 +41,6 @@ from ldmkit.recipes.data import (
     to_tensor,
     training_seeds,
 )
-from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.train import (
     CLIP,
     WEIGHTS,

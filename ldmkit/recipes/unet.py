@@ -23,6 +23,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from ldmkit.critters.world import EVALUATION_SEED, VERSION
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes.clip import full_precision_config, tokens
 from ldmkit.recipes.data import (
     Captioned,
@@ -33,7 +34,6 @@ from ldmkit.recipes.data import (
     to_tensor,
     unseen,
 )
-from ldmkit.recipes.muon import Muon
 from ldmkit.recipes.train import UNET, Run, arguments, exported, half, target_of, train_model
 
 BATCH = 64

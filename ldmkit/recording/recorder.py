@@ -33,6 +33,7 @@ from ldmkit.check import heard_by, say, short
 from ldmkit.loading.device import Released, in_use
 from ldmkit.loading.families import Family, family_of
 from ldmkit.loading.origin import origin_of
+from ldmkit.loading.students import say_if_astray
 from ldmkit.recording import call as checks
 from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import (
@@ -130,6 +131,7 @@ def record(
     _check_parts(pipe, scheduler, networks)
     seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
     call = _complete(pipe, parameters, prompt, call)
+    say_if_astray(pipe, scheduler, call)
     told = kept(pipe, call, parameters, scheduler)  # before: a generator is drawn from
     if seeds is not None:
         call["generator"] = _generator(seeds)

@@ -48,6 +48,13 @@ SOLUTIONS = {  # what a student has to find, by notebook
             'return "an orange fox in a meadow", "an orange fox with a crown in a meadow"',
         )
     ],
+    "08-fewer-steps": [
+        (
+            "return z_end",
+            "ratio = sigma_end / sigma\n"
+            "    return (z_end - ratio * z) / (alpha_end - ratio * alpha)",
+        )
+    ],
 }
 
 

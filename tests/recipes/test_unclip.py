@@ -23,8 +23,8 @@ from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from ldmkit.critters.judging import HEADS
 from ldmkit.critters.world import EVALUATION_SEED
+from ldmkit.distilling.muon import Muon
 from ldmkit.recipes import data, decoder, prior, train, unclip
-from ldmkit.recipes.muon import Muon
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import ldmkit
-from ldmkit.distill import cells
+from ldmkit.experiments import runs
 from ldmkit.loading.device import own
 
 PROMPT = "a red cat with a crown"
@@ -122,18 +122,18 @@ def test_other_processes_make_the_same_pictures(pipe):
 @pytest.fixture
 def opened(monkeypatch):
     """Names that were loaded; each gives a pipeline of its own."""
-    names, cache = [], dict(cells._kept)
+    names, cache = [], dict(runs._kept)
 
     def load(name):
         names.append(name)
         return own(tiny.pipeline(size="small"))
 
-    for module in ("ldmkit.distill.sweep", "ldmkit.distill.cells"):
+    for module in ("ldmkit.experiments.sweep", "ldmkit.experiments.runs"):
         monkeypatch.setattr(sys.modules[module], "load", load)
-    cells._kept.clear()
+    runs._kept.clear()
     yield names
-    cells._kept.clear()
-    cells._kept.update(cache)
+    runs._kept.clear()
+    runs._kept.update(cache)
 
 
 @pytest.mark.parametrize("threads", [0, 3])
@@ -146,12 +146,12 @@ def test_a_name_is_opened_once(opened, threads):
 
 def test_a_worker_opens_a_name_once_and_again_after_release(opened):
     """A process that only runs jobs: nobody lends it the model."""
-    job = cells.Job("some model", None, (PROMPT,), (1,), {"num_inference_steps": 1}, (0,))
-    cells.run(job)
-    cells.run(job)
+    job = runs.Job("some model", None, (PROMPT,), (1,), {"num_inference_steps": 1}, (0,))
+    runs.run(job)
+    runs.run(job)
     assert opened == ["some model"]
     ldmkit.release()
-    cells.run(job)
+    runs.run(job)
     assert opened == ["some model"] * 2
 
 
@@ -269,7 +269,7 @@ def test_an_error_in_a_worker_is_raised_and_ends_the_rest(pipe):
     ],
 )
 def test_refuses_before_anything_runs(pipe, monkeypatch, axes, call, error, words):
-    monkeypatch.setattr("ldmkit.distill.cells.record", lambda *a, **k: pytest.fail("it ran"))
+    monkeypatch.setattr("ldmkit.experiments.runs.record", lambda *a, **k: pytest.fail("it ran"))
     with pytest.raises(error) as raised:
         ldmkit.sweep(pipe, axes, **{"prompt": PROMPT, **call})
     assert words in str(raised.value)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldmkit.distill.scoring import Scorer
+from ldmkit.experiments.scoring import Scorer
 from ldmkit.loading import load
 from ldmkit.loading.device import Released, being_released
 from ldmkit.loading.samplers import with_sampler

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ldmkit.check import function, short, whole
-from ldmkit.distill.cells import Job, OnUpdate, gather, run
-from ldmkit.distill.scoring import Scorer, scorer_of
+from ldmkit.experiments.runs import Job, OnUpdate, gather, run
+from ldmkit.experiments.scoring import Scorer, scorer_of
 from ldmkit.loading.samplers import sampler_name, with_sampler
 from ldmkit.recording import call as checks
 from ldmkit.records.grid import Grid, Label

@@ -194,7 +194,7 @@ def test_progress_and_stop(pipe):
     ],
 )
 def test_refuses_before_anything_runs(pipe, monkeypatch, arguments, error, words):
-    monkeypatch.setattr("ldmkit.distill.cells.record", lambda *a, **k: pytest.fail("it ran"))
+    monkeypatch.setattr("ldmkit.experiments.runs.record", lambda *a, **k: pytest.fail("it ran"))
     call = {"models": pipe, "prompts": PROMPTS[:2], **arguments}
     with pytest.raises(error) as raised:
         ldmkit.compare(call.pop("models"), call.pop("prompts"), **call)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldmkit.recipes.muon import Muon, orthogonalise
+from ldmkit.distilling.muon import Muon, orthogonalise
 from ldmkit.recipes.train import Run
 
 
