@@ -32,7 +32,8 @@ def test_a_cell_shows_all_records_and_stays_small():
 @pytest.mark.slow
 def test_eight_records_of_noise_stay_under_4_mb():
     rng = np.random.default_rng(0)  # nothing compresses worse
-    noise = {lane: rng.integers(0, 255, (20, 1, 256, 256, 3)) for lane in ("denoised", "latents")}
+    shape = (20, 1, 256, 256, 3)
+    noise = {lane: rng.integers(0, 255, shape, np.uint8) for lane in ("denoised", "latents")}
     fields = {n: getattr(make(20, side=8), n) for n in type(make(1)).__dataclass_fields__}
     loud = type(make(1))(**fields | {"previews": noise})
     bundle = side_by_side(*[loud] * 8)._repr_mimebundle_()

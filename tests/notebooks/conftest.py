@@ -2,7 +2,7 @@
 
 What is embedded computes on one thread, so that two kernels keep two cores busy. They are nicer
 than the tests beside them, and begin when the tests have been collected, which costs no assertion:
-each test waits for its own notebook.
+each test waits for its own notebook. Tests of one notebook share its kernel.
 """
 
 import os
@@ -15,7 +15,7 @@ AT_ONCE = 2
 
 
 class Kernels:
-    """Notebooks by the test that asks for them, executed or still waiting for a kernel."""
+    """Notebooks by their path, executed or still waiting for a kernel."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -26,10 +26,11 @@ class Kernels:
         self.environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
         self.environment.pop("MPLBACKEND", None)  # no backend set, as in class
 
-    def begin(self, test, prepare, path):
-        place = self.folder / f"notebook-{len(self.futures)}"
-        place.mkdir()
-        self.futures[test] = self.pool.submit(self._execute, prepare, path, place)
+    def begin(self, prepare, path):
+        if path not in self.futures:
+            place = self.folder / path.stem
+            place.mkdir()
+            self.futures[path] = self.pool.submit(self._execute, prepare, path, place)
 
     def _execute(self, prepare, path, place):
         """In an empty folder, without hub, with settings of IPython's own."""
@@ -68,12 +69,11 @@ def pytest_collection_finish(session):
     if session.config.option.collectonly:
         return
     for item in session.items:
-        prepared = getattr(getattr(item, "module", None), "PREPARED", {})
-        if prepare := prepared.get(getattr(item, "originalname", "")):
+        if "executed" in getattr(item, "fixturenames", ()):
             if KERNELS not in session.config.stash:
                 folder = item.config._tmp_path_factory.mktemp("notebooks")
                 session.config.stash[KERNELS] = Kernels(folder)
-            session.config.stash[KERNELS].begin(item.nodeid, prepare, item.callspec.params["path"])
+            session.config.stash[KERNELS].begin(item.module.prepared, item.callspec.params["path"])
 
 
 def pytest_sessionfinish(session):
@@ -82,6 +82,6 @@ def pytest_sessionfinish(session):
 
 
 @pytest.fixture
-def executed(request):
+def executed(request, path):
     """The test's notebook, run to its end; raises what stopped it."""
-    return request.config.stash[KERNELS].futures[request.node.nodeid].result()
+    return request.config.stash[KERNELS].futures[path].result()
