@@ -49,7 +49,7 @@ def short(value: object, limit: int = 60) -> str:
     if len(words) <= limit:
         return words
     if words.startswith(f"{type(value).__name__} {{"):  # a pipeline that writes its configuration
-        return f"a {type(value).__name__}"
+        return type(value).__name__
     return words[: limit - 3] + "..."
 
 

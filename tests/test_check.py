@@ -174,4 +174,4 @@ def test_short_is_one_line():
 
 
 def test_of_a_pipeline_its_kind_is_told_not_its_configuration():
-    assert check.short(tiny.pipeline(size="small")) == "a StableDiffusionPipeline"
+    assert check.short(tiny.pipeline(size="small")) == "StableDiffusionPipeline"

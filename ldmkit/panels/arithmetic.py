@@ -152,7 +152,7 @@ class ArithmeticPanel(WalkingPanel):
         self._clip = None
 
     @staticmethod
-    def _finished(walk: Walk) -> list[str]:
+    def _told(walk: Walk) -> list[str]:
         return [_changes(verdict, i) for i, verdict in enumerate(walk.verdicts)]
 
     def _order(self, settings: dict[str, Any]) -> tuple[list[float], str, Make]:

@@ -144,7 +144,7 @@ def test_words_that_are_no_keyword_are_told_apart(sd):
             sd.tokenizer(text, padding="max_length", truncation=True)
     assert len(said) == 1
     assert re.fullmatch(
-        r"The text 'cat cat .* has 40 tokens and the text encoder reads 30: .*", *said
+        r"The text “cat cat .*…” has 40 tokens and the text encoder reads 30: .*", *said
     )
 
 
