@@ -16,7 +16,6 @@ import functools
 import inspect
 import sys
 import threading
-import time
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ldmkit.check import say, short
+from ldmkit.check import short
 from ldmkit.recording.noise_law import place_of
 
 __all__ = [
@@ -44,7 +43,6 @@ __all__ = [
     "prior_of",
     "scheduler_of",
     "telling",
-    "wait_for_others",
 ]
 
 
@@ -327,8 +325,6 @@ def _keep_output(tape: Tape, here: int, module: torch.nn.Module, args: Any, outp
 _locks: dict[int, threading.Lock] = {}  # by identity: a student's scheduler may have no hash
 _locks_guard = threading.Lock()
 _busy = threading.local()
-_PATIENCE = 3.0  # seconds of waiting without a word
-_waiting: dict[int, set[int]] = {}  # threads that wait for their turn, and with what parts
 
 
 def _lock_of(part: Any) -> threading.Lock:
@@ -359,14 +355,9 @@ def exclusive(*parts: Any) -> Iterator[None]:
         )
     with _locks_guard:
         locks = [_lock_of(held[key]) for key in sorted(held)]
-    me = threading.get_ident()
     with ExitStack() as stack:
-        _waiting[me] = set(held)
-        try:
-            for lock in locks:  # one order everywhere: no two recorders wait on each other
-                stack.enter_context(lock)
-        finally:
-            del _waiting[me]
+        for lock in locks:  # one order everywhere: no two recorders wait on each other
+            stack.enter_context(lock)
         mine.update(held)
         try:
             yield
@@ -401,6 +392,15 @@ def _refuse_while_told(*parts: Any) -> None:
         )
 
 
+_UNDER_WAY = (
+    "This {} is being recorded in another thread, which began while this run was under way; run it "
+    "again when the record is done, or give each thread a scheduler of its own."
+)
+_RECORDED = "_recorded_by_ldmkit"  # on the class that a pipeline has while it is recorded
+# What a pipeline notes of a call on itself; others, such as _interrupt, are set from outside.
+_OF_A_CALL = ("_guidance_scale", "_guidance_rescale", "_clip_skip", "_cross_attention_kwargs")
+
+
 def _make_others_wait(
     scheduler: Any,
     here: int,
@@ -409,10 +409,16 @@ def _make_others_wait(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """A run begins with ``set_timesteps``: one of another thread waits here for the record."""
+    """A run begins with ``set_timesteps``: one of another thread waits here for the record.
+
+    Not so a run of the recorded pipeline itself that was reading its words when the record began:
+    guidance and steps that it noted on the pipeline are the record's by now.
+    """
     if owner is scheduler:
         _refuse_while_told(scheduler)
         if threading.get_ident() != here:
+            if hasattr(type(pipeline_at_work(scheduler)), _RECORDED):
+                raise RuntimeError(_UNDER_WAY.format(type(scheduler).__name__))
             with exclusive(scheduler):
                 pass
     return method(*args, **kwargs)
@@ -428,41 +434,15 @@ def _refuse_others(
 ) -> Any:
     """A run of another thread that was under way when the record began can't go on."""
     if owner is scheduler and threading.get_ident() != here:
-        raise RuntimeError(
-            f"This {type(scheduler).__name__} is being recorded in another thread, which began "
-            "while this run was under way; run it again when the record is done, or give each "
-            "thread a scheduler of its own."
-        )
+        raise RuntimeError(_UNDER_WAY.format(type(scheduler).__name__))
     return method(*args, **kwargs)
 
 
-def wait_for_others(scheduler: Any) -> None:
-    """Waits until no other thread is within a pipeline that has this scheduler.
-
-    A bare run takes no lock, but stands on its thread's stack.
-    """
-    begun: float | None = time.monotonic()
-    while any(_runs(frame, scheduler) for frame in _frames_of_others()):
-        time.sleep(0.005)
-        if begun is not None and time.monotonic() - begun > _PATIENCE:
-            say("Another thread runs a pipeline with this scheduler: the record begins after it.")
-            begun = None  # once
-
-
-def _frames_of_others() -> Iterator[types.FrameType]:
-    """Of the other threads, but for those that wait for this one."""
-    mine = _busy.__dict__.get("parts", set())
-    apart = {thread for thread, parts in list(_waiting.items()) if not mine.isdisjoint(parts)}
-    apart.add(threading.get_ident())
-    for thread, top in sys._current_frames().items():
-        frame = None if thread in apart else top
-        while frame:
-            yield frame
-            frame = frame.f_back
-
-
 def pipeline_at_work(scheduler: Any) -> Any | None:
-    """The pipeline with this scheduler that this thread is within; ``None`` in a loop of a cell."""
+    """The pipeline with this scheduler that this thread is within; ``None`` in a loop of a cell.
+
+    Of this thread alone: to read what stands on another's stack while it runs may end the process.
+    """
     frame = sys._getframe(1)
     while frame and not _runs(frame, scheduler):
         frame = frame.f_back  # type: ignore[assignment]
@@ -506,7 +486,13 @@ def guarded(pipe: Any, *parts: Any) -> Iterator[None]:
         function, args, *rest = super(stand_in, self).__reduce_ex__(protocol)
         return (function, tuple(kind if one is stand_in else one for one in args), *rest)
 
-    methods = {"__call__": call, "__reduce_ex__": reduced}
+    def noted(self: Any, name: str, value: Any) -> None:
+        """A call that another thread began just before the record notes nothing any more."""
+        if name in _OF_A_CALL and self is pipe and threading.get_ident() != here:
+            raise RuntimeError(_UNDER_WAY.format(kind.__name__))
+        super(stand_in, self).__setattr__(name, value)
+
+    methods = {"__call__": call, "__reduce_ex__": reduced, "__setattr__": noted, _RECORDED: True}
     names = {**methods, "__module__": kind.__module__, "__slots__": ()}
     stand_in: Any = type(kind.__name__, (kind,), names)
     try:

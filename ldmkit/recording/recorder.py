@@ -62,7 +62,6 @@ from ldmkit.recording.hooks import (
     prior_of,
     scheduler_of,
     telling,
-    wait_for_others,
 )
 from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_steps
 from ldmkit.recording.noise_law import number, prediction_of
@@ -89,6 +88,9 @@ def record(
     **call: Any,
 ) -> Trajectory:
     """Runs a diffusers pipeline and records each step; the picture is the same to the bit.
+
+    Runs of other threads that share the scheduler wait until the record is done; one that was under
+    way already is refused at its next step, since two runs can't share a scheduler's state.
 
     Args:
         pipe: any diffusers pipeline with a scheduler, a modular one too.
@@ -319,7 +321,6 @@ def _listening(tape: Recording) -> Iterator[None]:
     watched = tape.networks if set(SIDES) & set(tape.names) else ()
     with ExitStack() as stack:
         if tape.scheduler is not None:
-            wait_for_others(tape.scheduler)
             stack.enter_context(hooked(tape.scheduler, watched, tape.tape, tape.tell))
         try:
             yield
