@@ -179,7 +179,7 @@ def test_many_threads_bare_and_recorded(pipe, kind):
         assert same(thread.ended().made.image, alone[seed])
     for thread in plain:
         thread.ended()
-        # Begun between two records it may be refused, and then says so; it is never another picture.
+        # Begun between two records it may be refused; it is never another picture.
         assert thread.error is not None or same(thread.made, other)
 
 
