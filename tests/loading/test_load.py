@@ -15,6 +15,7 @@ import ldmkit
 from ldmkit.loading import catalog, opening
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import record
+from ldmkit.threads import one_thread
 
 QUICK = {"num_inference_steps": 2, "guidance_scale": 4.0}
 
@@ -241,7 +242,8 @@ def test_the_embedded_model():
     pipe = ldmkit.load("critters", device="cpu")
     plain = StableDiffusionPipeline.from_pretrained(embedded)
     plain.set_progress_bar_config(disable=True)
-    assert np.array_equal(picture(pipe), picture(plain))
+    with one_thread():  # as ldmkit computes it; two threads add in another order
+        assert np.array_equal(picture(pipe), picture(plain))
     networks = (pipe.unet, pipe.vae, pipe.text_encoder)
     parameters = sum(weight.numel() for part in networks for weight in part.parameters())
     assert abs(parameters / catalog.CATALOG["critters"].parameters - 1) < 0.05
