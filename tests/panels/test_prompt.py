@@ -490,7 +490,7 @@ def test_a_run_in_the_foreground(panel, monkeypatch):
 
 def test_words_that_an_embedded_model_does_not_know_are_told():
     pipe = tiny.pipeline(size="small")
-    remember(pipe, Origin("critters:steps4"))
+    remember(pipe, Origin("critters:other"))
     panel = PromptPanel(pipe, "a purpel cat, an Elephant!", **QUICK)
     view = field(panel, "prompt")._view
     assert set(view.vocabulary) == ldmkit.critters.words
