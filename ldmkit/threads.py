@@ -70,7 +70,7 @@ def on_one_thread(part: Any) -> Any:
 def _alone(kind: Any) -> Any:
     """``forward`` of a class of networks, on one thread."""
 
-    # A function of this name: unpickled elsewhere, a network finds its class' own.
+    # Of this name, so that a network sent to another process finds its class' own there.
     @functools.wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.training:
