@@ -104,8 +104,9 @@ def record(
             network gave it, guided, as the scheduler got it).
         preview: step pictures: ``"vae"`` decodes them after the run, ``"linear"`` keeps the
             linear map from latents to colours, ``"none"`` neither. ``"auto"``: the model's small
-            decoder where it has one (the embedded models: clean estimates, about 28 dB from the
-            autoencoder's), else vae where small. The final picture is the pipeline's own.
+            decoder where it has one (the embedded models: clean estimates about 28 dB from the
+            autoencoder's, mere noise about 19), else vae where small. The final picture is the
+            pipeline's own.
         on_step: called after each step with the step by name; ``False`` stops the run and keeps
             the part, its last clean estimate as the picture.
         unsafe_previews: draws the steps also of what the pipeline's safety checker blacked out;

@@ -88,9 +88,8 @@ def step_pictures(vae: Any, arrays: Mapping[str, Any], preview: str) -> dict[str
     unguided = _unguided_estimates(arrays)
     small = small_decoder(vae, works_on(vae)) if preview == "auto" else None
     if small is not None:
-        # Noise is no picture that it was taught: the linear map draws it, a cell for a latent.
-        lanes = {lane: lanes[lane] for lane in lanes if lane == "denoised"} | unguided
-        return {"rgb": rgb, "previews": _decoded(partial(previews.decode_small, small), lanes)}
+        decode = partial(previews.decode_small, small)
+        return {"rgb": rgb, "previews": _decoded(decode, lanes | unguided)}
     if preview == "linear" or (preview == "auto" and not _cheap(vae, lanes)):
         return {"rgb": rgb}
     if preview == "vae" or _cheap(vae, lanes | unguided):

@@ -45,10 +45,12 @@ def test_step_pictures_of_the_embedded_model_come_from_it(pipe, decodes):
     decodes.clear()
     traj = record(pipe, "a red cat", **CALL)
     assert decodes == [1], "the final picture is the autoencoder's, the steps' are not"
-    assert set(traj.previews) == {"denoised"}
+    assert set(traj.previews) == {"latents", "denoised"}
     small = small_decoder(pipe.vae, CPU)
-    expected = preview.decode_small(small, traj.denoised[:, 0])
-    assert np.array_equal(traj.previews["denoised"][:, 0], expected)
+    unit = traj.latents[:-1, 0] / np.hypot(traj.alphas, traj.sigmas)[:, None, None, None]
+    for lane, latents in (("denoised", traj.denoised[:, 0]), ("latents", unit)):
+        expected = preview.decode_small(small, latents.astype(np.float32))
+        assert np.array_equal(traj.previews[lane][:, 0], expected)
     final = preview.decode(pipe.vae, traj.latents[-1])[0]
     assert np.array_equal(np.asarray(traj.image), final)
 
@@ -64,12 +66,21 @@ def test_each_lane_that_is_a_picture_is_decoded_once(pipe, monkeypatch):
     small.forward = counting.__get__(small)
     monkeypatch.setattr("ldmkit.recording.shown.small_decoder", lambda vae, device: small)
     traj = record(pipe, "a red cat", keep="all", guidance_scale=3.5, **CALL)
-    assert set(traj.previews) == {"denoised", "denoised_text", "denoised_uncond"}
-    assert sum(seen) == 3 * 3
+    assert set(traj.previews) == {"latents", "denoised", "denoised_text", "denoised_uncond"}
+    assert sum(seen) == 4 * 3
     assert max(seen) <= 16  # more fall out of the cache
-    noisy = traj.pictures("latents")[0]
-    cells = np.asarray(noisy).reshape(16, 4, 16, 4, 3)
+    noise = traj.pictures("noise_pred")[0]  # no picture: a cell for a latent, framed
+    cells = np.asarray(noise).reshape(16, 4, 16, 4, 3)[1:-1, :, 1:-1]
     assert (cells == cells[:, :1, :, :1]).all(), "one colour for a latent: no network"
+
+
+def test_noise_looks_as_the_autoencoder_draws_it(pipe):
+    drawn = record(pipe, "a red cat", num_inference_steps=8, seed=7)
+    wanted = record(pipe, "a red cat", num_inference_steps=8, seed=7, preview="vae")
+    gaps = drawn.previews["latents"].astype(float) - wanted.previews["latents"]
+    decibels = 10 * np.log10(255**2 / (gaps**2).mean(axis=(1, 2, 3, 4)))
+    assert decibels[0] > 18, "pure noise, about 19 dB as record's docstring says"
+    assert decibels[-1] > 24, "nearly a picture"
 
 
 def test_vae_still_means_the_autoencoder(pipe, decodes):
