@@ -569,9 +569,6 @@ def _check_drawable(calls: Sequence[Call]) -> None:
         raise ValueError(f"nobody described how latents of the shape {shape} are decoded")
 
 
-# --- a loop that tells its steps itself ----------------------------------------------------------
-
-
 # --- a stage before: the prior of unCLIP ---------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from ldmkit.loading.device import works_on
 from ldmkit.recording import preview as previews
 from ldmkit.recording.small import small_decoder
+from ldmkit.records.law import at_unit_variance, clean_of
 
 __all__ = ["images_of", "pictures_of", "step_pictures"]
 
@@ -104,26 +105,28 @@ def _cheap(vae: Any, lanes: Mapping[str, NDArray[np.float32]]) -> bool:
 def _at_unit_scale(arrays: Mapping[str, Any], lane: str) -> NDArray[np.float32]:
     frames = arrays[lane][: len(arrays["timesteps"])]  # (n, b, c, h, w)
     if lane == "latents":
-        # Euler's latents grow to sigma; the autoencoder knows those of unit variance.
-        c = np.sqrt(arrays["alphas"] ** 2 + arrays["sigmas"] ** 2)
-        frames = frames / np.where(c > 0, c, 1)[:, None, None, None, None]
+        frames = at_unit_variance(frames, *_levels(arrays))
     return np.asarray(frames, dtype=np.float32)
 
 
 def _unguided_estimates(arrays: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
-    """The clean estimates before guidance, x0 = (latents - sigma · noise) / alpha.
+    """The clean estimates before guidance.
 
     They are drawn only beside the guided one, so a record that has no two sides has none.
     """
     sides = {"denoised_uncond": "noise_pred_uncond", "denoised_text": "noise_pred_text"}
     if any(arrays[name] is None for name in ("latents", *sides.values())):
         return {}
-    alphas, sigmas = (arrays[name][:, None, None, None, None] for name in ("alphas", "sigmas"))
-    with np.errstate(all="ignore"):  # alpha 0 at pure noise: no estimate follows
-        return {
-            lane: ((arrays["latents"][:-1] - sigmas * arrays[noise]) / alphas).astype(np.float32)
-            for lane, noise in sides.items()
-        }
+    latents, levels = arrays["latents"][:-1], _levels(arrays)
+    return {
+        lane: np.asarray(clean_of(latents, arrays[noise], *levels), dtype=np.float32)
+        for lane, noise in sides.items()
+    }
+
+
+def _levels(arrays: Mapping[str, Any]) -> list[NDArray[np.float64]]:
+    """Alpha and sigma of each step, (n, 1, 1, 1, 1)."""
+    return [arrays[name][:, None, None, None, None] for name in ("alphas", "sigmas")]
 
 
 def _decoded(
