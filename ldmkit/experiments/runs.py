@@ -20,7 +20,9 @@ from ldmkit.loading.device import Released, being_released
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import record
+from ldmkit.records import Trajectory
 from ldmkit.records.grid import Grid, Label
+from ldmkit.records.law import at_unit_variance
 
 __all__ = ["Job", "Progress", "gather", "lend", "plain"]
 
@@ -132,6 +134,11 @@ def _as_they_come(jobs: Sequence[Job], executor: Executor) -> Iterator[tuple[Job
 _turn = threading.Lock()  # runs in one process share its networks and cores: time them one by one
 
 
+def _places(traj: Trajectory) -> tuple[Any, Any]:
+    """Timestep and alpha of each step; at unit variance, since Euler's latents grow to sigma."""
+    return traj.timesteps, at_unit_variance(traj.alphas, traj.alphas, traj.sigmas)
+
+
 def run(job: Job) -> Made:
     """Runs one job; a function of the module, so that executors can send it."""
     pipe = twin_of(_opened(job.pipe))  # on schedulers of its own, whatever runs beside it
@@ -150,14 +157,14 @@ def run(job: Job) -> Made:
             f"The pipeline made {len(traj.images)} pictures where {count} were asked for; leave "
             "out num_images_per_prompt and output_type (a seed axis gives more pictures)."
         )
-    alpha, sigma = float(traj.alphas[0]), float(traj.sigmas[0])
+    # A pipeline whose own scheduler made no step tells no first place.
+    first = [float(array[0]) if len(array) else math.nan for array in _places(traj)]
     return Made(
         images=traj.images,
         seconds=seconds / count,
         calls=len(traj.timesteps),
-        first_timestep=float(traj.timesteps[0]),
-        # At unit variance, where Euler's latents are as large as sigma.
-        first_alpha=alpha / math.hypot(alpha, sigma),
+        first_timestep=first[0],
+        first_alpha=first[1],
         call=traj.call,
         model=traj.model,
         versions=traj.versions,

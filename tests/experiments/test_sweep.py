@@ -2,6 +2,7 @@
 
 import multiprocessing
 import sys
+import types
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
@@ -285,3 +286,21 @@ def test_takes_no_other_than_pipelines():
 def test_more_pictures_than_places_are_refused(pipe):
     with pytest.raises(RuntimeError, match="made 2 pictures where 1 were asked for"):
         ldmkit.sweep(pipe, {"seed": [1]}, PROMPT, num_inference_steps=1, num_images_per_prompt=2)
+
+
+class Deaf:
+    """A pipeline whose steps nobody hears: its own scheduler is another than it shows."""
+
+    def __init__(self):
+        self.scheduler = tiny.scheduler()
+
+    def __call__(self, prompt, size=8):
+        return types.SimpleNamespace(images=[Image.new("RGB", (size, size))])
+
+
+def test_a_picture_without_steps_is_swept():
+    with pytest.warns(UserWarning, match="No step passed"):
+        grid = ldmkit.sweep(Deaf(), {"size": [8, 16]}, PROMPT, clip=False)
+    assert [image.size for image in grid.images] == [(8, 8), (16, 16)]
+    assert [row["first_timestep"] for row in grid.table.rows] == [None, None]
+    assert "<table" in grid._repr_mimebundle_()["text/html"]
