@@ -82,6 +82,19 @@ class Verdict:
     def __getitem__(self, name: str) -> Seen:
         return self.attributes[name]
 
+    def __repr__(self) -> str:
+        """One line to read in a cell: ``Verdict(not obeyed: wears crown instead of scarf)``."""
+        told = ", ".join(_told(name, seen) for name, seen in self.attributes.items())
+        return f"Verdict({'obeyed' if self.obeyed else 'not obeyed'}: {told})"
+
+
+def _told(name: str, seen: Seen) -> str:
+    if seen.obeyed is None:
+        return f"{name} {seen.asked} hidden"
+    if seen.obeyed:
+        return f"{name} {seen.asked}"
+    return f"{name} {seen.seen or 'not seen'} instead of {seen.asked}"
+
 
 class Recogniser(nn.Module):
     """(b, 3, 64, 64) in -1…1 -> logits per head, {name: (b, values)}."""

@@ -77,6 +77,20 @@ def test_what_the_caption_itself_hides_is_not_judged() -> None:
     assert verdict.obeyed
 
 
+def test_a_verdict_is_one_line_to_read() -> None:
+    picture = _CAT.draw(64, 1)
+    assert repr(judge(picture, "a red cat with a top hat")) == (
+        "Verdict(obeyed: animal cat, colour red, wears top hat, number one)"
+    )
+    assert repr(judge(picture, "a blue cat with a scarf")) == (
+        "Verdict(not obeyed: animal cat, colour red instead of blue, "
+        "wears top hat instead of scarf, number one)"
+    )
+    assert "mood sad hidden" in repr(judge(picture, "a small sad red cat"))
+    blank = Image.new("RGB", (64, 64), "white")
+    assert "animal not seen instead of cat" in repr(judge(blank, "a cat"))
+
+
 def test_two_critters_may_stand_either_way_round() -> None:
     pair = (Critter("cat", "red", "crown", "neutral"), Critter("dog", "blue", "nothing", "happy"))
     picture = replace(_CAT, critters=pair, size="small").draw()
