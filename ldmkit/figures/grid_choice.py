@@ -74,7 +74,8 @@ def _like_it(grid: Grid, point: Point) -> list[str]:
         lines.append(f"{grid.measure} {row[grid.measure]:.2f}, n = {row['pictures']}")
         lines.append(f"(95 %: {row['low']:.2f} to {row['high']:.2f})")
     if row.get("seconds") is not None:
-        calls = f", {row['calls']:.0f} calls" if row.get("calls") is not None else ""
+        many = row.get("calls")
+        calls = "" if many is None else f", {many:.0f} call{'' if many == 1 else 's'}"
         lines.append(f"{row['seconds']:.2f} s a picture{calls}")
     if row.get("first_timestep") is not None and row.get("first_alpha") is not None:
         lines.append(f"from t = {row['first_timestep']:.0f}, alpha {row['first_alpha']:.3f}")

@@ -1,6 +1,7 @@
 """A grid drawn: every picture at its place, everything said escaped."""
 
 import base64
+import dataclasses
 import io
 import re
 import subprocess
@@ -207,6 +208,10 @@ def test_choice_shows_one_place_and_what_all_like_it_say():
     assert "obedience 0.67, n = 3" in text
     assert "0.30 s a picture, 8 calls" in text
     assert "from t = 1023, alpha 0.014" in text
+    once = dataclasses.replace(grid, values=grid.values | {"calls": np.ones(len(grid))})
+    html = choice_html(once, {"num_inference_steps": 8, "prompt": "a blue dog"}, "scheduler")
+    assert "s a picture, 1 call" in read(html).text
+    assert "1 calls" not in read(html).text
     single = choice_html(make_grid({"seed": (0, 1)}), {"seed": 1}, None)
     assert near(colours(single), [1])
 
