@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import secrets
 from functools import cache
 from importlib.resources import files
@@ -22,13 +23,22 @@ from ldmkit.figures.words import json_script
 from ldmkit.records import Trajectory
 from ldmkit.records.record import index_of
 
-__all__ = ["asset", "bundled", "fragment", "inlined", "mimebundle"]
+__all__ = ["asset", "bundled", "fragment", "inlined", "mimebundle", "module"]
 
 
 @cache
-def asset(name: str) -> str:
-    """The text of a file beside this module: ``"player.mjs"`` or ``"player.css"``."""
-    return files("ldmkit.figures").joinpath(name).read_text(encoding="utf-8")
+def asset(name: str, package: str = "ldmkit.figures") -> str:
+    """The text of a file beside this module, or in another package: ``"player.css"``."""
+    return files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def module(name: str, package: str = "ldmkit.figures") -> str:
+    """The source of a view: what all views share, then the file's own; a page can't import.
+
+    Lines that are comments stay behind: every output of every notebook would carry them.
+    """
+    source = asset("transport.mjs") + asset(name, package)
+    return re.sub(r"^ *(//|/\*\*| \*).*\n", "", source, flags=re.MULTILINE)
 
 
 def fragment(traj: Trajectory, batch: int = 0, arrays: Drawn | None = None) -> tuple[str, str]:
@@ -54,7 +64,7 @@ def inlined(payload: Payload, sheet: str) -> tuple[str, str]:
         f'<div class="ldm-record" id="{root}"><style>{asset("player.css")}</style>{sheet}'
         f'<script type="application/json" class="ldm-data">{json_script(data)}</script></div>'
     )
-    return markup, f'{asset("player.mjs")}\nmountInlined("{root}");\n'
+    return markup, f'{module("player.mjs")}\nmountInlined("{root}");\n'
 
 
 def mimebundle(traj: Trajectory) -> dict[str, Any]:

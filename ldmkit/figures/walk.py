@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ldmkit.figures.fragment import asset
+from ldmkit.figures.fragment import asset, module
 from ldmkit.figures.page import made_with, whole_page, write_text
 from ldmkit.figures.plot import NOISE, PICTURE, shown_figure
 from ldmkit.figures.words import shorten, text
@@ -61,7 +61,7 @@ def walk_fragment(walk: Walk) -> tuple[str, str]:
         f'<div class="ldm-record ldm-player" id="{root}" data-axis="{axis}">'
         f"<style>{asset('player.css')}{asset('walk.css')}</style>{_sheet(walk)}</div>"
     )
-    return markup, f'{asset("walk.mjs")}\nmountWalks("{root}");\n'
+    return markup, f'{module("walk.mjs")}\nwake("{root}", mountWalk);\n'
 
 
 def walk_mimebundle(walk: Walk) -> dict[str, Any]:

@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 from ldmkit.check import heard_by
+from ldmkit.figures.fragment import asset
 from ldmkit.figures.frames import webp
 from ldmkit.figures.words import shorten, text
 from ldmkit.panels.fields import (
     Form,
     WordsField,
-    part,
     row,
     small_button,
     unknown_words,
@@ -115,7 +115,7 @@ class PromptPanel(RunningPanel):
         self._code = ipywidgets.HTML()
         self._code.add_class("ldm-code")
         top = row("ldm-top", [self._form, self._stage])
-        style = ipywidgets.HTML(f"<style>{part('panel.css')}</style>")
+        style = ipywidgets.HTML(f"<style>{asset('panel.css', 'ldmkit.panels')}</style>")
         style.add_class("ldm-style")
         self._stand(
             [style, top, self._history, self._place, self._code], start=self._settings.start

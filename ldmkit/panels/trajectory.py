@@ -21,7 +21,7 @@ from ldmkit.check import whole
 from ldmkit.figures import Payload, comparison_payload, trajectory_payload
 from ldmkit.figures.beside import align
 from ldmkit.figures.checks import checked_lanes, checked_records, usual_lanes
-from ldmkit.figures.fragment import asset
+from ldmkit.figures.fragment import asset, module
 from ldmkit.figures.words import text
 from ldmkit.panels.panel import Checked, Panel, replace_earlier
 from ldmkit.records import Trajectory
@@ -47,7 +47,7 @@ REASON = (
 class Player(anywidget.AnyWidget):
     """The custom view; pictures cross as one block of bytes, never as base64."""
 
-    _esm = asset("player.mjs")
+    _esm = module("player.mjs")
     _css = asset("player.css")
 
     data = traitlets.Dict(help="Words, numbers and sizes of frames; see figures.frames.").tag(

@@ -16,9 +16,8 @@ import ipywidgets
 import traitlets
 from PIL import Image
 
-from ldmkit.figures.fragment import asset
+from ldmkit.figures.fragment import asset, module
 from ldmkit.figures.words import shorten, text
-from ldmkit.panels.fields import part
 from ldmkit.panels.trajectory import REASON, STYLE
 from ldmkit.records.rgb import flat
 
@@ -84,8 +83,8 @@ class Shown:
 class _View(anywidget.AnyWidget):
     """The custom view."""
 
-    _esm = part("walk.mjs")
-    _css = asset("player.css") + part("walk.css")
+    _esm = module("walk.mjs", "ldmkit.panels")
+    _css = asset("player.css") + asset("walk.css", "ldmkit.panels")
 
     # A trait for each picture: what is synced is sent whole, so that one trait for all of them
     # would send the first of 24 pictures 24 times.

@@ -13,7 +13,7 @@ from records.make import PROMPT, make
 
 from ldmkit.figures import mimebundle, trajectory_payload
 from ldmkit.figures.beside import align
-from ldmkit.figures.fragment import asset
+from ldmkit.figures.fragment import asset, module
 from ldmkit.figures.side_by_side import side_by_side
 from ldmkit.records.pictures import lane_array
 
@@ -299,7 +299,7 @@ def test_panel_module(new_page):
     page = seen.page
     page.set_content(f"<!doctype html><style>{asset('player.css')}</style><body></body>")
     frames = base64.b64encode(payload.frames).decode()
-    page.evaluate(PANEL, [asset("player.mjs"), json.dumps(payload.data), frames])
+    page.evaluate(PANEL, [module("player.mjs"), json.dumps(payload.data), frames])
     at_step(page, 2)
     assert np.array_equal(pixels(page, "latents"), lane_array(traj, "latents")[1])
     page.wait_for_function("window.model.saved.length")
