@@ -17,8 +17,7 @@ import traitlets
 
 from ldmkit.critters import UnknownWords
 from ldmkit.critters import words as critter_words
-from ldmkit.figures.fragment import asset, module
-from ldmkit.figures.words import shorten, text
+from ldmkit.figures.html import asset, module, shorten, text
 from ldmkit.loading.catalog import CATALOG
 from ldmkit.loading.origin import origin_of
 from ldmkit.panels.job import Job

@@ -6,7 +6,6 @@ As in a ``TrajectoryPanel``, stock widgets stand in where anywidget's front end 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +15,15 @@ import ipywidgets
 import traitlets
 from PIL import Image
 
-from ldmkit.figures.fragment import asset, module
-from ldmkit.figures.words import shorten, text
+from ldmkit.figures.html import asset, module, shorten, text
+from ldmkit.figures.webp import SMALL, webp
 from ldmkit.panels.trajectory import REASON, STYLE
-from ldmkit.records.rgb import flat
 
 __all__ = ["MOST_FRAMES", "Shown", "WalkView"]
 
 MOST_FRAMES = 64  # a browser holds them all
 
 SIDE = 512  # pixels
-EXACT_PIXELS = 128 * 128  # small pictures are enlarged by the browser: no loss beforehand
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ class WalkView(ipywidgets.VBox):
             before = self._pictures[i]
             if before is picture or before == picture:
                 return self._frames[i]
-        return _webp(picture)
+        return webp(picture, SIDE, 85, exact=SMALL)
 
     def _draw_stock(self) -> None:
         if self._view.awake or not self._frames:
@@ -173,13 +170,3 @@ class WalkView(ipywidgets.VBox):
 
 def _lines(words: str) -> str:
     return "\n".join(shorten(line, 200) for line in words.splitlines())
-
-
-def _webp(picture: Image.Image) -> bytes:
-    picture = flat(picture)
-    if max(picture.size) > SIDE:
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    small = picture.width * picture.height <= EXACT_PIXELS
-    file = io.BytesIO()
-    picture.save(file, "WEBP", lossless=small, quality=85, method=3)
-    return file.getvalue()

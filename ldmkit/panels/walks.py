@@ -20,9 +20,8 @@ from PIL import Image
 
 from ldmkit.check import heard_by, short, whole
 from ldmkit.critters import words as critter_words
-from ldmkit.figures.fragment import asset
+from ldmkit.figures.html import asset, text
 from ldmkit.figures.walk import details
-from ldmkit.figures.words import text
 from ldmkit.loading.catalog import CATALOG
 from ldmkit.loading.origin import origin_of
 from ldmkit.panels.end_field import EndField

@@ -10,9 +10,9 @@ from PIL import Image
 
 from ldmkit.check import number, short
 from ldmkit.records.record import RecordError, write_atomically
-from ldmkit.records.rgb import flat
+from ldmkit.records.rgb import fitted, flat
 
-__all__ = ["check_animation", "fitted", "write_animation"]
+__all__ = ["check_animation", "write_animation"]
 
 HOLD = 6  # the last picture of a run stays this many frames long
 
@@ -68,12 +68,6 @@ def write_animation(
         )
 
     return write_atomically(path, write)
-
-
-def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """(width, height) of the same proportions whose longer side is ``side``."""
-    scale = side / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def check_animation(duration: float, size: int) -> None:

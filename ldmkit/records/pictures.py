@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ldmkit.check import choice, short, whole
-from ldmkit.records.animation import check_animation, fitted, write_animation
+from ldmkit.records.animation import check_animation, write_animation
 from ldmkit.records.law import at_unit_variance, clean_of, noise_of
 from ldmkit.records.record import RecordError, index_of
+from ldmkit.records.rgb import fitted
 
 if TYPE_CHECKING:
     from ldmkit.records.trajectory import Trajectory

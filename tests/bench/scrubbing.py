@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from records.make import make
 
 from ldmkit.figures import comparison_payload, trajectory_payload
-from ldmkit.figures.fragment import asset, module
+from ldmkit.figures.html import asset, module
 
 RUN = """async seconds => {
     const root = document.querySelector('.ldm-player');

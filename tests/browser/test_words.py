@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from ldmkit.critters import words as vocabulary
-from ldmkit.figures.fragment import asset, module
+from ldmkit.figures.html import asset, module
 from ldmkit.panels.fields import unknown_words
 
 pytestmark = pytest.mark.browser

@@ -9,7 +9,7 @@ from PIL import Image
 from records.make import PROMPT, make
 
 from ldmkit.figures import comparison_payload, trajectory_payload
-from ldmkit.figures.beside import align
+from ldmkit.figures.side_by_side import align
 from ldmkit.records.pictures import lane_array
 
 LANES = ("latents", "denoised")

@@ -20,9 +20,9 @@ from ldmkit.figures import (
     trajectory_figure,
     trajectory_payload,
 )
-from ldmkit.figures.fragment import asset, module
-from ldmkit.figures.frames import MAX_BYTES
-from ldmkit.figures.page import page_html
+from ldmkit.figures.html import asset, module
+from ldmkit.figures.player import page_html
+from ldmkit.figures.webp import MAX_BYTES
 from ldmkit.records import RecordError, pictures
 from ldmkit.records.pictures import lane_array
 
