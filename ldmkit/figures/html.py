@@ -24,9 +24,8 @@ from typing import Any
 
 from PIL import Image
 
-from ldmkit.check import cut, plain
+from ldmkit.check import cut, plain, text
 from ldmkit.records.record import write_atomically
-from ldmkit.records.table import text
 
 __all__ = [
     "asset",

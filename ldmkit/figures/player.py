@@ -98,7 +98,7 @@ def trajectory_payload(
     final = b""
     if batch < len(traj.images):
         final = webp(traj.images[batch], fitted.rung.side if fitted.shrunk else 512, 85)
-    lanes = [
+    shown = [
         _lane(traj, lane, [*frames.values()], arrays[lane], batch)
         for lane, frames in fitted.pictures.items()
     ]
@@ -111,7 +111,7 @@ def trajectory_payload(
         "timesteps": json_numbers(traj.timesteps),
         "alphas": json_numbers(traj.alphas),
         "sigmas": json_numbers(traj.sigmas),
-        "lanes": lanes,
+        "lanes": shown,
         "final": {"size": len(final), "alt": f"Final picture: {_alt(traj, batch)}"},
         "note": " ".join(_notes(traj, batch, fitted, arrays)),
     }

@@ -70,12 +70,17 @@ def sheet_markup(title: str, line: str, body: str, note: str = "") -> str:
     )
 
 
-def cell_markup(pictures: str, head: str, soft: Iterable[str] = (), *, width: int) -> str:
-    """Pictures above each other with plain words under them: one strong line, others soft."""
+def cell_markup(
+    pictures: str, head: str, soft: Iterable[str] = (), *, width: int, room: int = 8
+) -> str:
+    """Pictures above each other with plain words under them: one strong line, others soft.
+
+    Long words are broken ``room`` pixels before the next cell begins.
+    """
     lines = "".join(f'<br><span style="opacity:0.7">{text(words)}</span>' for words in soft)
     return (
         f'<div style="display:inline-block;vertical-align:top;width:{width + 8}px;margin:0 0 8px">'
-        f'{pictures}<div style="font-size:11px;line-height:1.3;padding-right:8px;'
+        f'{pictures}<div style="font-size:11px;line-height:1.3;padding-right:{room}px;'
         f'overflow-wrap:anywhere"><b>{text(head)}</b>{lines}</div></div>'
     )
 
@@ -277,7 +282,7 @@ def _column(
         cells.append(img(data, alt, THUMB, gap=4))
     mix = f"{traj.alphas[i]:.2f} × picture", f"+ {traj.sigmas[i]:.2f} × noise"
     soft = f"timestep {traj.timesteps[i]:.4g}", *mix
-    return cell_markup("".join(cells), f"step {i + 1}", soft, width=THUMB)
+    return cell_markup("".join(cells), f"step {i + 1}", soft, width=THUMB, room=0)
 
 
 def _finals(traj: Trajectory, encoded: Mapping[int, bytes]) -> list[str]:

@@ -32,7 +32,7 @@ from ldmkit.critters.world import ANIMALS, EVALUATION_SEED
 from ldmkit.figures.sheet import SheetRow, Tile, contact_sheet
 from ldmkit.recipes.data import TUNING_SEED, drawings, scene, to_tensor, unseen
 from ldmkit.recipes.train import write_picture
-from ldmkit.records.intervals import wilson
+from ldmkit.records.stats import wilson
 
 _BATCH = 25
 SEEDS = 64  # pictures per caption

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from ldmkit.records.display import drawn
 from ldmkit.records.embedding import Embedding
-from ldmkit.records.intervals import Estimate, Z, mean_of, wilson
 from ldmkit.records.plane import Plane, units
 from ldmkit.records.record import RecordError
-from ldmkit.records.table import Table
+from ldmkit.records.stats import Estimate, Table, Z, mean_of, wilson
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
