@@ -26,7 +26,7 @@ from ldmkit.figures.webp import MAX_BYTES
 from ldmkit.records import RecordError, pictures
 from ldmkit.records.pictures import lane_array
 
-from .test_words import HOSTILE, Reader
+from .test_html import HOSTILE, Reader
 
 MB = 1_000_000
 

@@ -23,7 +23,7 @@ from ldmkit.figures.grid import (
 )
 from ldmkit.records import RecordError
 
-from .test_words import HOSTILE, Reader
+from .test_html import HOSTILE, Reader
 
 
 def read(html):
