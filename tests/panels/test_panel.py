@@ -410,8 +410,10 @@ def test_each_picture_is_encoded_once_and_sent_once(pipes, monkeypatch):
     encoded, sent = [], []
     from ldmkit.panels import walk_view
 
-    real = walk_view._webp
-    monkeypatch.setattr(walk_view, "_webp", lambda one: encoded.append(one) or real(one))
+    real = walk_view.webp
+    monkeypatch.setattr(
+        walk_view, "webp", lambda one, *a, **k: encoded.append(one) or real(one, *a, **k)
+    )
     ends = [kind("L").resize((512, 512)) for kind in (Image.linear_gradient, Image.radial_gradient)]
     panel = InterpolationPanel(pipes["prompt"], *ends, space="pixel", num_frames=24)
     view = panel._view._view
