@@ -11,14 +11,8 @@ from typing import Any
 from ldmkit.check import did_you_mean, short
 from ldmkit.loading import catalog
 from ldmkit.loading import device as devices
-from ldmkit.loading.folder import (
-    check_folder,
-    check_variant,
-    defaults_of,
-    fetch_parts,
-    moved_classes,
-    parts_of,
-)
+from ldmkit.loading.assembled import fetch_parts, moved_classes, parts_of
+from ldmkit.loading.folder import check_folder, check_variant, defaults_of
 from ldmkit.loading.origin import Origin, remember
 from ldmkit.loading.quiet import (
     no_progress_bars,
