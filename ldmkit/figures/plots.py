@@ -74,7 +74,8 @@ def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Fi
     grid = fig.add_gridspec(
         rows + 1, columns + 1, height_ratios=[*[1.0] * rows, 0.8], width_ratios=[*[1] * columns, 2]
     )
-    fig.suptitle(_title(traj, batch), fontsize=10)
+    lines = shorten(prompt_of(traj, batch), 80), shorten(" · ".join(details(traj, batch)), 110)
+    fig.suptitle("\n".join(lines).replace("$", r"\$"), fontsize=10)  # a prompt is no formula
     for row, lane in enumerate(lanes):
         _draw_lane(fig, grid, row, lane, traj, steps, batch)
     if batch < len(traj.images):
@@ -90,11 +91,6 @@ def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Fi
     words.set_axis_off()
     words.legend(*schedule.get_legend_handles_labels(), fontsize=7, frameon=False, loc="center")
     return fig
-
-
-def _title(traj: Trajectory, batch: int) -> str:
-    lines = shorten(prompt_of(traj, batch), 80), shorten(" · ".join(details(traj, batch)), 110)
-    return "\n".join(lines).replace("$", r"\$")  # a prompt is no formula
 
 
 def _draw_lane(
@@ -132,7 +128,7 @@ def walk_figure(walk: Walk, *, columns: int = COLUMNS) -> Figure:
     """The pictures in rows; below them, of embeddings, the cosine to both ends."""
     rows = -(-len(walk) // columns)
     across = min(columns, len(walk))
-    plotted = _plotted(walk)
+    plotted = len(walk.embeddings) > 2 and all(e.norm > 0 for e in walk.embeddings)
     height = 1.45 * rows + 0.75 + 1.5 * plotted
     fig = shown_figure((max(4.5, 1.2 * across), height))
     ratios = [1.45] * rows + [1.5] * plotted
@@ -147,10 +143,6 @@ def walk_figure(walk: Walk, *, columns: int = COLUMNS) -> Figure:
     if plotted:
         _plot_similarity(fig.add_subplot(grid[-1, :]), walk)
     return fig
-
-
-def _plotted(walk: Walk) -> bool:
-    return len(walk.embeddings) > 2 and all(e.norm > 0 for e in walk.embeddings)
 
 
 def _plot_similarity(axes: Any, walk: Walk) -> None:
@@ -176,7 +168,8 @@ def grid_figure(grid: Grid, *, rows: int = 8) -> Figure:
     headings, all_rows = laid_out(grid)
     shown = all_rows[:rows]
     columns = max(len(row.positions) for row in shown)
-    plotted = [name for name in ("score", "seconds") if _has(grid, name)] if _curved(grid) else []
+    known = [name for name in ("score", "seconds") if name in grid.values and _curved(grid)]
+    plotted = [name for name in known if np.isfinite(grid.values[name]).any()]
     tall = 0.85 * len(shown) + 0.3 * len({row.group for row in shown})
     fig = shown_figure((max(6.5, 0.85 * columns + 2.2), tall + 0.9 + (2.6 if plotted else 0)))
     ratios = [tall, 2.6] if plotted else [tall]
@@ -191,10 +184,6 @@ def grid_figure(grid: Grid, *, rows: int = 8) -> Figure:
         if k == 0 and _lines(grid)[0]:
             axes.legend(fontsize=7, frameon=False)
     return fig
-
-
-def _has(grid: Grid, name: str) -> bool:
-    return name in grid.values and bool(np.isfinite(grid.values[name]).any())
 
 
 def _curved(grid: Grid) -> bool:

@@ -241,7 +241,8 @@ def align(trajs: Sequence[Trajectory]) -> Alignment:
     levels = [np.arctan2(traj.sigmas, traj.alphas) for traj in trajs]
     if not all(np.isfinite(level).all() for level in levels):
         shares = np.linspace(0, 1, len(unknown))
-        steps = tuple(tuple(_by_share(shares, len(level))) for level in levels)
+        places = [np.round(shares * (len(level) - 1)).astype(int) for level in levels]
+        steps = tuple(tuple(own.tolist()) for own in places)
         return Alignment(steps, longest.alphas, longest.sigmas, unknown, BY_SHARE)
     ticks, shares = _ticks(levels, np.arctan2(longest.sigmas, longest.alphas))
     steps = tuple(tuple(_by_noise(ticks, shares, level)) for level in levels)
@@ -279,10 +280,6 @@ def _by_noise(
     # Heun and PNDM visit a level twice: among equals the one as far through the run.
     distance = np.abs(ticks[:, None] - level) + 1e-6 * np.abs(shares[:, None] - own)
     return [int(i) for i in distance.argmin(axis=1)]
-
-
-def _by_share(shares: NDArray[np.float64], count: int) -> list[int]:
-    return [round(share * (count - 1)) for share in shares.tolist()]
 
 
 # --- one player for all --------------------------------------------------------------------------
