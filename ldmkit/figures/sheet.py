@@ -163,7 +163,7 @@ class _Paper:
         self.right = self.column(columns) - GAP if columns else MARGIN
         self.tops, y, group = [], self.top, ""
         for row in rows:
-            y += GROUP if row.group != group else 0
+            y += GROUP if row.group and row.group != group else 0
             group = row.group
             self.tops.append(y)
             words = LINE * any(tile.under for tile in row.tiles)
