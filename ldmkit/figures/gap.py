@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldmkit.figures.canvas import NOISE, PICTURE, shown_figure
 from ldmkit.figures.html import text
-from ldmkit.figures.plots import NOISE, PICTURE, shown_figure
 from ldmkit.records.gap import Gap
 from ldmkit.records.plane import Plane, units
 

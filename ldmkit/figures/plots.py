@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ldmkit.figures.canvas import NOISE, PICTURE, shown_figure
 from ldmkit.figures.captions import details, lane_words, prompt_of
 from ldmkit.figures.grid import THUMB, Row, along, laid_out, say, title_of
 from ldmkit.figures.grid import details as grid_details
@@ -28,31 +27,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["NOISE", "PICTURE", "grid_figure", "shown_figure", "trajectory_figure", "walk_figure"]
+__all__ = ["grid_figure", "trajectory_figure", "walk_figure"]
 
-PICTURE, NOISE = "#0c8377", "#b0478a"  # the player's two colours
 COLOURS = (PICTURE, NOISE, "#d98200", "#3b6fb6", "#5b8c2a", "#7a5c3e", "#c23b3b", "#666666")
 # Curves that coincide (DDIM and Euler do) must both be seen: large and hollow under small.
 MARKERS = (("o", 9), ("s", 7), ("^", 6), ("D", 4), ("v", 4), ("P", 4), ("X", 4), (".", 4))
 GAP = 6
-
-
-def shown_figure(size: tuple[float, float]) -> Figure:
-    """An empty figure of so many inches that shows itself as the value of a cell.
-
-    It is none of pyplot's, which would stay in its list of open figures and show a second time.
-    """
-    from matplotlib.figure import Figure  # heavy: nobody pays who doesn't plot
-
-    class ShownFigure(Figure):
-        def _repr_png_(self) -> bytes:
-            file = io.BytesIO()
-            with warnings.catch_warnings():  # an emoji in the prompt is drawn as a box: no news
-                warnings.filterwarnings("ignore", message="Glyph .* missing from")
-                self.savefig(file, format="png", dpi=110)
-            return file.getvalue()
-
-    return ShownFigure(figsize=size, layout="constrained")
 
 
 def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Figure:
