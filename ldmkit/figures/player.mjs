@@ -3,7 +3,7 @@
 // One ES module, hand-written, no network, behind what transport.mjs holds. It serves
 //   - a page or a notebook cell, inlined:  mountInlined(id)
 //   - an anywidget panel:                  export default { render }
-// Both hand `mount` the same two things: `data` (see ldmkit/figures/frames.py) and one block of
+// Both hand `mount` the same two things: `data` (see ldmkit/figures/player.py) and one block of
 // WebP bytes. Words of a record are untrusted: they enter the document as text nodes only.
 
 function round(value) {

@@ -50,7 +50,7 @@ class Player(anywidget.AnyWidget):
     _esm = module("player.mjs")
     _css = asset("player.css")
 
-    data = traitlets.Dict(help="Words, numbers and sizes of frames; see figures.frames.").tag(
+    data = traitlets.Dict(help="Words, numbers and sizes of frames; see figures.player.").tag(
         sync=True
     )
     frames = traitlets.Bytes(help="All frames as WebP, one after the other.").tag(sync=True)
