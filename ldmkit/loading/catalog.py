@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldmkit.records.table import Table
+from ldmkit.records.stats import Table
 
 __all__ = ["CATALOG", "Row", "embedded_folder", "models"]
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import anywidget
@@ -19,18 +17,12 @@ import traitlets
 
 from ldmkit.critters import UnknownWords
 from ldmkit.critters import words as critter_words
-from ldmkit.figures.words import shorten, text
+from ldmkit.figures.html import asset, module, shorten, text
 from ldmkit.loading.catalog import CATALOG
 from ldmkit.loading.origin import origin_of
 from ldmkit.panels.job import Job
 
-__all__ = ["Form", "WordsField", "part", "row", "small_button", "unknown_words", "vocabulary_of"]
-
-
-@cache
-def part(name: str) -> str:
-    """The text of a file beside this module."""
-    return files("ldmkit.panels").joinpath(name).read_text(encoding="utf-8")
+__all__ = ["Form", "WordsField", "row", "small_button", "unknown_words", "vocabulary_of"]
 
 
 def row(kind: str, parts: list[ipywidgets.Widget]) -> ipywidgets.Box:
@@ -228,8 +220,8 @@ def _progress(job: Job, one: str) -> str:
 class _View(anywidget.AnyWidget):
     """The custom view of a ``WordsField``."""
 
-    _esm = part("words.mjs")
-    _css = part("words.css")
+    _esm = module("words.mjs", "ldmkit.panels")
+    _css = asset("words.css", "ldmkit.panels")
 
     value = traitlets.Unicode("", help="The words.").tag(sync=True)
     vocabulary = traitlets.List(

@@ -6,7 +6,6 @@ so that the cell has long returned while the picture forms.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,12 +14,11 @@ import numpy as np
 from PIL import Image
 
 from ldmkit.check import heard_by
-from ldmkit.figures.frames import webp
-from ldmkit.figures.words import shorten, text
+from ldmkit.figures.html import asset, shorten, text
+from ldmkit.figures.webp import SMALL, webp
 from ldmkit.panels.fields import (
     Form,
     WordsField,
-    part,
     row,
     small_button,
     unknown_words,
@@ -38,7 +36,6 @@ from ldmkit.recording.hooks import scheduler_of
 from ldmkit.recording.preview import autoencoder_of, linear_rgb
 from ldmkit.recording.safety import WITHHELD, has_checker
 from ldmkit.records import RecordError, Step, Trajectory
-from ldmkit.records.rgb import flat
 
 __all__ = ["PromptPanel"]
 
@@ -115,7 +112,7 @@ class PromptPanel(RunningPanel):
         self._code = ipywidgets.HTML()
         self._code.add_class("ldm-code")
         top = row("ldm-top", [self._form, self._stage])
-        style = ipywidgets.HTML(f"<style>{part('panel.css')}</style>")
+        style = ipywidgets.HTML(f"<style>{asset('panel.css', 'ldmkit.panels')}</style>")
         style.add_class("ldm-style")
         self._stand(
             [style, top, self._history, self._place, self._code], start=self._settings.start
@@ -274,13 +271,7 @@ def _live_preview(pipe: Any, step: Step) -> bytes:
 
 def _encoded(picture: Image.Image) -> bytes:
     """The final picture; small ones without loss."""
-    file = io.BytesIO()
-    small = picture.width * picture.height <= 128 * 128
-    picture = flat(picture)
-    picture.thumbnail((LARGEST, LARGEST))
-    # Method 0 takes a fiftieth of the usual one's time, for a twentieth more bytes.
-    picture.save(file, "WEBP", lossless=small, quality=90, method=0)
-    return file.getvalue()
+    return webp(picture, LARGEST, 90, exact=SMALL, method=0)
 
 
 class _Form(Form):

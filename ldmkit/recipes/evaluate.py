@@ -29,9 +29,10 @@ from tqdm import tqdm
 from ldmkit.critters.judging import HEADS, Verdict, judge_many, look, recogniser
 from ldmkit.critters.scene import Scene, parse
 from ldmkit.critters.world import ANIMALS, EVALUATION_SEED
+from ldmkit.figures.sheet import SheetRow, Tile, contact_sheet
 from ldmkit.recipes.data import TUNING_SEED, drawings, scene, to_tensor, unseen
 from ldmkit.recipes.train import write_picture
-from ldmkit.records.intervals import wilson
+from ldmkit.records.stats import wilson
 
 _BATCH = 25
 SEEDS = 64  # pictures per caption
@@ -112,11 +113,8 @@ def report(verdicts: list[Verdict]) -> dict[str, object]:
 
 def sheet(pictures: list[Image.Image], columns: int = 10) -> Image.Image:
     """A contact sheet in the order given: nothing picked."""
-    rows = -(-len(pictures) // columns)
-    page = Image.new("RGB", (columns * 66, rows * 66), "white")
-    for i, picture in enumerate(pictures):
-        page.paste(picture, (i % columns * 66 + 1, i // columns * 66 + 1))
-    return page
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    return contact_sheet("", "", [SheetRow([*map(Tile, row)]) for row in rows], side=64)
 
 
 # --- variety -------------------------------------------------------------------------------------

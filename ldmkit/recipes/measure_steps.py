@@ -33,7 +33,7 @@ from ldmkit.recipes import evaluate
 from ldmkit.recipes.data import drawings, scene, to_tensor
 from ldmkit.recipes.measure import fill_card, write_hashes
 from ldmkit.recipes.train import WEIGHTS
-from ldmkit.records.intervals import paired_difference, wilson
+from ldmkit.records.stats import paired_difference, wilson
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 TEACHERS = {"teacher, DDIM": "ddim", "teacher, DPM++": "dpm++"}

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ldmkit
-from ldmkit.loading import catalog, opening
+from ldmkit.loading import catalog
+from ldmkit.loading import open as opening
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import record
 from ldmkit.threads import one_thread

@@ -11,7 +11,8 @@ import tiny_unclip
 import torch
 
 import ldmkit
-from ldmkit.loading import assembled, catalog, opening
+from ldmkit.loading import assembled, catalog
+from ldmkit.loading import open as opening
 from ldmkit.loading.origin import origin_of
 from ldmkit.threads import one_thread
 

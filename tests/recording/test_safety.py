@@ -12,10 +12,9 @@ from PIL import Image
 from tiny_encoders import same, with_checker
 
 from ldmkit.check import heard_by
-from ldmkit.figures.beside import comparison_payload
-from ldmkit.figures.frames import trajectory_payload
+from ldmkit.figures.player import trajectory_payload
 from ldmkit.figures.sheet import sheet_image
-from ldmkit.figures.side_by_side import side_by_side
+from ldmkit.figures.side_by_side import comparison_payload, side_by_side
 from ldmkit.recording import record, recorder
 from ldmkit.recording.safety import hidden_of
 from ldmkit.records import RecordError, Trajectory
