@@ -197,6 +197,10 @@ class Settings:
 
     # --- a run ---------------------------------------------------------------------------------
 
+    def can_run(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a picture is there where the pipeline begins from one."""
+        return settings.get("image") is not None or not self._begins_from_picture
+
     def prepare(self, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A pipeline and the keywords for ``record``; the reader's own pipeline stays as it is.
 
@@ -207,7 +211,7 @@ class Settings:
             ValueError: the pipeline needs a start picture and there is none.
         """
         picture = settings.get("image")
-        if picture is None and self._begins_from_picture:
+        if not self.can_run(settings):
             raise ValueError(
                 f"{type(self._pipe).__name__} begins from a picture, got none; choose one with "
                 "Start picture, or set panel.value = {'image': picture}."

@@ -97,7 +97,10 @@ function render({ model, el }) {
     field.value = model.get("value");
     mark();
   }
-  field.addEventListener("input", mark);
+  field.addEventListener("input", () => {
+    mark();
+    if (model.get("live")) tell();
+  });
   field.addEventListener("change", tell); // leaving the field: before a click on Run arrives
   field.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
