@@ -2,8 +2,8 @@
 
 While a reader types, requests come faster than pictures. At most one drawing runs and one waits; a
 newer request takes the place of the one that waits. A drawing that is quick is let to its end, or a
-steady typist would never see one; a slow one is stopped at its next step. So the last request is
-always drawn, and what was asked before it costs nothing. When nothing has been asked for a while,
+steady typist would never see one; a slow one is stopped at its next step, unless nothing was drawn
+for a while. So the last request is always drawn, soon. When nothing has been asked for a second,
 the usual run is made, once, whose record is kept.
 """
 
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 
 from ldmkit.panels.job import Job, Report, foreground
 
 __all__ = ["QUICK", "SETTLED", "Live"]
 
-QUICK = 0.5  # seconds; a drawing that takes longer is not let to its end
+QUICK = 1.0  # seconds; a drawing that takes longer is slow
+PATIENCE = 2.0  # seconds without a picture until a slow one is let to its end, too
 SETTLED = 1.0  # seconds without a request until a record is kept
 PAUSE = 0.3  # ... where a run holds up the kernel
 
@@ -40,6 +42,7 @@ class Live:
         self._kept: Job | None = None
         self._lock = threading.RLock()
         self._took = 0.0  # seconds of the last whole drawing
+        self._drawn = 0.0  # when it ended
 
     @property
     def waits(self) -> bool:
@@ -59,7 +62,8 @@ class Live:
             self._ask_in_foreground()
             return None
         with self._lock:
-            self.drop(running=self._took > QUICK)
+            starved = time.monotonic() - self._drawn > PATIENCE
+            self.drop(running=self._took > QUICK and not starved)
             if self._kept is not None and not self._kept.ended:
                 self._kept.cancel()  # its settings are no longer the panel's
             job = self._make()
@@ -90,8 +94,8 @@ class Live:
         self._kept, self._drawings = None, []
 
     def took(self, seconds: float) -> None:
-        """Tells how long a whole drawing took."""
-        self._took = seconds
+        """Tells how long a drawing took that has just been shown."""
+        self._took, self._drawn = seconds, time.monotonic()
 
     def _settle(self, report: Report) -> None:
         with self._lock:

@@ -61,11 +61,12 @@ class PromptPanel(RunningPanel):
     and so does running its cell again.
 
     With ``live=True`` the picture follows each letter and each move of a slider. The newest request
-    wins and none queue: a picture that takes half a second at most is let to its end, a longer one
-    is stopped at its next step, and the last request is always drawn. Words that the model never
-    learned are drawn as it takes them, and told. What fails leaves the last good picture. After a
-    second without a change the usual run is made once, and its record kept; until then ``result``
-    and the history stay as they were, and ``panel.job.wait().image`` is the picture.
+    wins and none queue: a picture that takes a second at most is let to its end, a slower one shows
+    its steps and is stopped at the next (but not when nothing was drawn for two seconds), and the
+    last request is always drawn. Words that the model never learned are drawn as it takes them, and
+    told. What fails leaves the last good picture. After a second without a change the usual run is
+    made once, and its record kept; until then ``result`` and the history stay as they were, and
+    ``panel.job.wait().image`` is the picture.
 
     In Colab, under nbclient and where the environment says ``LDMKIT_FOREGROUND=1`` a run ends
     before ``run()`` returns, and the kernel's interrupt is its Stop; a live panel makes its run

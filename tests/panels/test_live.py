@@ -213,6 +213,17 @@ def test_a_slow_drawing_ends_at_its_next_step_and_shows_its_steps(pipe, ran, pan
     assert [words for words, _ in ran] == ["an owl", "a dog"]
     assert np.array_equal(on_stage(panel), wanted(pipe, "a dog", num_inference_steps=30))
 
+    # A steady typist isn't starved: when nothing was drawn for a while, it is let to its end.
+    monkeypatch.setattr(live, "PATIENCE", 0.0)
+    with held(pipe) as (gate, reached):
+        write(panel, "a fox")
+        slow = panel.job
+        assert reached.wait(30)
+        write(panel, "an owl")
+        gate.set()
+        panel.job.wait(60)
+    assert slow.state == "done"
+
 
 def test_what_fails_leaves_the_last_good_picture_and_says_so(pipe, panel):
     good = panel._picture.value
