@@ -44,7 +44,7 @@ def test_the_picture_follows_the_letters(lab, open_notebook, shots):
     page.screenshot(path=shots / "live-typed.png")
 
     # It settles: the record is kept, once, and its player stands below.
-    expect(panel.locator(".ldm-thumb button:visible")).to_have_count(3, timeout=60_000)
+    expect(panel.locator(".ldm-thumb button:visible")).to_have_count(2, timeout=60_000)
     expect(panel.locator(".ldm-player .ldm-prompt")).to_have_text("a red cat with a top hat")
     page.screenshot(path=shots / "live-settled.png")
 
