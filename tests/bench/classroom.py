@@ -134,10 +134,12 @@ def student(pairs, steps):
     """However many steps the others take: the teacher's 64 are what its students are for."""
     quick = ldmkit.load("critters", variant="steps4")
     call = {"num_inference_steps": 4, "guidance_scale": 1.0}
-    few = lambda: quick(PROMPT, generator=torch.Generator("cpu").manual_seed(7), **call)
-    report(
-        "64 guided steps / 4 of the student (at least)", 15, interleaved(bare_run(64), few, pairs)
-    )
+
+    def few():
+        quick(PROMPT, generator=torch.Generator("cpu").manual_seed(7), **call)
+
+    taken = interleaved(bare_run(64), few, pairs)
+    report("64 guided steps / 4 of the student (at least)", 15, taken)
 
 
 def panel(pairs, steps):

@@ -293,9 +293,9 @@ def test_run_keeps_at_once_and_is_not_dropped_by_typing(pipe, ran, panel):
 
 
 def test_stop_keeps_the_part_and_nothing_more_comes(pipe, ran, panel, monkeypatch):
-    monkeypatch.setattr(live, "SETTLED", 0.1)
     panel.value = {"num_inference_steps": 9}
     panel.job.wait(60)
+    monkeypatch.setattr(live, "SETTLED", 0.1)
     with held(pipe) as (gate, reached):
         write(panel, "a dog")
         assert reached.wait(30)
