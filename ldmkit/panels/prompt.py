@@ -461,20 +461,24 @@ class _Form(Form):
         empty_upload(self._upload)
 
 
-class _WholeSlider(ipywidgets.IntSlider):
-    """Goes as far as what it is filled with."""
+class _Grows:
+    """A slider that goes as far as what it is filled with."""
 
-    def fill(self, value: int) -> None:
-        self.min, self.max = min(self.min, value), max(self.max, value)
-        self.value = value
-
-
-class _Slider(ipywidgets.FloatSlider):
-    """Goes as far as what it is filled with."""
+    min: Any
+    max: Any
+    value: Any
 
     def fill(self, value: float) -> None:
         self.min, self.max = min(self.min, value), max(self.max, value)
         self.value = value
+
+
+class _WholeSlider(_Grows, ipywidgets.IntSlider):
+    pass
+
+
+class _Slider(_Grows, ipywidgets.FloatSlider):
+    pass
 
 
 def _makers(

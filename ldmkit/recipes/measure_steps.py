@@ -142,7 +142,9 @@ def painted(ran: Ran, texts: list[str], kept: Path) -> tuple[NDArray[np.uint8], 
             few = evaluate.paint(ran.pipe, texts[i : i + _PART], ran.steps, ran.guidance, first=i)
             taken = time.process_time() - begin
             partial = path.with_suffix(".part.npz")
-            np.savez_compressed(partial, pictures=np.stack(few), seconds=taken)
+            np.savez_compressed(
+                partial, pictures=np.stack([np.asarray(one) for one in few]), seconds=taken
+            )
             partial.replace(path)
         with np.load(path) as part:
             parts.append(part["pictures"])
