@@ -108,6 +108,7 @@ class DistillPanel(RunningPanel):
         style.add_class("ldm-style")
         pictures = row("ldm-rungs", list(self._shown.values()))
         self._stand([style, self._form, pictures, self._curve], start)
+        self.observe(lambda _: self._name_button(), names=["value"])
 
     def __repr__(self) -> str:
         return "DistillPanel(closed)" if self._closed else f"DistillPanel({self.job})"
@@ -117,14 +118,22 @@ class DistillPanel(RunningPanel):
         prepared(self._pipe, (steps,), **self._options)  # says what of the scheduler won't do
         return steps
 
+    def _goes_on(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a run with these settings would go on with the present ladder."""
+        if self.ladder is None or self._lesson is None or self.ladder.finished:
+            return False
+        return all(self._lesson.settings[name] == settings[name] for name in LEARNING)
+
     def _work(self, settings: dict[str, Any]) -> Callable[[Report], Any]:
-        old, before = self.ladder, self._lesson
-        same = before is not None and all(before.settings[n] == settings[n] for n in LEARNING)
-        if old is None or old.finished or not same:
+        note = ""
+        if not self._goes_on(settings):
+            if self.ladder is not None and not self.ladder.finished:
+                note = "Another student begins; panel.result is the unfinished one till it ends."
+                self.set_trait("result", self.ladder)  # also if an error ended its run
             given = {name: settings[name] for name in ("updates", "seed", "learning_rate")}
             self.ladder = prepared(self._pipe, (settings["rung"],), **given, **self._options)
         assert self.ladder is not None
-        self._lesson = _Lesson(self._pipe, self.ladder, settings)
+        self._lesson = _Lesson(self._pipe, self.ladder, settings, note)
         return self._lesson
 
     def _show(self, job: Job) -> None:
@@ -138,8 +147,10 @@ class DistillPanel(RunningPanel):
 
     def _restore(self) -> None:
         self._draw()
-        gone_on = self.ladder is not None and not self.ladder.finished
-        self._form.run.description = "Go on" if gone_on else "Run"
+        self._name_button()
+
+    def _name_button(self) -> None:
+        self._form.run.description = "Go on" if self._goes_on(self.value) else "Run"
 
     def _replaced(self) -> None:
         super()._replaced()
@@ -163,14 +174,16 @@ class DistillPanel(RunningPanel):
 class _Lesson:
     """What the worker does: the ladder goes on, and draws from time to time."""
 
-    def __init__(self, pipe: Any, ladder: Ladder, settings: Mapping[str, Any]) -> None:
-        self._pipe, self._ladder, self.settings = pipe, ladder, settings
+    def __init__(self, pipe: Any, ladder: Ladder, settings: Mapping[str, Any], note: str) -> None:
+        self._pipe, self._ladder, self.settings, self._note = pipe, ladder, settings, note
         self.pictures: dict[str, bytes] = {}
         self.drawn_at = 0  # updates that the student in the picture had
         self._next = 0.0
 
     def __call__(self, report: Report) -> Ladder:
         steps = self.settings["rung"]
+        if self._note:
+            report.say(self._note)
         if report(len(self._ladder.losses.get(steps, [])), self._ladder.updates):
             with heard_by(lambda words: None):  # a student as the teacher: "made for 8 steps"
                 self.pictures["plain"] = self._draw(self._pipe, steps)

@@ -112,6 +112,10 @@ def test_stopped_kept_gone_on(pipe, panel, monkeypatch, tmp_path):
         folder = ladder.save(tmp_path / "mine")
     assert ldmkit.load(folder, variant="steps2", device="cpu")
     first = list(ladder.losses[2])
+    panel.value = {"seed": 6}
+    assert panel._form.run.description == "Run"  # it would be another one
+    panel.value = {"seed": 5}
+    assert panel._form.run.description == "Go on"
     panel._form.run.click()
     assert panel.job.wait(60) is ladder
     assert (ladder.losses[2][:2], len(ladder.losses[2])) == (first, 4)
@@ -152,7 +156,12 @@ def test_what_breaks_the_run_leaves_the_ladder(panel, monkeypatch):
         panel.job.wait(60)
     assert len(panel.ladder.losses[2]) == 2
     assert panel._form.run.description == "Go on"
+    unfinished, seen = panel.ladder, []
+    panel.observe(lambda change: seen.append(change["new"]), names="result")
+    panel.value = {"updates": 1}
     assert panel.run().wait(60).finished
+    assert seen == [unfinished, panel.ladder]
+    assert "Another student begins; panel.result is the unfinished one" in message(panel)
 
 
 def test_closing_ends_it_and_what_was_learned_stays(pipe, monkeypatch):
