@@ -68,6 +68,12 @@ def two_runs(page: Page) -> None:
     to_step(9)(page)
 
 
+def learned(page: Page) -> None:
+    """Waits until the student has had all its updates."""
+    expect(page.locator(".ldm-status-line")).to_contain_text("updates in", timeout=6 * SLOW)
+    expect(page.locator(".ldm-rung img")).to_have_count(3)
+
+
 PANEL = f'panel = ldmkit.PromptPanel(pipe, "{PROMPT}", seed=7)'
 SHOTS = {
     "prompt-panel": Shot((f"{PANEL}\npanel", "panel.run();"), ".ldm-prompt-panel", to_step(9)),
@@ -106,6 +112,14 @@ SHOTS = {
             "panel.run().wait(); panel.place = 6",
         ),
         ".ldm-walk-panel",
+    ),
+    "distill-panel": Shot(
+        (
+            "panel = ldmkit.DistillPanel(pipe, rung=2, updates=120, batch_size=8, seed=7)\npanel",
+            "panel.run();",
+        ),
+        ".ldm-prompt-panel",
+        learned,
     ),
     "walk": Shot(
         ('ldmkit.interpolate(pipe, "a red cat", "a blue dog", space="prompt", seed=7)',),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ldmkit.panels import (
         ArithmeticPanel,
         ComparePanel,
+        DistillPanel,
         InterpolationPanel,
         PromptPanel,
         TrajectoryPanel,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArithmeticPanel",
     "ComparePanel",
+    "DistillPanel",
     "Embedding",
     "Grid",
     "InterpolationPanel",
@@ -74,6 +76,7 @@ __all__ = [
 _HOMES = {
     "ArithmeticPanel": "ldmkit.panels",
     "ComparePanel": "ldmkit.panels",
+    "DistillPanel": "ldmkit.panels",
     "Embedding": "ldmkit.records",
     "Grid": "ldmkit.records",
     "InterpolationPanel": "ldmkit.panels",

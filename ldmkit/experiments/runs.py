@@ -107,7 +107,7 @@ def gather(
     ``on_update`` is called in this thread after each picture; ``False`` stops and keeps what is
     made. Without an executor the jobs run in their order.
     """
-    table = _Table(blank, scorer, on_update)
+    table = _Table(blank, sum(len(job.positions) for job in jobs), scorer, on_update)
     try:
         for job, made in _in_order(jobs) if executor is None else _as_they_come(jobs, executor):
             table.add(job, made)
@@ -207,8 +207,11 @@ def _opened(pipe: Any) -> Any:
 class _Table:
     """The grid while it is being filled."""
 
-    def __init__(self, blank: Grid, scorer: Scorer | None, on_update: OnUpdate | None) -> None:
-        self._blank, self._scorer, self._on_update = blank, scorer, on_update
+    def __init__(
+        self, blank: Grid, total: int, scorer: Scorer | None, on_update: OnUpdate | None
+    ) -> None:
+        self._blank, self._total = blank, total
+        self._scorer, self._on_update = scorer, on_update
         self._images: list[Image.Image | None] = [None] * len(blank)
         self._values = {name: np.full(len(blank), np.nan) for name in _MEASURED}
         self._call: dict[str, Any] | None = None
@@ -241,8 +244,9 @@ class _Table:
         self._done += 1
         if self._on_update is None:
             return
-        point, total = self._blank.point(index), len(self._images)
-        answer = self._on_update(Progress(index, self._done, total, point, image, score, seconds))
+        point = self._blank.point(index)
+        told = Progress(index, self._done, self._total, point, image, score, seconds)
+        answer = self._on_update(told)
         if isinstance(answer, (bool, np.bool_)) and not answer:
             raise _Stopped
 

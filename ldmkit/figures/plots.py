@@ -219,7 +219,8 @@ def _points(grid: Grid, name: str, labels: dict[str, Any]) -> NDArray[np.float64
             found.append(tuple(grid.estimate(name, **point)))
         else:  # the median, as in the table: one slow run must not count
             known = grid.select(**point).values[name]
-            found.append((float(np.median(known[np.isfinite(known)])),) * 3)
+            known = known[np.isfinite(known)]
+            found.append((float(np.median(known)) if len(known) else np.nan,) * 3)
     return np.array(found, dtype=np.float64)
 
 
@@ -228,9 +229,11 @@ def _draw_curves(axes: Axes, grid: Grid, name: str) -> None:
     x = [float(label) for label in grid.axes[axis]]  # type: ignore[arg-type]
     order = np.argsort(x)
     for k, labels in enumerate(_lines(grid)[1][: len(COLOURS)]):
-        value, low, high = _points(grid, name, labels)[order].T
+        points = _points(grid, name, labels)[order]
+        made = np.isfinite(points[:, 0])  # a student has its own number of steps alone
+        value, low, high = points[made].T
         marker, size = MARKERS[k % len(MARKERS)]
-        at = np.array(x)[order]
+        at = np.array(x)[order][made]
         words = _plain(" · ".join(say(*item) for item in labels.items()), 40)
         axes.plot(
             at,

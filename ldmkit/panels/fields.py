@@ -160,6 +160,11 @@ class Form(ipywidgets.VBox):
 
     # --- what is said --------------------------------------------------------------------------
 
+    @property
+    def warns(self) -> bool:
+        """Whether what was said last was of something wrong."""
+        return "ldm-wrong" in self._said
+
     def complain(self, words: str) -> None:
         """What is wrong with the fields; it stays until it is called with nothing."""
         self._complaint = words
@@ -229,6 +234,7 @@ class _View(anywidget.AnyWidget):
     ).tag(sync=True)
     title = traitlets.Unicode("", help="Stands above the field.").tag(sync=True)
     placeholder = traitlets.Unicode("", help="Stands in an empty field.").tag(sync=True)
+    live = traitlets.Bool(False, help="Whether each letter is told at once.").tag(sync=True)
     awake = traitlets.Bool(False, help="True once a view stands.").tag(sync=True)
 
 
@@ -244,6 +250,7 @@ class WordsField(ipywidgets.VBox):
         title: stands above the field.
         placeholder: stands in an empty field.
         on_enter: called when the reader presses Ctrl+Enter (or Cmd+Enter) in the field.
+        live: ``value`` follows each letter, not only when the reader leaves the field.
     """
 
     value = traitlets.Unicode("", help="The words.")
@@ -255,10 +262,13 @@ class WordsField(ipywidgets.VBox):
         title: str,
         placeholder: str = "",
         on_enter: Callable[[], None] = lambda: None,
+        live: bool = False,
     ) -> None:
-        self._view = _View(vocabulary=sorted(vocabulary), title=title, placeholder=placeholder)
+        self._view = _View(
+            vocabulary=sorted(vocabulary), title=title, placeholder=placeholder, live=live
+        )
         self._stock = ipywidgets.Textarea(
-            description=title, placeholder=placeholder, continuous_update=False, rows=2
+            description=title, placeholder=placeholder, continuous_update=live, rows=2
         )
         self._stock.style.description_width = "initial"
         self._stock.add_class("ldm-words-stock")

@@ -86,7 +86,10 @@ function render({ model, el }) {
     field.value = model.get("value");
     mark();
   }
-  field.addEventListener("input", mark);
+  field.addEventListener("input", () => {
+    mark();
+    if (model.get("live")) handOver();
+  });
   field.addEventListener("change", handOver); // leaving the field: before a click on Run arrives
   field.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;

@@ -76,15 +76,16 @@ def captions(
 
 
 def paint(
-    pipe: StableDiffusionPipeline, texts: list[str], steps: int, guidance: float
+    pipe: StableDiffusionPipeline, texts: list[str], steps: int, guidance: float, first: int = 0
 ) -> list[Image.Image]:
-    """One picture per caption; picture i has seed `EVALUATION_SEED` + i."""
+    """One picture per caption; picture i has seed `EVALUATION_SEED` + `first` + i."""
     pictures: list[Image.Image] = []
     pipe.set_progress_bar_config(disable=True)
     for i in tqdm(range(0, len(texts), _BATCH), desc="painting"):
         chunk = texts[i : i + _BATCH]
         generators = [
-            torch.Generator().manual_seed(EVALUATION_SEED + i + k) for k in range(len(chunk))
+            torch.Generator().manual_seed(EVALUATION_SEED + first + i + k)
+            for k in range(len(chunk))
         ]
         pictures += pipe(
             chunk, num_inference_steps=steps, guidance_scale=guidance, generator=generators
