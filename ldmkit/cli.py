@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         if os.environ.get("LDMKIT_TRACEBACK"):
             raise
         print(f"ldmkit: {_one_line(error)}", file=sys.stderr)
@@ -171,7 +171,6 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # our sentence says it once
     from ldmkit.loading import fetch
 
     row = next((row for row in ldmkit.models() if row["name"] == options.name), None)

@@ -16,26 +16,76 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "HEADROOM",
     "RELEASED",
     "Released",
     "akin",
     "at_work",
     "check_open",
+    "check_room",
     "choose_device",
     "choose_dtype",
     "empty_cache",
-    "fits",
+    "found_device",
+    "free_memory",
+    "how_it_fits",
     "in_use",
     "is_pipeline",
+    "move",
     "own",
     "place",
     "release",
+    "told_of_memory",
     "works_on",
 ]
 
+HEADROOM = 1.3  # a run's need over its weights: activations of one picture; cautious, not measured
+
 _owned: weakref.WeakSet[Any] = weakref.WeakSet()  # what load made, for release()
 _akin: weakref.WeakSet[Any] = weakref.WeakSet()  # pipelines with twins that share their networks
-_HEADROOM = 1.3  # activations of one picture beside the weights
+
+
+# --- which device ------------------------------------------------------------------------------
+
+
+def found_device() -> tuple[str, str]:
+    """The best device that torch can work on here, and why it is this one.
+
+    CUDA (or AMD's ROCm, which torch calls so, too), then Apple's MPS, then the CPU.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        trouble = _trouble("cuda")
+        if not trouble:
+            return "cuda", f"{name}, the first of {_counted(torch.cuda.device_count(), 'GPU')}"
+        without = f"{name} is here, but a first computation on it failed: {trouble}"
+    elif torch.version.cuda or torch.version.hip:
+        without = "torch finds no GPU that its build for CUDA or ROCm can use"
+    else:
+        without = "this torch is a build without CUDA"
+    if torch.backends.mps.is_available():
+        trouble = _trouble("mps")
+        if not trouble:
+            return "mps", f"Apple's GPU; {without}"
+        return "cpu", f"{without}; Apple's GPU failed a first computation: {trouble}"
+    return "cpu", f"{without}, and there is no Apple GPU"
+
+
+def _trouble(device: str) -> str:
+    """What a first computation on a device fails with; empty where it works."""
+    import torch
+
+    try:
+        torch.ones(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a card too old, taken...
+        return " ".join(str(error).split())[:120] or type(error).__name__
+    return ""
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def choose_device(device: Any = None) -> torch.device:
@@ -48,9 +98,7 @@ def choose_device(device: Any = None) -> torch.device:
     import torch
 
     if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(found_device()[0])
     known = isinstance(device, (str, int, torch.device)) and not isinstance(device, bool)
     try:
         chosen = torch.device(device) if known else None
@@ -60,18 +108,37 @@ def choose_device(device: Any = None) -> torch.device:
         raise (ValueError if known else TypeError)(
             f'device must be a name that torch knows, got {short(device)}; try "cpu" or "cuda".'
         )
-    found = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (chosen.index or 0) >= {**found, "meta": 0}.get(chosen.type, math.inf):
+    if (chosen.index or 0) >= _count(chosen.type):
         raise ValueError(
             f'device must be on this machine, got {short(device)} and torch finds none; use "cpu".'
         )
     return chosen
 
 
-def choose_dtype(dtype: Any, device: torch.device, *, embedded: bool) -> torch.dtype:
-    """The precision asked for; else float32, and float16 for large models off the CPU.
+def _count(kind: str) -> float:
+    """How many devices of a kind torch can work on here."""
+    import torch
 
-    float16 rather than bfloat16, because a T4 has only the former.
+    if kind in ("cpu", "mps"):
+        return math.inf if kind == "cpu" else int(torch.backends.mps.is_available())
+    backend = getattr(torch, kind, None)  # torch.cuda, torch.xpu, ... ; "meta" has none
+    if not callable(getattr(backend, "is_available", None)) or not backend.is_available():
+        return 0
+    return int(backend.device_count())
+
+
+def choose_dtype(
+    dtype: Any, device: torch.device, *, embedded: bool, made_in: str = "float16"
+) -> torch.dtype:
+    """The precision asked for; else float32, and that of large models off the CPU.
+
+    float16 rather than bfloat16 where the model bears it, because a T4 has only the former.
+
+    Args:
+        dtype: a name, torch's own, or ``None``.
+        device: where the model will work.
+        embedded: a small model, in float32 everywhere.
+        made_in: what a large model works in off the CPU.
 
     Raises:
         ValueError: not a floating-point type of torch.
@@ -79,7 +146,14 @@ def choose_dtype(dtype: Any, device: torch.device, *, embedded: bool) -> torch.d
     import torch
 
     if dtype is None:
-        return torch.float32 if embedded or device.type == "cpu" else torch.float16
+        if embedded or device.type == "cpu":
+            return torch.float32
+        if made_in == "bfloat16" and not _has_bfloat16(device):
+            say(
+                "This model overflows in float16 and this GPU has no bfloat16 of its own, so torch "
+                'imitates it, slowly; take dtype="float16" to try, or a newer GPU.'
+            )
+        return getattr(torch, made_in)
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
         raise ValueError(
@@ -89,25 +163,228 @@ def choose_dtype(dtype: Any, device: torch.device, *, embedded: bool) -> torch.d
     return chosen
 
 
-def fits(weights: int, free: int) -> bool:
-    """Whether weights of so many bytes, and a picture's activations, fit into free bytes."""
-    return weights * _HEADROOM <= free
+def _has_bfloat16(device: torch.device) -> bool:
+    import torch
+
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def place(pipe: Any, device: torch.device) -> Any:
-    """Moves a pipeline to its device; part by part while it runs where memory is short."""
+# --- how it fits -------------------------------------------------------------------------------
+
+
+def how_it_fits(weights: int, largest: int, free: float) -> str:
+    """The plan for a model on a GPU, from bytes alone; activations take ``HEADROOM``.
+
+    Args:
+        weights: bytes of all its parts.
+        largest: bytes of its largest part.
+        free: bytes that may be used.
+
+    Returns:
+        ``"whole"``: all of it stays there. ``"by parts"``: each part comes when it works and goes
+        again. ``"by layers"``: so does each layer, which is slow.
+    """
+    if weights * HEADROOM <= free:
+        return "whole"
+    return "by parts" if largest * HEADROOM <= free else "by layers"
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that a device has for new tensors; what torch keeps there and nobody uses counts."""
+    import psutil
     import torch
 
     if device.type == "cuda":
-        weights = sum(
-            weight.numel() * weight.element_size()
-            for part in _networks(pipe)
-            for weight in part.parameters()
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    available: float = psutil.virtual_memory().available
+    if device.type == "mps":  # the machine's own memory, of which Metal recommends a share
+        used = torch.mps.driver_allocated_memory() - torch.mps.current_allocated_memory()
+        return min(available, torch.mps.recommended_max_memory() - used)
+    return available if device.type == "cpu" else math.inf
+
+
+def check_room(name: str, weights: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuses a model whose weights no plan could hold, before it is fetched.
+
+    Args:
+        name: of the model.
+        weights: bytes of all its weights in that precision.
+        device: where it shall work; a GPU's plan may keep all weights in the machine's memory.
+        dtype: the precision.
+
+    Raises:
+        MemoryError: the machine has not so much memory.
+    """
+    import psutil
+
+    machine = psutil.virtual_memory().total
+    if device.type == "cuda" and how_it_fits(weights, weights, free_memory(device)) == "whole":
+        return
+    if weights <= machine:
+        return
+    half = ' take dtype="bfloat16",' if dtype.itemsize > 2 and weights / 2 <= machine else ""
+    raise MemoryError(
+        f"{name} has {weights / 1e9:.0f} GB of weights in {_name(dtype)} and this machine has "
+        f"{machine / 1e9:.0f} GB of memory;{half} take a larger machine, or a smaller model of "
+        "ldmkit.models()."
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def place(pipe: Any, device: torch.device) -> Any:
+    """Moves a pipeline to its device; part by part or layer by layer where memory is short.
+
+    What is quantised, or placed by a ``device_map``, stays where it is. Slices of attention are
+    never computed one by one: on MPS that gives black pictures (diffusers#14438).
+    """
+    if device.type == "cpu":
+        return pipe
+    fixed = _fixed(pipe)
+    sizes = [_bytes(part) for name, part in _named(pipe).items() if name not in fixed]
+    weights, free = sum(sizes), free_memory(device)
+    plan = how_it_fits(weights, max(sizes, default=0), free)
+    if plan == "whole" or fixed or device.type != "cuda":
+        if plan != "whole":
+            say(
+                f"This pipeline has {weights / 1e9:.1f} GB of weights and {device.type} has "
+                f"{free / 1e9:.1f} GB free, so a run may not fit; take a smaller picture or model."
+            )
+        return move(pipe, device)
+    return _offload(pipe, device, plan, f"{weights / 1e9:.1f} GB of weights", free)
+
+
+def _offload(pipe: Any, device: torch.device, plan: str, weights: str, free: float) -> Any:
+    """Lets parts or layers come and go; the autoencoder takes large pictures tile by tile."""
+    if plan == "by parts" and getattr(pipe, "model_cpu_offload_seq", None):
+        pipe.enable_model_cpu_offload(device=device)
+    elif all(getattr(part, "_supports_group_offloading", True) for part in _networks(pipe)):
+        plan = "by layers"
+        pipe.enable_group_offload(device, offload_type="leaf_level")
+    else:  # accelerate's way, which takes every network
+        plan = "by layers"
+        pipe.enable_sequential_cpu_offload(device=device)
+    tiles = getattr(getattr(pipe, "vae", None), "enable_tiling", None)
+    if callable(tiles):
+        tiles()
+    say(
+        f"This pipeline has {weights} and {device} has {free / 1e9:.1f} GB free, so it works "
+        f"{plan}: what isn't at work waits in the machine's memory, which is slower"
+        + (", and large pictures are decoded in tiles." if callable(tiles) else ".")
+    )
+    return pipe
+
+
+def move(pipe: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """Moves a pipeline, and says which parts stay: the quantised, and those placed otherwise."""
+    fixed = _fixed(pipe)
+    if not fixed:
+        return pipe.to(device) if dtype is None else pipe.to(device, dtype)
+    for name, part in _named(pipe).items():
+        if name not in fixed:
+            part.to(device) if dtype is None else part.to(device, dtype)
+    why = "; ".join(f"{name} is {reason}" for name, reason in fixed.items())
+    say(f"Not moved: {why}.")
+    return pipe
+
+
+def _fixed(pipe: Any) -> dict[str, str]:
+    """Parts that must stay where and as they are, and why."""
+    if getattr(pipe, "hf_device_map", None):
+        return dict.fromkeys(_named(pipe), "placed by the pipeline's device_map")
+    found = {}
+    for name, part in _named(pipe).items():
+        if _is_quantised(part):
+            found[name] = "quantised"
+        elif getattr(part, "hf_device_map", None):
+            found[name] = "placed by a device_map"
+        elif _comes_and_goes(part):
+            found[name] = "brought to its device whenever it works"
+    return found
+
+
+def _is_quantised(part: Any) -> bool:
+    """By its library's own word, or by weights that are no plain floats (torchao, quanto, GGUF)."""
+    import torch
+
+    if any(getattr(part, name, None) for name in ("hf_quantizer", "is_quantized")):
+        return True
+    plain = (torch.nn.Parameter, torch.Tensor)
+    return any(
+        type(weight) not in plain
+        or type(weight.data) not in plain
+        or not (weight.is_floating_point() or weight.is_complex())
+        for weight in part.parameters()
+    )
+
+
+def _comes_and_goes(part: Any) -> bool:
+    return hasattr(part, "_hf_hook") or _group_device(part) is not None
+
+
+def _group_device(part: Any) -> torch.device | None:
+    """The device that diffusers' group offloading brings a network's layers to, if it does."""
+    modules = part.modules() if callable(getattr(part, "modules", None)) else ()
+    for module in modules:
+        for hook in getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).values():
+            device: torch.device | None = getattr(
+                getattr(hook, "config", None), "onload_device", None
+            )
+            if device is not None:
+                return device
+    return None
+
+
+def _bytes(part: Any) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in part.parameters())
+
+
+@contextmanager
+def told_of_memory(device: Any) -> Iterator[None]:
+    """Turns what torch says of memory that ran out into one sentence, and frees what it can.
+
+    Args:
+        device: where the work is done, for the sentence.
+
+    Raises:
+        torch.OutOfMemoryError: the block ran out of memory; other errors pass as they are.
+    """
+    import torch
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_of_memory(error):
+            raise
+        error.with_traceback(None)  # its frames hold tensors of the run that failed
+        told = torch.OutOfMemoryError(
+            f"The memory of {device} ran out, which is no fault of the words or the seed; take "
+            "smaller pictures, fewer at once or a smaller model, or free other models with "
+            "ldmkit.release()."
         )
-        if not fits(weights, torch.cuda.mem_get_info(device)[0]):
-            pipe.enable_model_cpu_offload(device=device)
-            return pipe
-    return pipe.to(device) if device.type != "cpu" else pipe
+    else:
+        return
+    gc.collect()
+    empty_cache()
+    raise told
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    import torch
+
+    words = str(error)
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or "out of memory" in words  # MPS, and CUDA's own libraries
+        or "not enough memory" in words  # the CPU's
+        or "can't allocate memory" in words
+    )
+
+
+# --- what comes and goes -----------------------------------------------------------------------
 
 
 def works_on(part: Any) -> torch.device:
@@ -115,6 +392,7 @@ def works_on(part: Any) -> torch.device:
     import torch
 
     device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+    device = _group_device(part) if device is None else device
     return part.device if device is None else torch.device(device)
 
 
@@ -281,6 +559,25 @@ def release(pipe: Any = None) -> None:
     empty_cache()
 
 
+def _let_go(part: Any) -> None:
+    """Leaves a network without memory, whoever still holds it."""
+    import torch
+
+    if hasattr(part, "_hf_hook"):
+        from accelerate.hooks import remove_hook_from_module
+
+        remove_hook_from_module(part, recurse=True)  # they keep weights of layers that aren't here
+    for module in part.modules():
+        if vars(module).pop("_diffusers_hook", None) is not None:  # so do those of its groups
+            vars(module).pop("forward", None)
+        for kept in (module._parameters, module._buffers):
+            for name, tensor in kept.items():
+                if tensor is not None:
+                    gone = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+                    of_weights = kept is module._parameters
+                    kept[name] = torch.nn.Parameter(gone, False) if of_weights else gone
+
+
 def is_pipeline(thing: Any) -> bool:
     """Whether this is an open pipeline: its parts are named, and it can be called.
 
@@ -305,7 +602,7 @@ def _empty(pipe: Any) -> None:
     gone = {id(network) for network in networks}
     others = [one for one in list(_akin) if gone.intersection(map(id, _networks(one)))]
     for part in networks:
-        part.to("meta")  # whoever still holds the network holds no memory
+        _let_go(part)
     for one in (pipe, *others):
         kind = type(one)
         if not isinstance(one, Released):
@@ -316,11 +613,16 @@ def _empty(pipe: Any) -> None:
 
 
 def _networks(pipe: Any) -> list[Any]:
+    return list(_named(pipe).values())
+
+
+def _named(pipe: Any) -> dict[str, Any]:
+    """A pipeline's networks by the names of its parts."""
     import torch
 
     parts = None
     if not isinstance(pipe, Released):
         with suppress(ValueError):  # diffusers' words on a pipeline that was changed by hand
             parts = getattr(pipe, "components", None)
-    found = parts.values() if isinstance(parts, Mapping) else ()
-    return [part for part in found if isinstance(part, torch.nn.Module)]
+    found = parts.items() if isinstance(parts, Mapping) else ()
+    return {name: part for name, part in found if isinstance(part, torch.nn.Module)}
