@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from ldmkit.check import say, short
@@ -359,7 +360,7 @@ def told_of_memory(device: Any) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not _is_of_memory(error):
             raise
-        error.with_traceback(None)  # its frames hold tensors of the run that failed
+        clear_frames(error.__traceback__)  # they hold tensors of the run that failed
         told = torch.OutOfMemoryError(
             f"The memory of {device} ran out, which is no fault of the words or the seed; take "
             "smaller pictures, fewer at once or a smaller model, or free other models with "
