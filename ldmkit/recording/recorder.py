@@ -30,7 +30,7 @@ from PIL import Image
 
 from ldmkit import check
 from ldmkit.check import heard_by, say, short
-from ldmkit.loading.device import Released, in_use
+from ldmkit.loading.device import Released, in_use, told_of_memory
 from ldmkit.loading.families import Family, family_of
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.students import say_if_astray
@@ -145,6 +145,7 @@ def record(
     parts, earlier = (scheduler, *networks, *(prior or ())), Tape()
     with in_use(pipe, tape.leave):  # release() waits for it
         with (
+            told_of_memory(getattr(pipe, "_execution_device", "this machine")),
             exclusive(*parts),
             guarded(pipe, *parts),
             _listening(tape),
