@@ -59,7 +59,7 @@ def processes(count):
     return ProcessPoolExecutor(count, mp_context=get_context("spawn"))
 
 
-class engines:  # noqa: N801
+class engines:
     """ipyparallel's executor, and its cluster while a block runs."""
 
     def __init__(self, count):
