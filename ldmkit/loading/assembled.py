@@ -15,11 +15,12 @@ from typing import Any
 from ldmkit.loading.folder import read_json
 from ldmkit.loading.quiet import Switch, swift_imports
 
-__all__ = ["CLIP_LARGE", "KARLO", "LCM_XL", "fetch_parts", "moved_classes", "parts_of"]
+__all__ = ["CLIP_LARGE", "KARLO", "LCM_XL", "XL", "fetch_parts", "moved_classes", "parts_of"]
 
 KARLO = "kakaobrain/karlo-v1-alpha"
 CLIP_LARGE = "openai/clip-vit-large-patch14"
 LCM_XL = "latent-consistency/lcm-sdxl"
+XL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 _MOVED = "UnCLIPTextProjModel"
 
@@ -58,10 +59,9 @@ def _consistent_xl(dtype: Any, local: bool) -> dict[str, Any]:
 
     where = {"local_files_only": local}
     weights = where | {"dtype": dtype, "variant": "fp16", "use_safetensors": True}
-    base = "stabilityai/stable-diffusion-xl-base-1.0"
     return {
         "unet": UNet2DConditionModel.from_pretrained(LCM_XL, **weights),
-        "scheduler": LCMScheduler.from_pretrained(base, subfolder="scheduler", **where),
+        "scheduler": LCMScheduler.from_pretrained(XL, subfolder="scheduler", **where),
     }
 
 

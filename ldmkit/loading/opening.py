@@ -129,7 +129,7 @@ def fetch(name: str) -> Path:
                 **dict.fromkeys(others),  # a part that is given is not fetched
             )
     except (OSError, ValueError) as error:
-        raise _hub_error(hub_id, error) from error
+        raise _hub_error(row.name if row else hub_id, hub_id, error) from error
     return Path(path)
 
 
@@ -238,7 +238,7 @@ def _open_hub(name: str, pipeline: Any, hub_id: str, variant: str | None, dtype:
         try:
             return opened(local=False)
         except (OSError, ValueError) as error:
-            raise _hub_error(hub_id, error) from error
+            raise _hub_error(name, hub_id, error) from error
 
 
 def _hub_unsaid() -> AbstractContextManager[None]:
@@ -246,7 +246,7 @@ def _hub_unsaid() -> AbstractContextManager[None]:
     return unsaid("diffusers.pipelines.pipeline_utils", words="connect to the Hub")
 
 
-def _hub_error(hub_id: str, error: BaseException) -> Exception:
+def _hub_error(name: str, hub_id: str, error: BaseException) -> Exception:
     names: set[str] = set()
     cause: BaseException | None = error
     status = None
@@ -254,7 +254,8 @@ def _hub_error(hub_id: str, error: BaseException) -> Exception:
         names.update(kind.__name__ for kind in type(cause).__mro__)
         status = status or getattr(getattr(cause, "response", None), "status_code", None)
         cause = cause.__cause__ or cause.__context__
-    row = next((row for row in catalog.CATALOG.values() if row.hub_id == hub_id), None)
+    rows = [row for row in catalog.CATALOG.values() if row.hub_id == hub_id]
+    row = catalog.CATALOG.get(name, rows[0] if rows else None)
     accept = "accept its licence on the hub's page, then run `hf auth login`"
     if "GatedRepoError" in names:
         return ConnectionError(f"{hub_id!r} is gated: {accept}.")

@@ -1,6 +1,7 @@
 """On an NVIDIA GPU: where a pipeline stands, what it draws there, how its memory comes back."""
 
 import gc
+import warnings
 
 import numpy as np
 import pytest
@@ -57,16 +58,17 @@ def test_release_gives_the_memory_back():
         pipe("a cat")
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """A pipeline that its GPU's memory has no room for: parts come and go."""
-    monkeypatch.setattr(devices, "fits", lambda weights, free: False)
-    pipe = ldmkit.load("critters")
+@pytest.fixture(params=["by parts", "by layers"])
+def short(request, monkeypatch):
+    """A pipeline that its GPU's memory has no room for: parts or layers come and go."""
+    monkeypatch.setattr(devices, "how_it_fits", lambda *sizes: request.param)
+    with pytest.warns(UserWarning, match=f"works {request.param}: what isn't at work waits"):
+        pipe = ldmkit.load("critters")
     yield pipe
     ldmkit.release(pipe)
 
 
-def test_where_memory_is_short_parts_come_and_go(pipe, short):
+def test_where_memory_is_short_the_picture_is_the_same(pipe, short):
     assert short.unet.device.type == "cpu"
     whole = ldmkit.record(pipe, PROMPT, seed=7, keep="all", preview="vae")
     parted = ldmkit.record(short, PROMPT, seed=7, keep="all", preview="vae")
@@ -94,3 +96,33 @@ def test_where_memory_is_short_latents_are_coded_too(pipe, short):
 def test_anatomy_waits_for_the_gpu(pipe):
     rows = {row["part"]: row for row in ldmkit.anatomy(pipe).rows}
     assert 0 < rows["unet"]["milliseconds"] < 1000
+
+
+def test_the_gpu_says_why_it_is_taken_and_what_it_has():
+    device, why = devices.found_device()
+    assert device == "cuda"
+    assert torch.cuda.get_device_name() in why
+    free, total = torch.cuda.mem_get_info()
+    assert free <= devices.free_memory(torch.device("cuda")) <= total
+
+
+def test_memory_that_runs_out_is_one_sentence_and_comes_back(pipe):
+    before = held()
+    with pytest.raises(torch.OutOfMemoryError, match=r"^The memory of cuda:0 ran out"):
+        ldmkit.record(pipe, PROMPT, height=8192, width=8192, num_inference_steps=1)
+    assert held() <= before + 1e6
+    assert ldmkit.record(pipe, PROMPT, seed=7).image.size == (64, 64)
+
+
+@pytest.mark.parametrize("plan", ["whole", "by parts", "by layers"])
+def test_a_released_model_leaves_nothing_on_the_gpu(plan, monkeypatch):
+    monkeypatch.setattr(devices, "how_it_fits", lambda *sizes: plan)
+    before = held()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        pipe = ldmkit.load("critters")
+    unet = pipe.unet
+    ldmkit.record(pipe, PROMPT, seed=7, num_inference_steps=2)
+    ldmkit.release(pipe)
+    assert all(weight.is_meta for weight in unet.parameters())
+    assert held() <= before
