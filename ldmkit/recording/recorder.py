@@ -542,7 +542,7 @@ class Recording:
         else:
             hidden = hidden_of(self.pipe, self.result, batch)
         last = calls[-1].output if calls else None
-        say_what_is_black(hidden, last, self.result, unsafe=self.unsafe)
+        say_what_is_black(hidden, last, self.result, unsafe=self.unsafe, images=images)
         return images, hidden
 
     def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:
