@@ -154,13 +154,13 @@ def _as_they_come(
                 raise
             lost.append(error)
         for future in as_completed(futures):
-            error = future.exception()
-            if error is None:
+            failure = future.exception()
+            if failure is None:
                 yield futures[future], future.result()
-            elif _is_death(error):  # other workers may live: their pictures come
-                lost.append(error)
+            elif _is_death(failure):  # other workers may live: their pictures come
+                lost.append(failure)
             else:
-                raise error
+                raise failure
     finally:  # an error or a stop: what has not begun never will
         for future in futures:
             future.cancel()

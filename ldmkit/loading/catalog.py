@@ -362,8 +362,8 @@ def models() -> Table:
     ``load`` also takes a folder, a hub id and a pipeline of your own; nothing is fetched here.
     Embedded ones whose weights this installation lacks are left out. How a model fits a GPU follows
     from its parameters alone (weights of two bytes each, and three tenths more for the work, have
-    to fit): ``"whole"``; ``"by parts"``, where the largest part does; else ``"by layers"``. What
-    isn't at work waits in the machine's own memory, which has to hold all weights then.
+    to fit): ``"whole"``; ``"by parts"``, where the largest part does; else ``"by layers"``. All
+    weights pass through the machine's own memory, and what isn't at work waits there.
     """
     rows = [row for row in _ROWS if not row.embedded or _is_here(row.name)]
     fits = [{name: row.on(memory) for name, memory in GPUS.items()} for row in rows]

@@ -122,7 +122,7 @@ def _count(kind: str) -> float:
 
     if kind in ("cpu", "mps"):
         return math.inf if kind == "cpu" else int(torch.backends.mps.is_available())
-    backend = getattr(torch, kind, None)  # torch.cuda, torch.xpu, ... ; "meta" has none
+    backend: Any = getattr(torch, kind, None)  # torch.cuda, torch.xpu, ... ; "meta" has none
     if not callable(getattr(backend, "is_available", None)) or not backend.is_available():
         return 0
     return int(backend.device_count())
@@ -206,12 +206,14 @@ def free_memory(device: torch.device) -> float:
 
 
 def check_room(name: str, weights: int, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuses a model whose weights no plan could hold, before it is fetched.
+    """Refuses a model whose weights the machine can't hold, before it is fetched.
+
+    They pass through its memory on their way to a GPU, too.
 
     Args:
         name: of the model.
         weights: bytes of all its weights in that precision.
-        device: where it shall work; a GPU's plan may keep all weights in the machine's memory.
+        device: where it shall work.
         dtype: the precision.
 
     Raises:
@@ -220,16 +222,15 @@ def check_room(name: str, weights: int, device: torch.device, dtype: torch.dtype
     import psutil
 
     machine = psutil.virtual_memory().total
-    if device.type == "cuda" and how_it_fits(weights, weights, free_memory(device)) == "whole":
-        return
-    if weights <= machine:
-        return
-    half = ' take dtype="bfloat16",' if dtype.itemsize > 2 and weights / 2 <= machine else ""
-    raise MemoryError(
-        f"{name} has {weights / 1e9:.0f} GB of weights in {_name(dtype)} and this machine has "
-        f"{machine / 1e9:.0f} GB of memory;{half} take a larger machine, or a smaller model of "
-        "ldmkit.models()."
-    )
+    needs = f"{name} has {weights / 1e9:.0f} GB of weights in {_name(dtype)} and this machine has "
+    if weights > machine:
+        half = ' take dtype="bfloat16",' if dtype.itemsize > 2 and weights / 2 <= machine else ""
+        raise MemoryError(
+            f"{needs}{machine / 1e9:.0f} GB of memory;{half} take a larger machine, or a smaller "
+            "model of ldmkit.models()."
+        )
+    if device.type == "cpu" and weights > (free := free_memory(device)):
+        say(f"{needs}{free / 1e9:.0f} GB of memory free; close what you can, or it may be killed.")
 
 
 def _name(dtype: torch.dtype) -> str:

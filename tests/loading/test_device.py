@@ -277,11 +277,12 @@ def test_what_comes_and_goes_is_not_moved(guest):
 @pytest.mark.parametrize(
     ("machine", "free", "device", "dtype", "said"),
     [
-        (70, 0, "cpu", torch.float32, None),
+        (70, 69, "cpu", torch.float32, None),
         (36, 0, "cpu", torch.float32, '36 GB of memory; take dtype="bfloat16", take a larger'),
         (13, 0, "cpu", torch.float32, "13 GB of memory; take a larger machine"),
         (13, 15, "cuda", torch.float16, "34 GB of weights in float16 and this machine has 13 GB"),
-        (13, 80, "cuda", torch.float16, None),
+        (13, 80, "cuda", torch.float16, "34 GB of weights in float16 and this machine has 13 GB"),
+        (35, 15, "cuda", torch.float16, None),
     ],
 )
 def test_what_nothing_can_hold_is_refused_before_it_is_fetched(
@@ -301,6 +302,12 @@ def test_what_nothing_can_hold_is_refused_before_it_is_fetched(
     gpu.there(cuda=device == "cuda", mps=False)
     with pytest.raises(MemoryError, match="flux-dev has"):
         ldmkit.load("flux-dev", device=device, dtype=dtype)
+
+
+def test_a_model_that_fits_no_free_memory_is_said(gpu):
+    gpu.free(3)
+    with pytest.warns(UserWarning, match="and this machine has 3 GB of memory free; close what"):
+        devices.check_room("sd15", 4 * 10**9, torch.device("cpu"), torch.float32)
 
 
 def test_free_memory_counts_what_torch_keeps_unused(monkeypatch):
