@@ -137,8 +137,12 @@ def _models(device: str) -> str:
 
     if device.startswith("unknown"):
         return ""
-    chosen = choose_device(device.split()[0])
-    free, each = free_memory(chosen), 4 if chosen.type == "cpu" else 2
+    try:
+        chosen = choose_device(device.split()[0])
+        free = free_memory(chosen)
+    except (RuntimeError, ValueError):  # a driver that doesn't answer
+        return ""
+    each = 4 if chosen.type == "cpu" else 2  # bytes a weight
     plans: dict[str, list[str]] = {}
     for row in CATALOG.values():
         largest = each * (row.largest or row.parameters)

@@ -285,7 +285,7 @@ def test_doctor_survives_a_torch_that_does_not_load(monkeypatch, capsys):
     def refuse():
         raise OSError("libtorch.so:\ncannot open")
 
-    monkeypatch.setattr("ldmkit.loading.device.choose_device", refuse)
+    monkeypatch.setattr("ldmkit.loading.device.found_device", refuse)
     assert cli.main(["doctor"]) == 1
     told = capsys.readouterr().out
     assert "BROKEN  torch can't be imported" in told

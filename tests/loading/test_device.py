@@ -123,6 +123,9 @@ def test_the_device_is_chosen_with_a_reason(gpu, there, chosen, why, capsys):
     facts = dict(doctor.examine().facts)
     assert facts["device"].startswith(f"{chosen} (")
     assert why in facts["device"]
+    assert facts["models"].startswith("with 15 GB free, whole: critters, critters-unclip, sd15,")
+    rest = "; by parts: sd35-medium, flux2-klein; by layers: " if chosen == "cuda" else "; too larg"
+    assert rest in facts["models"]
 
 
 def test_a_gpu_that_can_compute_nothing_is_left_alone(gpu):

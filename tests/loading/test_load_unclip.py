@@ -171,5 +171,5 @@ def test_a_repository_that_left_the_hub():
         pass
 
     row = catalog.CATALOG["stable-unclip"]
-    error = opening._hub_error(row.hub_id, RepositoryNotFoundError())
+    error = opening._hub_error(row.name, row.hub_id, RepositoryNotFoundError())
     assert "a copy that you have" in str(error)
