@@ -263,12 +263,16 @@ def _offload(pipe: Any, device: torch.device, plan: str, weights: str, free: flo
     """Lets parts or layers come and go; the autoencoder takes large pictures tile by tile."""
     if plan == "by parts" and getattr(pipe, "model_cpu_offload_seq", None):
         pipe.enable_model_cpu_offload(device=device)
-    elif all(getattr(part, "_supports_group_offloading", True) for part in _networks(pipe)):
+    else:
         plan = "by layers"
-        pipe.enable_group_offload(device, offload_type="leaf_level")
-    else:  # accelerate's way, which takes every network
-        plan = "by layers"
-        pipe.enable_sequential_cpu_offload(device=device)
+        # An autoencoder is small, and is copied in float32 where it overflows in float16. (Not by
+        # accelerate: enable_sequential_cpu_offload fails with accelerate 1.15 and torch 2.13.)
+        stay = [
+            name
+            for name, part in _named(pipe).items()
+            if hasattr(part, "decode") or not getattr(part, "_supports_group_offloading", True)
+        ]
+        pipe.enable_group_offload(device, offload_type="leaf_level", exclude_modules=stay)
     tiles = getattr(getattr(pipe, "vae", None), "enable_tiling", None)
     if callable(tiles):
         tiles()

@@ -192,11 +192,8 @@ class Pipe(SimpleNamespace):
     def enable_model_cpu_offload(self, device):
         self.done.append("parts")
 
-    def enable_group_offload(self, device, offload_type):
-        self.done.append(offload_type)
-
-    def enable_sequential_cpu_offload(self, device):
-        self.done.append("sequential")
+    def enable_group_offload(self, device, offload_type, exclude_modules):
+        self.done.append((offload_type, *exclude_modules))
 
 
 CUDA = torch.device("cuda")
@@ -207,7 +204,7 @@ CUDA = torch.device("cuda")
     [
         (40, [("all", CUDA)], None),
         (12, ["parts", "tiles"], "works by parts: what isn't at work waits"),
-        (9, ["leaf_level", "tiles"], "works by layers: what isn't at work waits"),
+        (9, [("leaf_level",), "tiles"], "works by layers: what isn't at work waits"),
     ],
 )
 def test_the_plan_follows_free_memory(gpu, gigabytes, done, said):
@@ -221,13 +218,16 @@ def test_the_plan_follows_free_memory(gpu, gigabytes, done, said):
     assert [said in str(one.message) for one in heard] == ([] if said is None else [True])
 
 
-def test_parts_that_groups_cannot_take_come_by_accelerate(gpu):
+def test_autoencoders_and_parts_that_groups_cannot_take_stay(gpu):
     gpu.free(1)
-    pipe = Pipe()
-    pipe.components["network"]._supports_group_offloading = False
+    with torch.device("meta"):
+        autoencoder = Part(2, 2)
+    autoencoder.decode = print
+    pipe = Pipe(coder=autoencoder)
+    pipe.components["words"]._supports_group_offloading = False
     with pytest.warns(UserWarning, match="by layers"):
         devices.place(pipe, CUDA)
-    assert pipe.done == ["sequential", "tiles"]
+    assert pipe.done == [("leaf_level", "words", "coder"), "tiles"]
 
 
 def test_on_mps_nothing_is_sliced_and_what_may_not_fit_is_said(gpu):
@@ -361,10 +361,15 @@ def test_other_errors_stay_as_they_are():
 
 
 def test_a_model_by_layers_is_recorded_as_the_bare_one():
+    """... in float16 with an autoencoder that needs float32, as Stable Diffusion XL's does."""
     whole, parted = tiny.pipeline(size="small"), tiny.pipeline(size="small")
-    parted.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    for pipe in (whole, parted):
+        pipe.vae.register_to_config(force_upcast=True)
+        pipe.to(dtype=torch.float16)
+    with pytest.warns(UserWarning, match="works by layers"):
+        devices._offload(parted, torch.device("cpu"), "by layers", "1 GB of weights", 0.0)
     assert works_on(parted.unet) == torch.device("cpu")
-    call = {"num_inference_steps": 2, "output_type": "pil"}
+    call = {"num_inference_steps": 2}
     bare = whole("a red cat", generator=torch.Generator("cpu").manual_seed(7), **call).images[0]
     traj = ldmkit.record(parted, "a red cat", seed=7, keep="all", preview="vae", **call)
     assert np.array_equal(np.asarray(bare), np.asarray(traj.image))
