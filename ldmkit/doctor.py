@@ -133,7 +133,8 @@ def _memory() -> str:
 def _models(device: str) -> str:
     """What of the catalog fits this machine's GPU, or its memory, as it is now."""
     from ldmkit.loading.catalog import CATALOG
-    from ldmkit.loading.device import choose_device, free_memory, how_it_fits
+    from ldmkit.loading.device import choose_device
+    from ldmkit.loading.memory import free_memory, how_it_fits
 
     if device.startswith("unknown"):
         return ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldmkit.loading.device import HEADROOM, how_it_fits
+from ldmkit.loading.memory import HEADROOM, how_it_fits
 from ldmkit.records.table import Table
 
 __all__ = ["CATALOG", "GPUS", "Row", "embedded_folder", "models"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmkit.check import did_you_mean, short
-from ldmkit.loading import catalog
+from ldmkit.loading import catalog, memory
 from ldmkit.loading import device as devices
 from ldmkit.loading.assembled import fetch_parts, moved_classes, parts_of
 from ldmkit.loading.folder import check_folder, check_variant, defaults_of
@@ -83,7 +83,7 @@ def load(
         name = row.name if row else str(what)
         hub_id = row.hub_id if row and row.hub_id else str(what)
         if row:
-            devices.check_room(name, row.weights(precision.itemsize), chosen, precision)
+            memory.check_room(name, row.weights(precision.itemsize), chosen, precision)
         variant = variant or (row.hub_variant if row else None)
         family = row.family if row else "DiffusionPipeline"
         pipe = _open_hub(name, getattr(diffusers, family), hub_id, variant, precision)
@@ -95,7 +95,7 @@ def load(
             on_one_thread(part)
     label = f"{name}:{variant}" if variant and folder is not None else name
     remember(pipe, Origin(label, defaults))
-    return devices.own(devices.place(pipe, chosen))
+    return devices.own(memory.place(pipe, chosen))
 
 
 def fetch(name: str) -> Path:
@@ -148,7 +148,7 @@ def _as_it_is(what: Any, device: Any, dtype: Any, variant: str | None) -> Any:
         return what
     chosen = devices.choose_device(device) if device is not None else what.device
     kept = what.dtype if dtype is None else dtype
-    return devices.move(what, chosen, devices.choose_dtype(kept, chosen, embedded=False))
+    return memory.move(what, chosen, devices.choose_dtype(kept, chosen, embedded=False))
 
 
 def _local(what: str | os.PathLike[str]) -> tuple[Path | None, catalog.Row | None]:

@@ -30,8 +30,9 @@ from PIL import Image
 
 from ldmkit import check
 from ldmkit.check import heard_by, say, short
-from ldmkit.loading.device import Released, in_use, told_of_memory
+from ldmkit.loading.device import Released, in_use
 from ldmkit.loading.families import Family, family_of
+from ldmkit.loading.memory import told_of_memory
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.students import say_if_astray
 from ldmkit.recording import call as checks

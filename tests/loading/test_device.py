@@ -18,6 +18,7 @@ from accelerate.hooks import CpuOffload, add_hook_to_module, remove_hook_from_mo
 import ldmkit
 from ldmkit import doctor
 from ldmkit.loading import device as devices
+from ldmkit.loading import memory
 from ldmkit.loading.device import at_work, works_on
 
 
@@ -93,7 +94,7 @@ class Gpu:
         put(torch.backends.mps, "is_available", lambda: mps)
 
     def free(self, gigabytes):
-        self._patch.setattr(devices, "free_memory", lambda device: gigabytes * 1e9)
+        self._patch.setattr(memory, "free_memory", lambda device: gigabytes * 1e9)
 
     def broken(self, words):
         self._patch.setattr(devices, "_trouble", lambda device: words)
@@ -213,7 +214,7 @@ def test_the_plan_follows_free_memory(gpu, gigabytes, done, said):
     pipe = Pipe()
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        assert devices.place(pipe, CUDA) is pipe
+        assert memory.place(pipe, CUDA) is pipe
     assert pipe.done == done
     assert [said in str(one.message) for one in heard] == ([] if said is None else [True])
 
@@ -226,7 +227,7 @@ def test_autoencoders_and_parts_that_groups_cannot_take_stay(gpu):
     pipe = Pipe(coder=autoencoder)
     pipe.components["words"]._supports_group_offloading = False
     with pytest.warns(UserWarning, match="by layers"):
-        devices.place(pipe, CUDA)
+        memory.place(pipe, CUDA)
     assert pipe.done == [("leaf_level", "words", "coder"), "tiles"]
 
 
@@ -236,9 +237,9 @@ def test_on_mps_nothing_is_sliced_and_what_may_not_fit_is_said(gpu):
     mps = torch.device("mps")
     pipe = Pipe()
     with pytest.warns(UserWarning, match="mps has 9.0 GB free, so a run may not fit"):
-        devices.place(pipe, mps)
+        memory.place(pipe, mps)
     assert pipe.done == [("all", mps)]
-    sources = Path(devices.__file__).parents[1].rglob("*.py")
+    sources = Path(memory.__file__).parents[1].rglob("*.py")
     callers = [f.name for f in sources if "enable_attention_slicing(" in f.read_text()]
     assert callers == []
 
@@ -252,7 +253,7 @@ def test_what_is_quantised_or_mapped_is_not_moved(gpu):
     pipe = Pipe()
     pipe.components["network"].is_quantized = True
     with pytest.warns(UserWarning, match=r"Not moved: network is quantised\.$"):
-        devices.place(pipe, CUDA)
+        memory.place(pipe, CUDA)
     assert pipe.done == [("words", CUDA)]
 
     with torch.device("meta"):
@@ -260,20 +261,20 @@ def test_what_is_quantised_or_mapped_is_not_moved(gpu):
         by_hand.weight = Quantised(by_hand.weight.data)
     pipe = Pipe(by_hand=by_hand)
     with pytest.warns(UserWarning, match=r"Not moved: by_hand is quantised\.$"):
-        devices.move(pipe, CUDA, torch.float16)
+        memory.move(pipe, CUDA, torch.float16)
     assert pipe.done == [("words", CUDA, torch.float16), ("network", CUDA, torch.float16)]
 
     pipe = Pipe()
     pipe.hf_device_map = {"words": 0, "network": 1}
     with pytest.warns(UserWarning, match="words is placed by the pipeline's device_map; network"):
-        devices.move(pipe, CUDA)
+        memory.move(pipe, CUDA)
     assert pipe.done == []
 
 
 def test_what_comes_and_goes_is_not_moved(guest):
     pipe = Pipe(guest=guest)
     with pytest.warns(UserWarning, match="guest is brought to its device whenever it works"):
-        devices.move(pipe, torch.device("cpu"))
+        memory.move(pipe, torch.device("cpu"))
     assert [name for name, _ in pipe.done] == ["words", "network"]
 
 
@@ -291,15 +292,15 @@ def test_what_comes_and_goes_is_not_moved(guest):
 def test_what_nothing_can_hold_is_refused_before_it_is_fetched(
     gpu, monkeypatch, machine, free, device, dtype, said
 ):
-    memory = SimpleNamespace(total=machine * 10**9, available=0)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    ram = SimpleNamespace(total=machine * 10**9, available=0)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: ram)
     gpu.free(free)
     weights = 17 * 10**9 * dtype.itemsize
     if said is None:
-        devices.check_room("flux-dev", weights, torch.device(device), dtype)
+        memory.check_room("flux-dev", weights, torch.device(device), dtype)
         return
     with pytest.raises(MemoryError) as raised:
-        devices.check_room("flux-dev", weights, torch.device(device), dtype)
+        memory.check_room("flux-dev", weights, torch.device(device), dtype)
     assert said in str(raised.value)
     monkeypatch.setattr("diffusers.FluxPipeline.from_pretrained", pytest.fail)
     gpu.there(cuda=device == "cuda", mps=False)
@@ -310,20 +311,20 @@ def test_what_nothing_can_hold_is_refused_before_it_is_fetched(
 def test_a_model_that_fits_no_free_memory_is_said(gpu):
     gpu.free(3)
     with pytest.warns(UserWarning, match="and this machine has 3 GB of memory free; close what"):
-        devices.check_room("sd15", 4 * 10**9, torch.device("cpu"), torch.float32)
+        memory.check_room("sd15", 4 * 10**9, torch.device("cpu"), torch.float32)
 
 
 def test_free_memory_counts_what_torch_keeps_unused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * 10**9, 15 * 10**9))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 4 * 10**9)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1 * 10**9)
-    assert devices.free_memory(CUDA) == 8 * 10**9
+    assert memory.free_memory(CUDA) == 8 * 10**9
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 3 * 10**9)
     monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 1 * 10**9)
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 12 * 10**9)
-    memory = SimpleNamespace(total=16 * 10**9, available=11 * 10**9)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
-    assert devices.free_memory(torch.device("mps")) == 10 * 10**9
+    ram = SimpleNamespace(total=16 * 10**9, available=11 * 10**9)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: ram)
+    assert memory.free_memory(torch.device("mps")) == 10 * 10**9
 
 
 @pytest.mark.parametrize(
@@ -345,7 +346,7 @@ def test_memory_that_ran_out_is_one_sentence_and_holds_nothing(error):
     alive = []
     with (
         pytest.raises(torch.OutOfMemoryError, match=r"^The memory of cuda ran out") as raised,
-        devices.told_of_memory("cuda"),
+        memory.told_of_memory("cuda"),
     ):
         run()
     assert "\n" not in str(raised.value)
@@ -353,7 +354,7 @@ def test_memory_that_ran_out_is_one_sentence_and_holds_nothing(error):
 
 
 def test_other_errors_stay_as_they_are():
-    with pytest.raises(RuntimeError, match="shapes differ"), devices.told_of_memory("cpu"):
+    with pytest.raises(RuntimeError, match="shapes differ"), memory.told_of_memory("cpu"):
         raise RuntimeError("shapes differ")
 
 
@@ -367,7 +368,7 @@ def test_a_model_by_layers_is_recorded_as_the_bare_one():
         pipe.vae.register_to_config(force_upcast=True)
         pipe.to(dtype=torch.float16)
     with pytest.warns(UserWarning, match="works by layers"):
-        devices._offload(parted, torch.device("cpu"), "by layers", "1 GB of weights", 0.0)
+        memory._offload(parted, torch.device("cpu"), "by layers", "1 GB of weights", 0.0)
     assert works_on(parted.unet) == torch.device("cpu")
     call = {"num_inference_steps": 2}
     bare = whole("a red cat", generator=torch.Generator("cpu").manual_seed(7), **call).images[0]

@@ -9,6 +9,7 @@ import torch
 
 import ldmkit
 from ldmkit.loading import device as devices
+from ldmkit.loading import memory
 
 pytestmark = pytest.mark.cuda
 
@@ -61,7 +62,7 @@ def test_release_gives_the_memory_back():
 @pytest.fixture(params=["by parts", "by layers"])
 def short(request, monkeypatch):
     """A pipeline that its GPU's memory has no room for: parts or layers come and go."""
-    monkeypatch.setattr(devices, "how_it_fits", lambda *sizes: request.param)
+    monkeypatch.setattr(memory, "how_it_fits", lambda *sizes: request.param)
     with pytest.warns(UserWarning, match=f"works {request.param}: what isn't at work waits"):
         pipe = ldmkit.load("critters")
     yield pipe
@@ -103,7 +104,7 @@ def test_the_gpu_says_why_it_is_taken_and_what_it_has():
     assert device == "cuda"
     assert torch.cuda.get_device_name() in why
     free, total = torch.cuda.mem_get_info()
-    assert free <= devices.free_memory(torch.device("cuda")) <= total
+    assert free <= memory.free_memory(torch.device("cuda")) <= total
 
 
 def test_memory_that_runs_out_is_one_sentence_and_comes_back(pipe):
@@ -116,7 +117,7 @@ def test_memory_that_runs_out_is_one_sentence_and_comes_back(pipe):
 
 @pytest.mark.parametrize("plan", ["whole", "by parts", "by layers"])
 def test_a_released_model_leaves_nothing_on_the_gpu(plan, monkeypatch):
-    monkeypatch.setattr(devices, "how_it_fits", lambda *sizes: plan)
+    monkeypatch.setattr(memory, "how_it_fits", lambda *sizes: plan)
     before = held()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

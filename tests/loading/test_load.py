@@ -201,7 +201,7 @@ def test_what_keeps_a_model_away_is_one_sentence(monkeypatch, name, error, said)
     def fail(*args, **kwargs):
         raise OSError("a wrapper of diffusers'") from error
 
-    monkeypatch.setattr("ldmkit.loading.device.check_room", lambda *args: None)
+    monkeypatch.setattr("ldmkit.loading.memory.check_room", lambda *args: None)
     monkeypatch.setattr(opening, "parts_of", fail)
     monkeypatch.setattr(opening, "fetch_parts", fail)
     for way in (lambda: ldmkit.load(name, device="cpu"), lambda: ldmkit.loading.fetch(name)):
@@ -228,7 +228,7 @@ def test_the_consistency_model_of_xl_is_put_together(tmp_path, monkeypatch):
     base.unet.save_pretrained(tmp_path / "lcm", variant="fp16")
     row = dataclasses.replace(catalog.CATALOG["lcm-sdxl"], hub_id=str(tmp_path / "base"))
     monkeypatch.setitem(catalog.CATALOG, "lcm-sdxl", row)
-    monkeypatch.setattr("ldmkit.loading.device.check_room", lambda *args: None)
+    monkeypatch.setattr("ldmkit.loading.memory.check_room", lambda *args: None)
     monkeypatch.setattr(assembled, "XL", str(tmp_path / "base"))
     monkeypatch.setattr(assembled, "LCM_XL", str(tmp_path / "lcm"))
     pipe = ldmkit.load("lcm-sdxl", device="cpu")

@@ -22,7 +22,7 @@ FAMILIES = ("stable", "kandinsky", "karlo")
 @pytest.fixture(autouse=True)
 def room(monkeypatch):
     """Small folders stand for models that a laptop's memory may not hold."""
-    monkeypatch.setattr("ldmkit.loading.device.check_room", lambda *args: None)
+    monkeypatch.setattr("ldmkit.loading.memory.check_room", lambda *args: None)
 
 
 @pytest.fixture(scope="module")
