@@ -197,6 +197,11 @@ def run(job: Job) -> Made:
     if traj.stopped and being_released(pipe):
         raise _Stopped  # release said so
     count = len(job.positions)
+    if not traj.images:
+        raise RuntimeError(
+            "A run made no picture: its memory ran out, or output_type asks for none; take smaller "
+            "pictures, or leave output_type out."
+        )
     if len(traj.images) != count:
         raise RuntimeError(
             f"The pipeline made {len(traj.images)} pictures where {count} were asked for; leave "

@@ -146,7 +146,7 @@ def record(
     parts, earlier = (scheduler, *networks, *(prior or ())), Tape()
     with in_use(pipe, tape.leave):  # release() waits for it
         with (
-            told_of_memory(getattr(pipe, "_execution_device", "this machine")),
+            _kept_without_memory(tape),
             exclusive(*parts),
             guarded(pipe, *parts),
             _listening(tape),
@@ -334,6 +334,23 @@ def _listening(tape: Recording) -> Iterator[None]:
             raise
         else:
             tape.stopped = tape.result is None and tape.ended_early
+
+
+@contextmanager
+def _kept_without_memory(tape: Recording) -> Iterator[None]:
+    """Memory that ran out is told in one sentence; after the last step it costs the picture only.
+
+    Raises:
+        torch.OutOfMemoryError: it ran out before.
+    """
+    try:
+        with told_of_memory(getattr(tape.pipe, "_execution_device", "this machine")):
+            yield
+    except torch.OutOfMemoryError as error:
+        if not tape.tape.calls or tape.ended_early:
+            raise
+        tape.stopped = False
+        say(f"All steps were made and are kept, but then: {error}")
 
 
 def _tellable(names: tuple[str, ...], keep: str | Sequence[str]) -> tuple[str, ...]:

@@ -395,6 +395,18 @@ def test_more_pictures_than_places_are_refused(pipe):
         ldmkit.sweep(pipe, {"seed": [1]}, PROMPT, num_inference_steps=1, num_images_per_prompt=2)
 
 
+def test_a_run_without_a_picture_says_so(pipe, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pipe.vae, "decode", full)
+    with (
+        pytest.warns(UserWarning, match="All steps were made and are kept, but then"),
+        pytest.raises(RuntimeError, match="A run made no picture: its memory ran out"),
+    ):
+        ldmkit.sweep(pipe, {"seed": [1]}, PROMPT, num_inference_steps=1)
+
+
 class Deaf:
     """A pipeline whose steps nobody hears: its own scheduler is another than it shows."""
 
