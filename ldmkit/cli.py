@@ -8,6 +8,7 @@ option ends with status 2, as argparse has it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import os
 import subprocess
@@ -166,7 +167,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    print(ldmkit.models())
+    table = ldmkit.models()
+    narrow = [name for name in table.columns if name not in ("family", "memory", "embedded")]
+    print(dataclasses.replace(table, columns=tuple(narrow)))  # a terminal's width
     return 0
 
 

@@ -180,7 +180,11 @@ def test_fetch_of_the_embedded_model_has_nothing_to_do(capsys):
 
 def test_models_lists_names(capsys):
     assert cli.main(["models"]) == 0
-    assert "critters" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    for words in ("critters", "flux-dev", "by layers", "random weights only"):
+        assert words in told
+    rows = told.splitlines()[:-1]  # a note on the words stands below
+    assert max(map(len, rows)) <= 160
 
 
 def test_version_and_entry_point():

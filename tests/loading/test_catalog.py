@@ -1,7 +1,9 @@
 """Rows for real models: what they say is counted again from the classes that they name."""
 
 import diffusers
+import numpy as np
 import pytest
+import tiny
 import torch
 import transformers
 
@@ -168,3 +170,62 @@ def test_models_show_it():
     assert [rows["flux-dev"][gpu] for gpu in GPUS] == ["by layers", "by layers", "whole"]
     assert (rows["flux-schnell"]["gated"], rows["flux2-klein"]["gated"]) == (True, False)
     assert "worked out from the parameters" in table._repr_html_()
+
+
+# --- "random weights only": classes of the table that no other test runs --------------------------
+
+
+def sana():
+    transformer = diffusers.SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4,
+        num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8,
+        caption_channels=8, sample_size=32,
+    )  # fmt: skip
+    blocks = ("ResBlock", "EfficientViTBlock")
+    vae = diffusers.AutoencoderDC(
+        latent_channels=4, attention_head_dim=2, encoder_block_types=blocks,
+        decoder_block_types=blocks, encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8), encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)), encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1), upsample_block_type="interpolate", scaling_factor=0.4,
+    )  # fmt: skip
+    return diffusers.SanaPipeline(
+        transformer=transformer, vae=vae, tokenizer=None, text_encoder=None,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
+    )  # fmt: skip
+
+
+def pixart_sigma():
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=8, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=2,
+        caption_channels=8, in_channels=4, cross_attention_dim=16, out_channels=8,
+        use_additional_conditions=False,
+    )  # fmt: skip
+    vae = tiny.pipeline(size="small").vae
+    return diffusers.PixArtSigmaPipeline(
+        transformer=transformer, vae=vae, tokenizer=None, text_encoder=None,
+        scheduler=diffusers.DPMSolverMultistepScheduler(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("build", [sana, pixart_sigma])
+def test_small_random_ones_are_recorded(build):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipe = build()
+    pipe.set_progress_bar_config(disable=True)
+    words, masks = torch.randn(2, 1, 5, 8, generator=torch.Generator().manual_seed(0)), {}
+    for name, vectors in zip(("", "negative_"), words, strict=True):
+        masks[f"{name}prompt_embeds"] = vectors
+        masks[f"{name}prompt_attention_mask"] = torch.ones(1, 5)
+    call = masks | {"num_inference_steps": 2, "height": 32, "width": 32, "guidance_scale": 3.0}
+    call |= {"use_resolution_binning": False, "negative_prompt": None}
+    noise = torch.Generator("cpu").manual_seed(7)
+    bare = pipe(prompt=None, generator=noise, **call).images[0]
+    traj = ldmkit.record(pipe, seed=7, keep="all", **call)
+    assert np.array_equal(np.asarray(bare), np.asarray(traj.image))
+    assert traj.denoised.shape == (2, *traj.latents.shape[1:])
+    alphas, sigmas = (one.reshape(-1, 1, 1, 1, 1) for one in (traj.alphas, traj.sigmas))
+    law = alphas * traj.denoised + sigmas * traj.noise_pred
+    assert np.abs(law - traj.latents[:-1]).max() <= 1e-5 * np.abs(traj.latents).max()
+    assert np.abs(traj.noise_pred_text - traj.noise_pred_uncond).max() > 0
