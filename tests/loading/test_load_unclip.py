@@ -20,6 +20,12 @@ STEPS = {"num_inference_steps": 2}
 FAMILIES = ("stable", "kandinsky", "karlo")
 
 
+@pytest.fixture(autouse=True)
+def room(monkeypatch):
+    """Small folders stand for models that a laptop's memory may not hold."""
+    monkeypatch.setattr("ldmkit.loading.memory.check_room", lambda *args: None)
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Each family as ``save_pretrained`` writes it."""
@@ -166,5 +172,5 @@ def test_a_repository_that_left_the_hub():
         pass
 
     row = catalog.CATALOG["stable-unclip"]
-    error = opening._hub_error(row.hub_id, RepositoryNotFoundError())
+    error = opening._hub_error(row.name, row.hub_id, RepositoryNotFoundError())
     assert "a copy that you have" in str(error)

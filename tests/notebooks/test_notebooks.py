@@ -56,6 +56,9 @@ SOLUTIONS = {  # what a student has to find, by notebook
             "    return (z_end - ratio * z) / (alpha_end - ratio * alpha)",
         )
     ],
+    "10-other-models": [
+        ("return step.latents", "return step.latents - step.sigma * step.model_output")
+    ],
 }
 
 
