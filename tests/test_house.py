@@ -73,7 +73,8 @@ def test_no_file_imports_another_in_a_circle():
 
 def private(name):
     """Whether a name is for its own file alone; ``_repr_html_`` and kin are a protocol's."""
-    return name.startswith("_") and not name.startswith(("__", "_repr_"))
+    of_named_tuples = ("_asdict", "_fields", "_make", "_replace")
+    return name.startswith("_") and not name.startswith(("__", "_repr_", *of_named_tuples))
 
 
 def defined_in(tree):
