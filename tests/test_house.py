@@ -71,9 +71,12 @@ def test_no_file_imports_another_in_a_circle():
     assert circles({name: imports_of(path, set(named)) for name, path in named.items()}) == []
 
 
+OF_OTHERS = ("_asdict", "_fields", "_make", "_replace", "_buffers", "_modules", "_parameters")
+
+
 def private(name):
-    """Whether a name is for its own file alone; ``_repr_html_`` and kin are a protocol's."""
-    return name.startswith("_") and not name.startswith(("__", "_repr_"))
+    """Whether a name is for its own file alone; named tuples, torch and IPython have theirs."""
+    return name.startswith("_") and not name.startswith(("__", "_repr_")) and name not in OF_OTHERS
 
 
 def defined_in(tree):

@@ -120,6 +120,8 @@ def contact_sheet(
     left: int = 0,
     headings: Sequence[str] = (),
     aside: Tile | None = None,
+    margin: int = MARGIN,
+    gap: int = GAP,
 ) -> Image.Image:
     """Rows of tiles on white paper.
 
@@ -131,17 +133,21 @@ def contact_sheet(
         left: pixels for the labels of rows.
         headings: words above the columns.
         aside: a tile at the right of all rows.
+        margin: pixels round everything.
+        gap: pixels between tiles.
     """
-    paper = _Paper(rows, side, left, headed=bool(title or line), headings=bool(headings))
-    right = paper.right + 2 * GAP * bool(rows)
+    paper = _Paper(
+        rows, side, left, margin, gap, headed=bool(title or line), headings=bool(headings)
+    )
+    right = paper.right + 2 * gap * bool(rows)
     width, height = paper.right, paper.bottom
     if aside is not None and aside.picture is not None:
         width = right + aside.picture.width
         height = max(height, paper.top + aside.picture.height + LINE * bool(aside.under))
-    size = (max(360 * bool(title or line), width + MARGIN), height + MARGIN)
+    size = (max(360 * bool(title or line), width + margin), height + margin)
     paper.begin(size)
-    paper.write((MARGIN, MARGIN), shorten(title, size[0] // 8), 15, "#111")
-    paper.write((MARGIN, MARGIN + 19), shorten(line, size[0] // 6), 11, "#666")
+    paper.write((margin, margin), shorten(title, size[0] // 8), 15, "#111")
+    paper.write((margin, margin + 19), shorten(line, size[0] // 6), 11, "#666")
     for k, words in enumerate(headings):
         paper.write((paper.column(k), paper.top - 18), shorten(words, 13), 11, "#111")
     for row, y in zip(rows, paper.tops, strict=True):
@@ -155,12 +161,20 @@ class _Paper:
     """Where everything stands, and the pen."""
 
     def __init__(
-        self, rows: Sequence[SheetRow], side: int, left: int, *, headed: bool, headings: bool
+        self,
+        rows: Sequence[SheetRow],
+        side: int,
+        left: int,
+        margin: int,
+        gap: int,
+        *,
+        headed: bool,
+        headings: bool,
     ) -> None:
-        self.side, self.left = side, MARGIN + left * bool(rows)
-        self.top = MARGIN + HEAD * headed + 18 * headings
+        self.side, self.margin, self.gap = side, margin, gap
+        self.left, self.top = margin + left * bool(rows), margin + HEAD * headed + 18 * headings
         columns = max((len(row.tiles) for row in rows), default=0)
-        self.right = self.column(columns) - GAP if columns else MARGIN
+        self.right = self.column(columns) - gap if columns else margin
         self.tops, y, group = [], self.top, ""
         for row in rows:
             y += GROUP if row.group and row.group != group else 0
@@ -168,8 +182,8 @@ class _Paper:
             self.tops.append(y)
             words = LINE * any(tile.under for tile in row.tiles)
             y += max(tile.picture.height if tile.picture else side for tile in row.tiles)
-            y += GAP + words
-        self.bottom = y
+            y += gap + words
+        self.bottom = y - gap if rows else y
 
     def begin(self, size: tuple[int, int]) -> None:
         self.picture = Image.new("RGB", size, "white")
@@ -177,16 +191,18 @@ class _Paper:
         self.group = ""
 
     def column(self, k: int) -> int:
-        return self.left + k * (self.side + GAP)
+        return self.left + k * (self.side + self.gap)
 
     def row(self, row: SheetRow, y: int) -> None:
         if row.group != self.group:
             self.group = row.group
             words = shorten(row.group, self.picture.width // 6)
-            self.write((MARGIN, y - GROUP + 4), words, 12, "#111")
+            self.write((self.margin, y - GROUP + 4), words, 12, "#111")
         middle = y + self.side // 2 - 7 * len(row.label)
         for k, words in enumerate(row.label):
-            self.write((MARGIN, middle + 15 * k), words, 10 if k else 12, "#666" if k else "#111")
+            self.write(
+                (self.margin, middle + 15 * k), words, 10 if k else 12, "#666" if k else "#111"
+            )
         for k, tile in enumerate(row.tiles):
             self.tile(tile, self.column(k), y)
 

@@ -114,8 +114,9 @@ def report(verdicts: list[Verdict]) -> dict[str, object]:
 
 def sheet(pictures: list[Image.Image], columns: int = 10) -> Image.Image:
     """A contact sheet in the order given: nothing picked."""
-    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-    return contact_sheet("", "", [SheetRow([*map(Tile, row)]) for row in rows], side=64)
+    tiles = [*map(Tile, pictures), *[Tile(None)] * (-len(pictures) % columns)]
+    rows = [SheetRow(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    return contact_sheet("", "", rows, side=64, margin=1, gap=2)
 
 
 # --- variety -------------------------------------------------------------------------------------

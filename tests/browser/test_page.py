@@ -172,7 +172,7 @@ def test_reduced_motion(new_page, tmp_path):
     page.clock.install()
     page.goto(path.as_uri())
     at_step(page, 1)
-    page.clock.run_for(60_000)
+    page.clock.pause_at(page.evaluate("Date.now() + 60_000"))
     at_step(page, 1)  # nothing moves by itself
     page.get_by_role("button", name="Play").click()
     page.clock.run_for(700)
@@ -324,6 +324,7 @@ def test_clean_up_stops_the_clock(new_page, file):
     page.clock.install()
     page.goto(file.as_uri())
     at_step(page, 1)
+    page.clock.pause_at(page.evaluate("Date.now() + 1000"))  # a busy machine is slow to click
     page.get_by_role("button", name="Play").click()
     player = page.locator(".ldm-player").element_handle()
     player.evaluate("e => e.remove()")  # as a notebook clears an output
