@@ -26,8 +26,9 @@ if TYPE_CHECKING:
         PromptPanel,
         TrajectoryPanel,
     )
+    from ldmkit.recording.intervene import intervene
     from ldmkit.recording.recorder import record, recorder
-    from ldmkit.records import Embedding, Grid, Trajectory, Walk
+    from ldmkit.records import AttentionMaps, Embedding, Grid, Trajectory, Walk
     from ldmkit.space.arithmetic import text_diff
     from ldmkit.space.clip import clip_space
     from ldmkit.space.interpolate import interpolate
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArithmeticPanel",
+    "AttentionMaps",
     "ComparePanel",
     "Embedding",
     "Grid",
@@ -55,6 +57,7 @@ __all__ = [
     "distill",
     "encode_image",
     "interpolate",
+    "intervene",
     "invert",
     "load",
     "models",
@@ -73,6 +76,7 @@ __all__ = [
 # Where each public name lives; a name that maps to itself is a subpackage.
 _HOMES = {
     "ArithmeticPanel": "ldmkit.panels",
+    "AttentionMaps": "ldmkit.records",
     "ComparePanel": "ldmkit.panels",
     "Embedding": "ldmkit.records",
     "Grid": "ldmkit.records",
@@ -91,6 +95,7 @@ _HOMES = {
     "distill": "ldmkit.distilling",
     "encode_image": "ldmkit.latents",
     "interpolate": "ldmkit.space.interpolate",
+    "intervene": "ldmkit.recording.intervene",
     "invert": "ldmkit.latents.inversion",
     "load": "ldmkit.loading",
     "models": "ldmkit.loading",

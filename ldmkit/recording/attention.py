@@ -14,6 +14,7 @@ wanted words are kept of it (``maps_of``).
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import threading
@@ -164,6 +165,7 @@ def watched(network: torch.nn.Module, watcher: Watcher) -> Iterator[None]:
     signature, mode = inspect.signature(forward), _Mode(watcher)
     earlier = vars(network).get("forward")
 
+    @functools.wraps(forward)  # pipelines and others read its signature
     def heard(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         given = watcher.network(network, _flat(signature, bound.arguments))

@@ -64,6 +64,7 @@ from ldmkit.recording.hooks import (
     scheduler_of,
     telling,
 )
+from ldmkit.recording.intervene import interventions_of
 from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_steps
 from ldmkit.recording.noise_law import number, prediction_of
 from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
@@ -144,6 +145,8 @@ def record(
     call = _complete(pipe, parameters, prompt, call)
     say_if_astray(pipe, scheduler, call)
     told = kept(pipe, call, parameters, scheduler)  # before: a generator is drawn from
+    if changed := interventions_of(networks):
+        told["intervene"] = changed
     if seeds is not None:
         call["generator"] = _generator(seeds)
     tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)

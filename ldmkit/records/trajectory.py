@@ -73,6 +73,7 @@ _TOLD = (
     "batch",
     "embedding",
     "guidance",
+    "intervene",
 )
 
 
@@ -406,7 +407,7 @@ class Trajectory:
         The same pipeline with the same scheduler, versions and kind of machine are taken for
         granted. What no record holds is said aloud: keywords beside words and numbers (a start
         picture, latents, a callback: ``call["left_out"]``), a run without a seed, adapters that
-        were loaded.
+        were loaded, words that were changed on the way (``intervene``).
         """
         words = {name: getattr(self, name) for name in ("prompt", "negative_prompt", "seed")}
         words["seed"] = self.call.get("generator_seed") if self.seed is None else self.seed
@@ -438,6 +439,8 @@ class Trajectory:
         }
         if weights:
             missing.append(f"load its adapters first: {', '.join(sorted(weights))}")
+        if self.call.get("intervene"):
+            missing.append('run within ldmkit.intervene(...) again, as call["intervene"] says')
         if words := _as_list(self.call.get("learned_words")):
             missing.append(f"load its learnt words first: {', '.join(map(str, words))}")
         return missing
