@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ldmkit import critters
     from ldmkit.distilling import Ladder, distill
     from ldmkit.experiments.compare import compare
+    from ldmkit.experiments.decided import decided
     from ldmkit.experiments.scoring import score
     from ldmkit.experiments.sweep import sweep
     from ldmkit.figures.side_by_side import side_by_side
@@ -52,6 +53,7 @@ __all__ = [
     "clip_space",
     "compare",
     "critters",
+    "decided",
     "decode_embedding",
     "decode_latents",
     "distill",
@@ -90,6 +92,7 @@ _HOMES = {
     "clip_space": "ldmkit.space.clip",
     "compare": "ldmkit.experiments",
     "critters": "ldmkit.critters",
+    "decided": "ldmkit.experiments",
     "decode_embedding": "ldmkit.space.unclip",
     "decode_latents": "ldmkit.latents",
     "distill": "ldmkit.distilling",

@@ -35,9 +35,7 @@ class Family:
 
 FAMILIES = (
     Family(classes=("DiT",), words_first=True, doubled_by="guidance_scale"),
-    Family(
-        classes=("StableDiffusion3",), text_tokens=("tokenizer", "tokenizer_3"), text_last=True
-    ),
+    Family(classes=("StableDiffusion3",), text_tokens=("tokenizer", "tokenizer_3"), text_last=True),
     Family(classes=("Flux",), text_tokens=("tokenizer_2",)),
     Family(classes=("HunyuanDiT",), text_tokens=("tokenizer", "tokenizer_2")),
     Family(classes=("UnCLIP",), text_tokens=(4, "tokenizer")),
