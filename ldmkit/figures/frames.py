@@ -16,15 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldmkit.figures.words import alt_text, details, lane_words, prompt_of, shorten
-from ldmkit.records import Trajectory
-from ldmkit.records.pictures import LANES, drawable, is_crisp, is_picture, lane_array
+from ldmkit.figures.words import alt_text, details, lane_words, layer_words, prompt_of, shorten
+from ldmkit.records import AttentionMaps, Trajectory
+from ldmkit.records.attention import brightness, key_words
+from ldmkit.records.pictures import (
+    LANES,
+    drawable,
+    is_crisp,
+    is_hidden,
+    is_picture,
+    lane_array,
+)
 from ldmkit.records.rgb import flat
 
 __all__ = [
     "MAX_BYTES",
     "Drawn",
     "Payload",
+    "attention_data",
     "drawn",
     "json_numbers",
     "shown_lanes",
@@ -37,6 +46,7 @@ Drawn = Mapping[str, NDArray[np.uint8]]  # lane -> (n, H, W, 3)
 # Databricks passes 5 MB in one message, Colab some 10: an output stays under 4 MB, of which
 # base64 takes a quarter, the contact sheet and image/png up to 1 MB.
 MAX_BYTES = 2_200_000
+MAX_MAPS = 450_000  # of attention maps beside the pictures
 PLAYER_LANES = ("latents", "denoised", "noise_pred")
 LOSSLESS_PIXELS = 32 * 32  # single latents: exact colours cost nothing at this size
 
@@ -65,7 +75,7 @@ class Payload:
     Attributes:
         data: words, numbers and the byte length of every frame, JSON-able.
         frames: all frames one after the other, in the order of ``data["lanes"]``, then the
-            final picture.
+            final picture, then the attention maps, one byte a place (``attention_data``).
     """
 
     data: dict[str, Any]
@@ -131,6 +141,10 @@ def trajectory_payload(
         "note": " ".join(_notes(traj, batch, rung, arrays)),
     }
     frames = b"".join(b"".join(parts) for parts in encoded.values()) + final
+    maps = traj.attention
+    if maps is not None and arrays and batch <= len(maps.others) and not is_hidden(traj, batch):
+        data["attention"], more = attention_data(maps.of(batch), data["index"])
+        frames += more
     return Payload(data, frames)
 
 
@@ -200,6 +214,42 @@ def webp(picture: Image.Image, side: int, quality: int) -> bytes:
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=quality, lossless=exact, method=3)
     return file.getvalue()
+
+
+def attention_data(maps: AttentionMaps, index: list[int]) -> tuple[dict[str, Any], bytes]:
+    """What the player needs to show a word's map at each shown step: words, layers and bytes.
+
+    Layers stand one after the other, in each the words, in each word the steps; one byte a place.
+    The mean of all layers comes first; layers of their own follow where there is room.
+    """
+    keys = maps.shown[:40]
+    blocks = [_small(np.stack([maps[key][index] for key in keys]))]
+    layers = [("all layers", blocks[0])]
+    sizes = [one.height * one.width for one in maps.layers]
+    if sum(sizes) * len(keys) * len(index) <= MAX_MAPS - blocks[0].nbytes:
+        for k, one in enumerate(maps.layers):
+            every = [[maps.at(key, step=i, layer=k) for i in index] for key in keys]
+            layers.append((layer_words(one.name), _small(np.array(every))))
+    while layers[0][1].nbytes > MAX_MAPS and len(keys) > 1:  # a long prompt and many steps
+        keys = keys[: len(keys) // 2]
+        layers = [(layers[0][0], layers[0][1][: len(keys)])]
+    data = {
+        "words": [shorten(key_words(key), 40) for key in keys],
+        "layers": [
+            {"name": shorten(name, 60), "height": array.shape[2], "width": array.shape[3]}
+            for name, array in layers
+        ],
+    }
+    return data, b"".join(array.tobytes() for _, array in layers)
+
+
+def _small(maps: Any) -> Any:
+    """(words, steps, h, w) as bytes, each word from its darkest to its brightest, 32 at most."""
+    step = max(1, -(-max(maps.shape[2:]) // 32))
+    height, width = (size // step * step for size in maps.shape[2:])
+    shape = (*maps.shape[:2], height // step, step, width // step, step)
+    less = maps[..., :height, :width].reshape(shape).mean((3, 5))
+    return np.stack([brightness(own) for own in less])
 
 
 def _notes(traj: Trajectory, batch: int, rung: Rung, lanes: Drawn) -> Iterator[str]:

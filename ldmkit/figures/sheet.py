@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ldmkit.figures.attention import attention_html
 from ldmkit.figures.frames import Drawn, Payload, drawn, webp
 from ldmkit.figures.words import alt_text, details, lane_words, prompt_of, shorten, text
 from ldmkit.records import Trajectory
-from ldmkit.records.pictures import is_crisp, is_picture
+from ldmkit.records.pictures import is_crisp, is_hidden, is_picture
 from ldmkit.records.rgb import flat
 
 __all__ = ["chosen_steps", "sheet_html", "sheet_image"]
@@ -74,12 +75,21 @@ def sheet_html(
         f'<p style="margin:2px 0 8px;opacity:0.7">{text(" · ".join(details(traj, batch)))}</p>',
         _legend(arrays) if steps else "",
         *(_column(traj, arrays, i, batch, encoded) for i in steps),
+        _words(traj, batch),
         *_finals(traj, {batch: encoded.get(("final", 0), b"")}),
     ]
     return (
         '<div class="ldm-sheet" style="font-family:system-ui,sans-serif;line-height:1.4;'
         f'max-width:1000px">{"".join(parts)}</div>'
     )
+
+
+def _words(traj: Trajectory, batch: int) -> str:
+    """Where each word was looked at, where that was recorded."""
+    maps = traj.attention
+    if maps is None or batch > len(maps.others) or is_hidden(traj, batch):
+        return ""
+    return attention_html(maps.of(batch))
 
 
 def _legend(lanes: Drawn) -> str:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from ldmkit.check import cut, did_you_mean, short
 from ldmkit.records.display import drawn
+from ldmkit.records.pictures import drawable
 from ldmkit.records.record import (
     Arrays,
     RecordError,
@@ -41,13 +42,22 @@ if TYPE_CHECKING:
 
     from ldmkit.records.trajectory import Trajectory
 
-__all__ = ["PADDING", "AttentionMaps", "Layer", "find", "split_words"]
+__all__ = [
+    "PADDING",
+    "AttentionMaps",
+    "Layer",
+    "brightness",
+    "find",
+    "key_words",
+    "split_words",
+]
 
 Float32 = NDArray[np.float32]
 Key = str | int | tuple[str, int]
 
 PADDING = "<padding>"  # the row of all tokens that fill a prompt up, added together
 MAX_LAYERS = 1000
+AMBER = (255, 176, 0)
 _LETTERS = "'’-_"  # that stand inside a word
 
 
@@ -196,20 +206,24 @@ class AttentionMaps:
             )
         return np.asarray(heads[at])
 
-    def overlay(self, word: Key, *, step: int = -1, size: int = 256) -> Image.Image:
-        """The clean estimate of a step, bright where the word was looked at and dim elsewhere.
+    def overlay(self, word: Key, *, step: int | None = None, size: int = 256) -> Image.Image:
+        """The clean estimate of a step, in grey, and in amber where the word is looked at.
+
+        Amber is scaled to the word's own brightest places, so that two words' overlays tell where
+        each is looked at, not which is looked at more.
 
         Args:
             word: as in ``maps[word]``.
-            step: as in ``traj.steps[step]``.
+            step: as in ``traj.steps[step]``; by default the mean of all steps over the last
+                estimate.
             size: the longer side in pixels.
 
         Raises:
             RecordError: as ``maps[word]``, or the record has no picture of its steps.
         """
-        at, side = place_of("step", step, len(self)), whole_of("size", size, 8, 4096)
-        from ldmkit.records.pictures import drawable
-
+        at = -1 if step is None else place_of("step", step, len(self))
+        side = whole_of("size", size, 8, 4096)
+        own = self[word]
         if self.run is None or not drawable(self.run, "denoised"):
             raise RecordError(
                 "overlay needs the clean estimates of the run, which this record lacks; record "
@@ -219,11 +233,11 @@ class AttentionMaps:
         scale = side / max(picture.size)
         width, height = (max(1, round(edge * scale)) for edge in picture.size)
         base = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC), np.float32)
-        light = Image.fromarray(brightness(self[word])[at])
-        light = light.resize((width, height), Image.Resampling.BICUBIC)
-        share = 0.18 + 0.82 * np.asarray(light, np.float32)[..., None] / 255
-        grey = base.mean(-1, keepdims=True)
-        mixed = share * base + (1 - share) * (0.35 * grey)
+        light = brightness(own.mean(0, keepdims=True) if step is None else own)[at]
+        large = Image.fromarray(light).resize((width, height), Image.Resampling.BICUBIC)
+        share = 0.8 * np.asarray(large, np.float32)[..., None] / 255
+        grey = 0.75 * base.mean(-1, keepdims=True) + 0.1 * base
+        mixed = (1 - share) * grey + share * np.float32(AMBER)
         return Image.fromarray(np.clip(mixed, 0, 255).round().astype(np.uint8))
 
     def figure(self, *words: Key, steps: int = 6) -> Figure:
@@ -302,7 +316,7 @@ class AttentionMaps:
         if not rows:
             raise RecordError(
                 f"{short(name)} was not kept, or was cut off before the network read it; "
-                f"the record has {', '.join(map(str, self.shown)) or 'no word'}."
+                f"the record has {cut(', '.join(map(key_words, self.shown)), 200) or 'no word'}."
             )
         return rows
 
@@ -320,14 +334,15 @@ class AttentionMaps:
     def __repr__(self) -> str:
         return (
             f"AttentionMaps({cut(self.prompt, 60)!r}, {len(self)} steps, {len(self.layers)} "
-            f"layers, {len(self.tokens)} tokens: {cut(', '.join(map(_told, self.shown)), 120)})"
+            f"layers, {len(self.tokens)} tokens: {cut(', '.join(map(key_words, self.shown)), 120)})"
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return drawn("attention's cell", self)
 
 
-def _told(key: Key) -> str:
+def key_words(key: Key) -> str:
+    """A key as words: ``("a", 1)`` is ``"a (1)"``."""
     return f"{key[0]} ({key[1]})" if isinstance(key, tuple) else str(key)
 
 
