@@ -401,8 +401,10 @@ def split_words(text: str) -> list[tuple[int, int]]:
 
 def find(name: str, words: Sequence[str]) -> list[range]:
     """The places of a word, or of several in a row, among words; capitals don't count."""
-    wanted = [name[a:b].lower() for a, b in split_words(name)]
     lower = [word.lower() for word in words]
+    if whole := [range(i, i + 1) for i, word in enumerate(lower) if word == name.lower()]:
+        return whole
+    wanted = [name[a:b].lower() for a, b in split_words(name)]
     starts = range(len(lower) - len(wanted) + 1) if wanted and not name.startswith("<") else ()
     return [range(i, i + len(wanted)) for i in starts if lower[i : i + len(wanted)] == wanted]
 
