@@ -522,7 +522,9 @@ class Trajectory:
 
     def __repr__(self) -> str:
         words = self.prompt if isinstance(self.prompt, str) else " | ".join(self.prompt)
-        kept = [name for name in ("latents", *ESTIMATES, "attention") if getattr(self, name) is not None]
+        kept = [
+            name for name in ("latents", *ESTIMATES, "attention") if getattr(self, name) is not None
+        ]
         return (
             f"Trajectory({cut(words, 60)!r}, seed={self.seed}, {len(self.timesteps)} steps, "
             f"batch of {self.batch_size}, keeps {', '.join(kept) or 'pictures only'}"
