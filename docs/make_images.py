@@ -68,6 +68,14 @@ def two_runs(page: Page) -> None:
     to_step(9)(page)
 
 
+def two_words(page: Page) -> None:
+    """Presses two words of a prompt, at the ninth step."""
+    to_step(9)(page)
+    for word in ("hat", "snow"):
+        page.get_by_role("button", name=word, exact=True).click()
+    page.mouse.move(0, 0)
+
+
 PANEL = f'panel = ldmkit.PromptPanel(pipe, "{PROMPT}", seed=7)'
 SHOTS = {
     "prompt-panel": Shot((f"{PANEL}\npanel", "panel.run();"), ".ldm-prompt-panel", to_step(9)),
@@ -106,6 +114,14 @@ SHOTS = {
             "panel.run().wait(); panel.place = 6",
         ),
         ".ldm-walk-panel",
+    ),
+    "attention-player": Shot(
+        (
+            'ldmkit.record(pipe, "a red cat with a top hat in the snow", seed=7, '
+            'num_inference_steps=16, keep=("latents", "denoised", "noise_pred", "attention"))',
+        ),
+        ".ldm-record",
+        two_words,
     ),
     "walk": Shot(
         ('ldmkit.interpolate(pipe, "a red cat", "a blue dog", space="prompt", seed=7)',),

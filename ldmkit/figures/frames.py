@@ -127,12 +127,13 @@ def trajectory_payload(
     final = b""
     if batch < len(traj.images):
         final = webp(traj.images[batch], max(rung.side, 512 if rung is LADDER[0] else 0), 85)
+    index = _shown(len(traj.timesteps), rung.every)
     data = {
         "version": 1,
         "prompt": shorten(prompt_of(traj, batch), 600),
         "details": details(traj, batch),
         "total": len(traj.timesteps),
-        "index": _shown(len(traj.timesteps), rung.every),
+        "index": index,
         "timesteps": json_numbers(traj.timesteps),
         "alphas": json_numbers(traj.alphas),
         "sigmas": json_numbers(traj.sigmas),
@@ -143,7 +144,7 @@ def trajectory_payload(
     frames = b"".join(b"".join(parts) for parts in encoded.values()) + final
     maps = traj.attention
     if maps is not None and arrays and batch <= len(maps.others) and not is_hidden(traj, batch):
-        data["attention"], more = attention_data(maps.of(batch), data["index"])
+        data["attention"], more = attention_data(maps.of(batch), index)
         frames += more
     return Payload(data, frames)
 

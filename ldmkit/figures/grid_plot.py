@@ -164,7 +164,12 @@ def _draw_decided(axes: Axes, grid: Grid) -> None:
         value, low, high = np.array(points, np.float64)[order].T
         at, half, (marker, size) = np.array(x)[order], told["half"][name], MARKERS[k % len(MARKERS)]
         words = f"{name}: half-way at step {half:g}" if half is not None else f"{name}: no half-way"
-        look = {"color": COLOURS[k], "marker": marker, "markersize": size, "fillstyle": "none"}
+        look: dict[str, Any] = {
+            "color": COLOURS[k],
+            "marker": marker,
+            "markersize": size,
+            "fillstyle": "none",
+        }
         axes.plot(at, value, label=_plain(words, 60), **look)
         axes.fill_between(at, low, high, color=COLOURS[k], alpha=0.1, linewidth=0)
         if half is not None:

@@ -195,7 +195,7 @@ def watched(network: torch.nn.Module, watcher: Watcher) -> Iterator[None]:
             stack.callback(pre.remove)
             stack.callback(module.register_forward_hook(leave).remove)
         stack.callback(_put_back, network, earlier)
-        network.forward = heard  # type: ignore[method-assign]
+        network.forward = heard
         yield
 
 
@@ -212,7 +212,7 @@ def _put_back(network: torch.nn.Module, earlier: Any) -> None:
     if earlier is None:
         vars(network).pop("forward", None)
     else:
-        network.forward = earlier  # type: ignore[method-assign]
+        network.forward = earlier
 
 
 class _Mode(TorchFunctionMode):

@@ -134,7 +134,8 @@ class Intervention(Watcher):
         self._runs: dict[int, _Steps] = {}
         self._encoded: dict[Any, Mapping[str, torch.Tensor]] = {}
         self._rows: range | None = None  # with words, in this call; None: nothing is changed
-        self._share, self._other = 0.0, {}
+        self._share = 0.0
+        self._other: Mapping[str, torch.Tensor] = {}
         self._calls, self._at = 0, (-1, -1)
         self._work: tuple[Any, Mapping[str, Any]] = (None, {})
 
@@ -246,7 +247,7 @@ class Intervention(Watcher):
         longest = call.get("max_sequence_length")
         key = (id(pipe), longest, call.get("clip_skip"))
         if key not in self._encoded:
-            self._encoded[key] = _encoded(pipe, self.words or "", call)
+            self._encoded[key] = _encoded(pipe, str(self.words or ""), call)
         other = self._encoded[key]
         if not isinstance(own, torch.Tensor) or own.shape[1:] != other["embeds"].shape[1:]:
             raise ValueError(

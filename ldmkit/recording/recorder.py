@@ -337,8 +337,9 @@ def _listening(tape: Recording) -> Iterator[None]:
     with ExitStack() as stack:
         if tape.scheduler is not None:
             stack.enter_context(hooked(tape.scheduler, heard_of, tape.tape, tape.tell))
-        for network in tape.networks if tape.maps is not None else ():
-            stack.enter_context(watched(network, tape.maps))
+        if tape.maps is not None:
+            for network in tape.networks:
+                stack.enter_context(watched(network, tape.maps))
         try:
             yield
         except Stop:

@@ -237,7 +237,7 @@ class AttentionMaps:
         large = Image.fromarray(light).resize((width, height), Image.Resampling.BICUBIC)
         share = 0.8 * np.asarray(large, np.float32)[..., None] / 255
         grey = 0.75 * base.mean(-1, keepdims=True) + 0.1 * base
-        mixed = (1 - share) * grey + share * np.float32(AMBER)
+        mixed = (1 - share) * grey + share * np.array(AMBER, np.float32)
         return Image.fromarray(np.clip(mixed, 0, 255).round().astype(np.uint8))
 
     def figure(self, *words: Key, steps: int = 6) -> Figure:
