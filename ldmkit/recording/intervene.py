@@ -23,18 +23,18 @@ import torch
 
 from ldmkit.check import did_you_mean, number, short
 from ldmkit.loading.families import family_of
-from ldmkit.recording.attention import (
+from ldmkit.recording.call import check_prompt, parameters_of
+from ldmkit.recording.hooks import _Wrapped, denoisers_of, scheduler_of
+from ldmkit.recording.tokens import readings
+from ldmkit.recording.watching import (
     Run,
     Seen,
     Watcher,
     check_visible,
     layers_of,
-    readings,
     rows_with_words,
     watched,
 )
-from ldmkit.recording.call import check_prompt, parameters_of
-from ldmkit.recording.hooks import _Wrapped, denoisers_of, scheduler_of
 from ldmkit.records.attention import find
 
 __all__ = ["Intervention", "intervene", "interventions_of"]

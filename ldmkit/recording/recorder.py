@@ -49,7 +49,7 @@ from ldmkit.recording.arrays import (
     told_number,
     told_tensor,
 )
-from ldmkit.recording.attention import MapRecorder, check_attention, check_visible, watched
+from ldmkit.recording.attention import MapRecorder, check_attention
 from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.hooks import (
     Call,
@@ -69,6 +69,7 @@ from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_ste
 from ldmkit.recording.noise_law import number, prediction_of
 from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
 from ldmkit.recording.shown import images_of, pictures_of, step_pictures
+from ldmkit.recording.watching import check_visible, watched
 from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Step, Trajectory
 
@@ -117,8 +118,9 @@ def record(
             by default they are hidden (``Trajectory.hidden``), while their latents stay.
         attention: words of the prompt whose attention maps are kept, ``("hat", "cat")``; those of
             every token with ``"attention"`` in ``keep`` (``"all"`` leaves them out).
-        attention_bytes: what all maps may take. Each head is kept where that fits, else the mean
-            of a layer's heads; where that doesn't fit either the run is refused.
+        attention_bytes: what all maps may take. Each head is kept where that takes an eighth of it
+            at most, else the mean of a layer's heads; where that doesn't fit either the run is
+            refused in its first step.
         **call: the pipeline's own keywords (``num_inference_steps``, ``guidance_scale``, ...).
             What a pipeline of ``ldmkit.load`` was made for is its default.
 
