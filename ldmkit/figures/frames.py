@@ -112,6 +112,7 @@ def trajectory_payload(
     lanes: Sequence[str] | None = None,
     max_bytes: int = MAX_BYTES,
     arrays: Drawn | None = None,
+    words: bool = True,
 ) -> Payload:
     """Encodes the lanes of one picture of the batch, each frame once.
 
@@ -121,6 +122,7 @@ def trajectory_payload(
         lanes: what to show, from the left; by default the three lanes of ``shown_lanes``.
         max_bytes: upper limit of ``frames``.
         arrays: the lanes, where ``drawn`` has drawn them already.
+        words: whether attention maps come along.
     """
     arrays = drawn(traj, batch, lanes) if arrays is None else arrays
     rung, encoded = _fit(arrays, max_bytes)
@@ -142,7 +144,7 @@ def trajectory_payload(
         "note": " ".join(_notes(traj, batch, rung, arrays)),
     }
     frames = b"".join(b"".join(parts) for parts in encoded.values()) + final
-    maps = traj.attention
+    maps = traj.attention if words else None
     if maps is not None and arrays and batch <= len(maps.others) and not is_hidden(traj, batch):
         data["attention"], more = attention_data(maps.of(batch), index)
         frames += more

@@ -360,10 +360,10 @@ def check_keep(keep: Any) -> tuple[str, ...]:
         ) from None
     for name in names:
         if not isinstance(name, str) or name not in ARRAYS:
-            near = nearest(name, ARRAYS, cutoff=0.6)
+            near = nearest(name, (*ARRAYS, "attention"), cutoff=0.6)
             raise ValueError(
-                f'keep takes names of arrays ({", ".join(ARRAYS)}) or "all", got {short(name)}'
-                + (f"; did you mean {near!r}?" if near else ".")
+                f'keep takes names of arrays ({", ".join(ARRAYS)}), "attention" or "all", '
+                f"got {short(name)}" + (f"; did you mean {near!r}?" if near else ".")
             )
     return names
 

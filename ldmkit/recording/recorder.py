@@ -307,6 +307,11 @@ def recorder(
         )
     checks.check_prompt("prompt", prompt)
     checks.check_preview(preview)
+    if isinstance(keep, (str, list, tuple)) and "attention" in keep:
+        raise ValueError(
+            "Attention maps need the words of a pipeline's call; take ldmkit.record(pipe, prompt, "
+            'keep=("latents", "attention")), or leave them out here.'
+        )
     names = checks.check_keep(keep)
     if scheduler is None:
         names = _tellable(names, keep)

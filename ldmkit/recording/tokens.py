@@ -6,6 +6,7 @@ T5's, or first the one's and then the other's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,19 +104,15 @@ def _width(tokenizer: Any, otherwise: int) -> int:
 
 def _read(reading: Reading, pipe: Any, tokenizer: Any, text: str, keys: range) -> None:
     """Adds what one encoder reads of a text, on these keys."""
-    spell = getattr(pipe, "maybe_convert_prompt", None)
-    if callable(spell) and tokenizer is not None:
-        text = spell(text, tokenizer)  # learnt words become several tokens
     if tokenizer is None:
         _add(reading, "unknown token", list(keys))
         return
-    spans = split_words(text)
-    if text == reading.text and reading.words:  # a second encoder of the same text
-        first = 0
-    else:
-        first = len(reading.words)
-        reading.words += [text[a:b] for a, b in spans]
-        reading.rows += [[] for _ in spans]
+    same = text == reading.text and bool(reading.words)  # a second encoder of it
+    text, words, spans = _spelled(pipe, tokenizer, text)
+    first = 0 if same else len(reading.words)
+    if not same:
+        reading.words += words
+        reading.rows += [[] for _ in words]
     template = getattr(pipe, "prompt_template_encode", None)
     skip = getattr(pipe, "prompt_template_encode_start_idx", 0) if template else 0
     whole_text = template.format(text) if template else text
@@ -137,6 +134,26 @@ def _read(reading: Reading, pipe: Any, tokenizer: Any, text: str, keys: range) -
     used = max(0, min(len(ids) - skip, len(keys)))
     if used < len(keys):
         _add(reading, PADDING, list(keys[used:]))
+
+
+def _spelled(pipe: Any, tokenizer: Any, text: str) -> tuple[str, list[str], list[tuple[int, int]]]:
+    """The text as it is read, its words, and where each stands: a learnt one is spelt in several.
+
+    ``"a <toy>"`` becomes ``"a <toy> <toy>_1"`` (textual inversion), and stays two words.
+    """
+    spell = getattr(pipe, "maybe_convert_prompt", None)
+    special = set(getattr(tokenizer, "all_special_tokens", ()))
+    added = set(getattr(tokenizer, "get_added_vocab", dict)()) - special
+    learnt = sorted((word for word in added if word in text), key=len, reverse=True)
+    parts = re.split(f"({'|'.join(map(re.escape, learnt))})", text) if learnt else [text]
+    read, words, spans = "", [], []
+    for i, part in enumerate(parts):  # every second one is a learnt word
+        new = spell(part, tokenizer) if i % 2 and callable(spell) else part
+        inside = [(0, len(new))] if i % 2 else split_words(part)
+        words += [part] if i % 2 else [part[a:b] for a, b in inside]
+        spans += [(len(read) + a, len(read) + b) for a, b in inside]
+        read += new
+    return read, words, spans
 
 
 def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:

@@ -10,7 +10,8 @@ from ldmkit.records import AttentionMaps
 pytestmark = pytest.mark.browser
 
 PIXELS = """c => {
-    const copy = Object.assign(document.createElement("canvas"), {width: c.width, height: c.height});
+    const copy = document.createElement("canvas");
+    Object.assign(copy, {width: c.width, height: c.height});
     const pen = copy.getContext("2d", {willReadFrequently: true});
     pen.drawImage(c, 0, 0);
     return {w: c.width, h: c.height, d: [...pen.getImageData(0, 0, c.width, c.height).data]};

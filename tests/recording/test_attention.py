@@ -272,6 +272,17 @@ def test_of_two_calls_a_step_the_first_has_the_words():
     assert np.array_equal(two.attention.maps[0][0], one.maps[0][0])
 
 
+def test_a_learnt_word_of_several_tokens_is_one_word():
+    pipe = tiny.pipeline(size="small")
+    for name in ("<toy>", "<toy>_1"):  # as load_textual_inversion leaves them
+        pipe.tokenizer.add_tokens(name)
+    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer))
+    maps = record(pipe, "a <toy> hat", keep="attention", **QUICK).attention
+    assert maps.words == ("a", "<toy>", "hat")
+    assert [len(rows) for rows in maps.rows] == [1, 2, 1]
+    assert np.allclose(maps["<toy>"], maps._mean(maps.rows[1]))
+
+
 def test_a_picture_that_is_no_square(small):
     wide = {"height": 32, "width": 64}
     layers = record(small, "a cat", attention=("cat",), **QUICK, **wide).attention.layers
@@ -293,5 +304,5 @@ def test_everything_is_put_back(small):
     part = record(small, "a cat", attention=("cat",), on_step=lambda step: False, **QUICK)
     assert part.stopped
     assert len(part.attention) == 1
-    with pytest.raises(ValueError, match="keep takes names"), recorder(keep=("attention",)):
-        pass
+    with pytest.raises(ValueError, match="words of a pipeline's call"):
+        recorder(keep=("attention",)).__enter__()

@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
+from ldmkit.figures import comparison_payload, trajectory_payload
 from ldmkit.records import AttentionMaps, RecordError, Trajectory
-from ldmkit.records.attention import split_words
+from ldmkit.records.attention import brightness, split_words
 
 from .make import make, write_record
 
@@ -151,3 +152,19 @@ def test_words_of_a_record_are_escaped_where_they_are_drawn():
     assert "&lt;script&gt;" in html
     assert found.figure("cat", steps=2).axes
     assert len(traj.attention.figure("cat", "img", steps=3).axes) == 6
+
+
+def test_what_a_player_gets():
+    """The bytes of the maps stand behind the pictures; side by side there are none."""
+    traj = make(4, attention=maps())
+    payload, plain = trajectory_payload(traj), trajectory_payload(make(4))
+    told, more = payload.data["attention"], payload.frames[len(plain.frames) :]
+    assert payload.frames[: len(plain.frames)] == plain.frames
+    assert told["words"][:3] == ["a (0)", "red", "cat"]
+    sizes = [layer["height"] * layer["width"] for layer in told["layers"]]
+    assert len(more) == sum(sizes) * len(told["words"]) * 4
+    assert [layer["name"] for layer in told["layers"]] == ["all layers", "down attn2", "up attn2"]
+    red = np.frombuffer(more[4 * 64 : 8 * 64], np.uint8).reshape(4, 8, 8)  # the second word
+    assert np.array_equal(red, brightness(traj.attention["red"]))
+    both = comparison_payload([traj, traj], lanes=("denoised",))
+    assert both.frames == comparison_payload([make(4)] * 2, lanes=("denoised",)).frames
