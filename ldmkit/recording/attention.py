@@ -162,7 +162,7 @@ class MapRecorder(Watcher):
         self._calls = self._bytes = self._needed = 0
         self._made: AttentionMaps | None = None
         if wanted and isinstance(call.get("prompt"), (str, list, tuple)):
-            for one in readings(pipe, family, call, 10**6):  # a misspelt word costs no step
+            for one in readings(pipe, family, call, 2**16):  # a misspelt word costs no step
                 one.only(wanted)
 
     def _texts(self) -> int:

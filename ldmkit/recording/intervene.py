@@ -25,7 +25,7 @@ from ldmkit.check import did_you_mean, number, short
 from ldmkit.loading.families import family_of
 from ldmkit.recording.call import check_prompt, parameters_of
 from ldmkit.recording.hooks import _Wrapped, denoisers_of, scheduler_of
-from ldmkit.recording.tokens import readings
+from ldmkit.recording.tokens import Reading, readings
 from ldmkit.recording.watching import (
     Run,
     Seen,
@@ -35,7 +35,7 @@ from ldmkit.recording.watching import (
     rows_with_words,
     watched,
 )
-from ldmkit.records.attention import find
+from ldmkit.records.attention import PADDING
 
 __all__ = ["Intervention", "intervene", "interventions_of"]
 
@@ -137,6 +137,7 @@ class Intervention(Watcher):
         self._share = 0.0
         self._other: Mapping[str, torch.Tensor] = {}
         self._calls, self._at = 0, (-1, -1)
+        self._said: tuple[Any, list[Reading]] = (None, [])
         self._work: tuple[Any, Mapping[str, Any]] = (None, {})
 
     def choose(self, networks: Sequence[torch.nn.Module], layers: Any) -> None:
@@ -201,7 +202,7 @@ class Intervention(Watcher):
             return given
         self.changed += 1
         if self.attention is not None:
-            self._check_replaced(call)
+            self._check_replaced()
         elif not isinstance(self.words, Mapping):
             self._other = self._read(module, given, pipe, call)
             if self._chosen is None:
@@ -293,15 +294,16 @@ class Intervention(Watcher):
 
     def _weighed(self, seen: Seen, run: Run) -> torch.Tensor:
         """A word's column of A times its weight, which is the same as its value times it."""
-        pipe, call = self._work
-        every = readings(pipe, self.family, call, seen.text.stop - seen.text.start)
+        every = self._readings(seen.text.stop - seen.text.start)
         each = len(self._rows or ()) // len(every)
         value, weights = seen.value.clone(), self.words or {}
         for i, row in enumerate(self._rows or ()):
             for word, weight in weights.items():  # type: ignore[union-attr]
                 factor = 1 + self._share * (weight - 1)
-                columns = _columns(every[i // each], word)
-                value[row, :, [seen.text.start + c for c in columns]] *= factor
+                reading = every[i // each]
+                rows = reading.rows_of(word, "intervene weighs")
+                columns = [seen.text.start + c for r in rows for c in reading.columns[r]]
+                value[row, :, columns] *= factor
         queries = seen.query.shape[2]
         if seen.picture == slice(0, queries):
             return run(value=value)
@@ -324,19 +326,29 @@ class Intervention(Watcher):
             key[row] = torch.lerp(seen.key[row], seen.key[source], self._share)
         return run(query=query, key=key)
 
-    def _check_replaced(self, call: Mapping[str, Any]) -> None:
+    def _check_replaced(self) -> None:
         pictures = len(self._rows or ())
         if not -pictures <= int(self.attention or 0) < pictures or pictures < 2:
             raise ValueError(
                 f"attention must be the number of one of at least two pictures, got "
                 f"{self.attention} for a batch of {pictures}; give a list of prompts."
             )
-        lengths = {len(one.tokens) for one in readings(self._work[0], self.family, call, 10**6)}
+        lengths = {
+            sum(token != PADDING for token in one.tokens) for one in self._readings(self.length)
+        }
         if len(lengths) > 1:
             raise ValueError(
                 "Maps can be given on between prompts of as many tokens, got "
                 f"{' and '.join(map(str, sorted(lengths)))}; change words one for one."
             )
+
+    def _readings(self, length: int) -> list[Reading]:
+        """How the prompts of this call stand among so many keys, read once for all layers."""
+        pipe, call = self._work
+        words = (id(pipe), length, str(call.get("prompt")), str(call.get("prompt_2")))
+        if self._said[0] != words:
+            self._said = words, readings(pipe, self.family, call, length)
+        return self._said[1]
 
     def _amount_at(self, step: int) -> float:
         if callable(self.amount):
@@ -438,17 +450,6 @@ def _encoded(pipe: Any, words: str, call: Mapping[str, Any]) -> dict[str, torch.
         for name in {"embeds", "pooled"} & told.keys():  # as SDXL writes "no words"
             told[name] = torch.zeros_like(told[name])
     return told
-
-
-def _columns(reading: Any, word: str) -> list[int]:
-    spans = find(word, reading.words)
-    rows = [row for span in spans for i in span for row in reading.rows[i]]
-    rows = rows or [i for i, token in enumerate(reading.tokens) if token == word]
-    if not rows:
-        known = list(dict.fromkeys(reading.words))
-        advice = did_you_mean(word, known, f"it has {', '.join(known)[:200]}.", 0.3)
-        raise ValueError(f"words weighs words of the prompt, got {short(word)}; {advice}")
-    return [column for row in rows for column in reading.columns[row]]
 
 
 # --- what is asked -------------------------------------------------------------------------------

@@ -36,35 +36,34 @@ class Reading:
     words: list[str] = field(default_factory=list)
     rows: list[list[int]] = field(default_factory=list)
 
-    def only(self, wanted: Sequence[str]) -> Reading:
-        """The same with the rows of some words alone.
+    def rows_of(self, word: str, what: str) -> list[int]:
+        """The rows of a word, wherever it stands, or of a token by its name.
 
         Raises:
-            ValueError: a word that isn't there; the nearest is told.
+            ValueError: a word that isn't there (the nearest is told), or was cut off.
         """
-        kept: set[int] = set()
-        for word in wanted:
-            spans = find(word, self.words)
-            rows = [row for span in spans for i in span for row in self.rows[i]]
-            rows = rows or [i for i, token in enumerate(self.tokens) if token == word]
-            if not spans and not rows:
-                known = list(dict.fromkeys(self.words))
-                advice = did_you_mean(word, known, f"it has {', '.join(known)[:200]}.", 0.3)
-                raise ValueError(
-                    f"attention takes words of the prompt, got {short(word)}; {advice}"
-                )
-            if not rows:
-                raise ValueError(
-                    f"The prompt is cut before {short(word)}: no token of it is read; shorten it."
-                )
-            kept |= set(rows)
-        order = sorted(kept)
+        spans = find(word, self.words)
+        rows = [row for span in spans for i in span for row in self.rows[i]]
+        rows = rows or [i for i, token in enumerate(self.tokens) if token == word]
+        if not rows and spans:
+            raise ValueError(
+                f"The prompt is cut before {short(word)}: no token of it is read; shorten it."
+            )
+        if not rows:
+            known = list(dict.fromkeys(self.words))
+            advice = did_you_mean(word, known, f"it has {', '.join(known)[:200]}.", 0.3)
+            raise ValueError(f"{what} words of the prompt, got {short(word)}; {advice}")
+        return rows
+
+    def only(self, wanted: Sequence[str]) -> Reading:
+        """The same with the rows of some words alone; see ``rows_of``."""
+        order = sorted({row for word in wanted for row in self.rows_of(word, "attention takes")})
         return Reading(
             self.text,
             [self.tokens[i] for i in order],
             [self.columns[i] for i in order],
             self.words,
-            [[order.index(row) for row in rows if row in kept] for rows in self.rows],
+            [[order.index(row) for row in rows if row in order] for rows in self.rows],
         )
 
 
