@@ -76,6 +76,12 @@ def two_words(page: Page) -> None:
     page.mouse.move(0, 0)
 
 
+def learned(page: Page) -> None:
+    """Waits until the student has had all its updates."""
+    expect(page.locator(".ldm-status-line")).to_contain_text("updates in", timeout=6 * SLOW)
+    expect(page.locator(".ldm-rung img")).to_have_count(3)
+
+
 PANEL = f'panel = ldmkit.PromptPanel(pipe, "{PROMPT}", seed=7)'
 SHOTS = {
     "prompt-panel": Shot((f"{PANEL}\npanel", "panel.run();"), ".ldm-prompt-panel", to_step(9)),
@@ -122,6 +128,14 @@ SHOTS = {
         ),
         ".ldm-record",
         two_words,
+    ),
+    "distill-panel": Shot(
+        (
+            "panel = ldmkit.DistillPanel(pipe, rung=2, updates=120, batch_size=8, seed=7)\npanel",
+            "panel.run();",
+        ),
+        ".ldm-prompt-panel",
+        learned,
     ),
     "walk": Shot(
         ('ldmkit.interpolate(pipe, "a red cat", "a blue dog", space="prompt", seed=7)',),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ldmkit.panels import (
         ArithmeticPanel,
         ComparePanel,
+        DistillPanel,
         InterpolationPanel,
         PromptPanel,
         TrajectoryPanel,
@@ -40,6 +41,7 @@ __all__ = [
     "ArithmeticPanel",
     "AttentionMaps",
     "ComparePanel",
+    "DistillPanel",
     "Embedding",
     "Grid",
     "InterpolationPanel",
@@ -80,6 +82,7 @@ _HOMES = {
     "ArithmeticPanel": "ldmkit.panels",
     "AttentionMaps": "ldmkit.records",
     "ComparePanel": "ldmkit.panels",
+    "DistillPanel": "ldmkit.panels",
     "Embedding": "ldmkit.records",
     "Grid": "ldmkit.records",
     "InterpolationPanel": "ldmkit.panels",

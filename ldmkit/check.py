@@ -8,6 +8,7 @@ caller writes; ``say`` is for what is no error but must be told.
 from __future__ import annotations
 
 import difflib
+import html
 import math
 import operator
 import re
@@ -32,6 +33,7 @@ __all__ = [
     "plain",
     "say",
     "short",
+    "text",
     "whole",
 ]
 
@@ -206,6 +208,11 @@ def plain(words: str) -> str:
     if not any(opened):
         return whole
     return whole.rstrip(_ENDS) + _ENDS[0] * opened[0] + _ENDS[1] * opened[1]
+
+
+def text(value: object) -> str:
+    """Escaped for HTML text and for a double-quoted attribute; every border passes here."""
+    return html.escape(plain(str(value)), quote=True)
 
 
 def cut(words: str, limit: int) -> str:

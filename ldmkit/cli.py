@@ -8,6 +8,7 @@ option ends with status 2, as argparse has it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import os
 import subprocess
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         if os.environ.get("LDMKIT_TRACEBACK"):
             raise
         print(f"ldmkit: {_one_line(error)}", file=sys.stderr)
@@ -166,12 +167,13 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    print(ldmkit.models())
+    table = ldmkit.models()
+    narrow = [name for name in table.columns if name not in ("family", "memory", "embedded")]
+    print(dataclasses.replace(table, columns=tuple(narrow)))  # a terminal's width
     return 0
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # our sentence says it once
     from ldmkit.loading import fetch
 
     row = next((row for row in ldmkit.models() if row["name"] == options.name), None)

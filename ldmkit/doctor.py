@@ -69,6 +69,7 @@ def examine() -> Report:
         ("system", f"{platform.system()} {platform.machine()}"),
         ("device", device),
         ("memory", _memory()),
+        ("models", _models(device) or "unknown"),
         ("threads", _threads()),
         ("embedded model", embedded or "missing"),
         *((name, _version(name) or "not installed") for name in SHOWN),
@@ -104,10 +105,11 @@ def _unmet_requirements() -> Iterator[str]:
 def _device() -> str:
     if _version("torch") is None:
         return "unknown (no torch)"
-    from ldmkit.loading.device import choose_device
+    from ldmkit.loading.device import found_device
 
     try:
-        return choose_device().type
+        device, why = found_device()
+        return f"{device} ({why})"
     except (ImportError, OSError) as error:  # a broken installation of torch
         return f"unknown ({' '.join(str(error).split())})"
 
@@ -126,6 +128,32 @@ def _memory() -> str:
 
     memory = psutil.virtual_memory()
     return f"{memory.total / 2**30:.0f} GiB, {memory.available / 2**30:.0f} free" + _gpu_memory()
+
+
+def _models(device: str) -> str:
+    """What of the catalog fits this machine's GPU, or its memory, as it is now."""
+    from ldmkit.loading.catalog import CATALOG
+    from ldmkit.loading.device import choose_device
+    from ldmkit.loading.memory import free_memory, how_it_fits
+
+    if device.startswith("unknown"):
+        return ""
+    try:
+        chosen = choose_device(device.split()[0])
+        free = free_memory(chosen)
+    except (RuntimeError, ValueError):  # a driver that doesn't answer
+        return ""
+    each = 4 if chosen.type == "cpu" else 2  # bytes a weight
+    plans: dict[str, list[str]] = {}
+    for row in CATALOG.values():
+        largest = each * (row.largest or row.parameters)
+        plan = how_it_fits(row.weights(each), largest, free)
+        if plan != "whole" and chosen.type != "cuda":
+            plan = "too large"  # nothing comes and goes
+        plans.setdefault(plan, []).append(row.name)
+    return f"with {free / 1e9:.0f} GB free, " + "; ".join(
+        f"{plan}: {', '.join(names)}" for plan, names in plans.items()
+    )
 
 
 def _gpu_memory() -> str:
@@ -156,12 +184,12 @@ def _embedded() -> str:
 
 
 def _gpu_left_out(device: str) -> Iterator[str]:
-    if device == "cpu" and _nvidia_smi("--query-gpu=name"):
+    if device.startswith("cpu") and _nvidia_smi("--query-gpu=name"):
         yield (
             f"An NVIDIA GPU is here but torch {_version('torch')} doesn't use it; "
             "install a CUDA build of torch that fits the driver (pytorch.org says which)."
         )
-    if device == "mps":
+    if device.startswith("mps"):
         yield "On MPS leave enable_attention_slicing off: it gives black pictures."
 
 

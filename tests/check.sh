@@ -14,15 +14,7 @@ if [ "${1:-}" = lint ]; then
     lint
     exit
 fi
-# One core has some folders' tests, the other the linters and then all other tests.
-some=(tests/panels tests/recording tests/space)
-quick=(pytest -q -m "not slow and not browser and not cuda")
-log=$(mktemp)
-"${quick[@]}" "${some[@]}" >"$log" 2>&1 &
-trap 'kill $! 2>/dev/null || true; rm -f "$log"' EXIT
-lint
-others=passed
-"${quick[@]}" "${some[@]/#/--ignore=}" || others=failed
-wait $! || others=failed
-cat "$log"
-[ $others = passed ]
+lint &
+trap 'kill $! 2>/dev/null || true' EXIT
+pytest -q -n 2 -m "not slow and not browser and not cuda"
+wait $!

@@ -180,7 +180,11 @@ def test_fetch_of_the_embedded_model_has_nothing_to_do(capsys):
 
 def test_models_lists_names(capsys):
     assert cli.main(["models"]) == 0
-    assert "critters" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    for words in ("critters", "flux-dev", "by layers", "random weights only"):
+        assert words in told
+    rows = told.splitlines()[:-1]  # a note on the words stands below
+    assert max(map(len, rows)) <= 160
 
 
 def test_version_and_entry_point():
@@ -285,7 +289,7 @@ def test_doctor_survives_a_torch_that_does_not_load(monkeypatch, capsys):
     def refuse():
         raise OSError("libtorch.so:\ncannot open")
 
-    monkeypatch.setattr("ldmkit.loading.device.choose_device", refuse)
+    monkeypatch.setattr("ldmkit.loading.device.found_device", refuse)
     assert cli.main(["doctor"]) == 1
     told = capsys.readouterr().out
     assert "BROKEN  torch can't be imported" in told

@@ -69,3 +69,45 @@ def test_a_circle_would_be_found():
 def test_no_file_imports_another_in_a_circle():
     named = modules()
     assert circles({name: imports_of(path, set(named)) for name, path in named.items()}) == []
+
+
+def private(name):
+    """Whether a name is for its own file alone; ``_repr_html_`` and kin are a protocol's."""
+    return name.startswith("_") and not name.startswith(("__", "_repr_"))
+
+
+def defined_in(tree):
+    """Every name that a file gives to something: functions, classes, variables, attributes."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        if isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+            names.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return names
+
+
+def borrowed(tree, everywhere):
+    """Private names of other files that a file uses; a subclass may use its parent's."""
+    own = defined_in(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ldmkit"):
+            yield from (alias.name for alias in node.names if private(alias.name))
+        if isinstance(node, ast.Attribute) and private(node.attr) and node.attr not in own:
+            inherited = ast.unparse(node.value) in ("self", "cls", "super()")
+            if node.attr in everywhere and not inherited:
+                yield node.attr
+
+
+def test_a_borrowed_private_name_would_be_found():
+    code = "from ldmkit.a import _x, y\ny._z\nself._w\nclass A:\n    _v = 1\n\nA._v\nother._u\n"
+    assert list(borrowed(ast.parse(code), {"_z", "_w", "_v"})) == ["_x", "_z"]
+
+
+def test_no_file_uses_a_private_name_of_another():
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in modules().values()}
+    everywhere = set().union(*map(defined_in, trees.values()))
+    found = {
+        path.relative_to(ROOT): set(borrowed(tree, everywhere)) for path, tree in trees.items()
+    }
+    assert {path: names for path, names in found.items() if names} == {}

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 import ldmkit
-from ldmkit.loading import fetch, opening
+from ldmkit.loading import fetch
+from ldmkit.loading import open as opening
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.space import clip as clips
 from ldmkit.space.arithmetic import walk_sum, weighted_sum

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -20,6 +21,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 Size = Literal["embedded", "small"]
@@ -161,6 +163,12 @@ def _unet(shape: dict[str, Any], in_channels: int) -> UNet2DConditionModel:
         attention_head_dim=[max(1, width // shape["head"]) for width in shape["unet"]],
         norm_num_groups=shape["unet_groups"],
     )
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    """A picture of noise, which is like no other seed's."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
 
 
 def pipeline(

@@ -24,7 +24,7 @@ from ldmkit.loading.origin import Origin, origin_of, remember
 from ldmkit.loading.siblings import twin_of
 from ldmkit.recording.call import check_call, check_prompt, parameters_of
 
-__all__ = ["Ladder", "Update", "distill"]
+__all__ = ["Ladder", "Update", "distill", "prepared"]
 
 _TRAINING_SEEDS = 400_000  # from here on scenes are for tuning, then for evaluation
 _DECAY = 0.999  # of the averaged weights, after a ramp
@@ -98,6 +98,9 @@ class Ladder:
     Attributes:
         rungs: numbers of steps, from the first student's to the last's.
         updates: how many each gets.
+        guidance_scale: what is built in; ``None`` where the pipeline takes none.
+        learning_rate: peak step size.
+        call: the pipeline's own keywords.
         losses: steps to the error of each update so far.
         stopped: why it ended early, or ``None``; ``climb`` goes on.
     """
@@ -116,8 +119,8 @@ class Ladder:
     ) -> None:
         self.rungs, self.updates = tuple(rungs), updates
         self.stopped: str | None = None
-        self._pipe, self._prompts, self._guidance = pipe, prompts, guidance
-        self._batch, self._rate, self._call = batch_size, learning_rate, dict(call)
+        self._pipe, self._prompts, self.guidance_scale = pipe, prompts, guidance
+        self._batch, self.learning_rate, self.call = batch_size, learning_rate, dict(call)
         self._random = torch.Generator().manual_seed(seed)
         self._networks: dict[int, torch.nn.Module] = {}  # of those that finished
         self._pupil: _Pupil | None = None  # who is learning
@@ -143,7 +146,11 @@ class Ladder:
 
     def _guided(self) -> str:
         name, first = origin_of(self._pipe).name, 2 * self.rungs[0]
-        scale = "" if self._guidance in (None, 1.0) else f" at guidance_scale {self._guidance:g}"
+        scale = (
+            ""
+            if self.guidance_scale in (None, 1.0)
+            else f" at guidance_scale {self.guidance_scale:g}"
+        )
         return f"{name}, {first} steps{scale}"
 
     def student(self, steps: int) -> Any:
@@ -180,7 +187,7 @@ class Ladder:
             on_update: see ``distill``.
             learning_rate: another peak rate from here on.
         """
-        self._rate = self._rate if learning_rate is None else _rate(learning_rate)
+        self.learning_rate = self.learning_rate if learning_rate is None else _rate(learning_rate)
         return self._go_on(function("on_update", on_update))
 
     def _go_on(self, on_update: OnUpdate | None) -> Ladder:
@@ -207,10 +214,10 @@ class Ladder:
             error = loss(predictor(pupil.unet, keywords, self._pipe.scheduler), rung, lesson)
             if not math.isfinite(float(error.detach())):
                 pupil.recover()
-                smaller = f"climb(learning_rate={self._rate / 4:g})"
+                smaller = f"climb(learning_rate={self.learning_rate / 4:g})"
                 say(self._stop("The error is no longer finite", smaller), stacklevel=4)
                 return False
-            pupil.learn(error, self._rate * _course(len(losses), self.updates), len(losses))
+            pupil.learn(error, self.learning_rate * _course(len(losses), self.updates), len(losses))
             losses.append(float(error.detach()))
             told = Update(steps, len(losses), self.updates, losses[-1], self)
             answer = None if on_update is None else on_update(told)
@@ -233,9 +240,9 @@ class Ladder:
         device = next(teacher.parameters()).device
         rung = rung_of(pipe.scheduler, steps, device)
         # Only the first teacher has two sides: in its students guidance is inside.
-        scale = self._guidance if teacher is pipe.unet or self._guidance is None else 1.0
+        scale = self.guidance_scale if teacher is pipe.unet or self.guidance_scale is None else 1.0
         while True:
-            asked = conditioning_of(pipe, self._captions(count), scale, self._call)
+            asked = conditioning_of(pipe, self._captions(count), scale, self.call)
             guided = scale if scale and asked.both is not asked.with_words else 1.0
             lesson = walked(
                 predictor(teacher, asked.both, pipe.scheduler, guided),
@@ -270,17 +277,28 @@ class Ladder:
         """Writes the students beside the usual weights of a pipeline's folder, as variants.
 
         ``ldmkit.load(folder, variant="steps4")`` opens one, and so does diffusers'
-        ``from_pretrained``.
+        ``from_pretrained``. The one that is learning is written as it is now, and that is told.
 
         Args:
             folder: of the pipeline; written if it isn't there.
+
+        Raises:
+            ValueError: no student has begun.
         """
+        if not any(self._losses.values()):
+            raise ValueError("No student has learned anything yet; climb() trains the first.")
         folder = Path(folder)
         if not (folder / "model_index.json").is_file():
             self._pipe.save_pretrained(folder)
-        for steps in self.rungs:
-            if steps in self._networks:
-                students.write(folder, steps, self._networks[steps].state_dict())
+        for steps, had in self._losses.items():
+            if had:
+                students.write(folder, steps, self.student(steps).unet.state_dict())
+            if had and steps not in self._networks:
+                say(
+                    f"The student of {steps} steps is written as it is after {len(had)} of "
+                    f"{self.updates} updates; save again when it has had all.",
+                    stacklevel=2,
+                )
         return folder
 
 
@@ -327,6 +345,34 @@ def distill(
         TypeError: no pipeline with a U-Net, an unknown keyword, or a wrong type.
         ValueError: rungs that don't halve, a scheduler that won't do, or a value out of range.
     """
+    listener = function("on_update", on_update)
+    ladder = prepared(
+        pipe,
+        rungs,
+        updates=updates,
+        prompts=prompts,
+        guidance_scale=guidance_scale,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        **call,
+    )
+    return ladder._go_on(listener)
+
+
+def prepared(
+    pipe: Any,
+    rungs: Sequence[int],
+    *,
+    updates: int = 200,
+    prompts: str | Sequence[str] | None = None,
+    guidance_scale: float | None = None,
+    batch_size: int = 16,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    **call: Any,
+) -> Ladder:
+    """The ladder of ``distill``, all of it checked, before its first update."""
     parameters = parameters_of(pipe, "distill")
     if not isinstance(getattr(pipe, "unet", None), torch.nn.Module):
         raise TypeError(
@@ -338,7 +384,7 @@ def distill(
         rung_of(pipe.scheduler, n)
     _check_made_for(pipe, steps)
     scale = _scale(pipe, guidance_scale)
-    ladder = Ladder(
+    return Ladder(
         pipe,
         steps,
         whole("updates", updates, 1),
@@ -353,7 +399,6 @@ def distill(
         whole("seed", seed, 0, 2**63 - 1),
         call,
     )
-    return ladder._go_on(function("on_update", on_update))
 
 
 def _course(before: int, updates: int) -> float:

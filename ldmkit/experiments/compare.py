@@ -40,7 +40,10 @@ def compare(
     is made first and thrown away, so that nobody pays for the first run.
 
     Args:
-        models: a pipeline, or label to pipeline, such as ``{"teacher": pipe, "student": other}``.
+        models: a pipeline, or label to pipeline, such as ``{"teacher": pipe, "student": other}``;
+            in place of a pipeline also number of steps to pipeline, as students are, each made for
+            its own: ``{"teacher": pipe, "student": {8: one, 4: another}}``. With other numbers of
+            steps that model makes no picture.
         prompts: captions, one picture each and per row.
         num_inference_steps: one number or several; by default the pipeline's.
         scheduler: one or several, as a name (``"ddim"``), class or scheduler, or label to these;
@@ -67,10 +70,12 @@ def compare(
     samplers = _samplers(scheduler)
     texts = _texts(prompts)
     steps = _steps(num_inference_steps)
+    _check_students(pipes, steps)
     seeds = _seeds(seed, len(texts))
     batch_size = whole("batch_size", batch_size, 1, 256)
-    for pipe, sampler, number in itertools.product(pipes.values(), samplers.values(), steps):
-        _check(pipe, sampler, _with_steps(call, number))
+    for model, sampler, number in itertools.product(pipes.values(), samplers.values(), steps):
+        if (pipe := _at(model, number)) is not None:
+            _check(pipe, sampler, _with_steps(call, number))
     scorer = _scorer(texts, clip)
     axes = _axes(models, scheduler, pipes, samplers, steps, texts)
     rows = len(pipes) * len(samplers) * len(steps)
@@ -92,6 +97,24 @@ def _models(models: Any) -> dict[str, Any]:
     if not models:
         raise ValueError('compare needs a pipeline, got {}; write {"teacher": pipe}.')
     return {str(label): pipe for label, pipe in models.items()}
+
+
+def _check_students(models: Mapping[str, Any], steps: list[Any]) -> None:
+    for label, model in models.items():
+        if not isinstance(model, Mapping):
+            continue
+        known = [whole(f"A number of steps of {short(label)}", number, 1) for number in model]
+        if not set(known) & set(steps):
+            asked = "none" if steps == [None] else ", ".join(map(str, steps))
+            raise ValueError(
+                f"num_inference_steps must hold one or more of those that {short(label)} has "
+                f"pipelines for ({', '.join(map(str, known)) or 'none'}), got {asked}."
+            )
+
+
+def _at(model: Any, steps: Any) -> Any:
+    """The pipeline for a number of steps; ``None`` where a model has none."""
+    return model.get(steps) if isinstance(model, Mapping) else model
 
 
 def _samplers(scheduler: Any) -> dict[str, Any]:
@@ -214,7 +237,9 @@ def _jobs(
     for begin in range(0, len(texts), batch_size):
         part = slice(begin, begin + batch_size)
         rows = itertools.product(pipes.values(), samplers.values(), steps)
-        for row, (pipe, sampler, number) in enumerate(rows):
+        for row, (model, sampler, number) in enumerate(rows):
+            if (pipe := _at(model, number)) is None:
+                continue
             positions = range(row * len(texts), (row + 1) * len(texts))[part]
             made = _with_steps(call, number)
             yield Job(pipe, sampler, tuple(texts[part]), seeds[part], made, tuple(positions))

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor, Future, as_completed
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ldmkit.check import say
 from ldmkit.experiments.scoring import Scorer
 from ldmkit.loading import load
 from ldmkit.loading.device import Released, being_released
@@ -109,15 +110,34 @@ def gather(
     """Runs the jobs and fills a grid that has its axes, prompts and seeds already.
 
     ``on_update`` is called in this thread after each picture; ``False`` stops and keeps what is
-    made. Without an executor the jobs run in their order.
+    made. Without an executor the jobs run in their order. What a worker's death takes with it is
+    left out and said.
     """
-    table = _Table(blank, scorer, on_update)
+    table = _Table(blank, sum(len(job.positions) for job in jobs), scorer, on_update)
+    lost: list[BaseException] = []
     try:
-        for job, made in _in_order(jobs) if executor is None else _as_they_come(jobs, executor):
+        for job, made in (
+            _in_order(jobs) if executor is None else _as_they_come(jobs, executor, lost)
+        ):
             table.add(job, made)
     except _Stopped:
         pass
+    if lost:
+        _say_what_is_lost(table.made, len(blank), lost[0])
     return table.grid()
+
+
+def _say_what_is_lost(made: int, total: int, death: BaseException) -> None:
+    reason = f"({type(death).__name__})"
+    if not made:
+        raise RuntimeError(
+            f"Every worker of the executor died {reason} before a picture was made; does each "
+            "have the memory for the model, and is ldmkit installed there?"
+        ) from death
+    say(
+        f"A worker of the executor died {reason}: {made} of {total} pictures were made and are "
+        "kept, images holds None for the others; run those again."
+    )
 
 
 def _in_order(jobs: Sequence[Job]) -> Iterator[tuple[Job, Made]]:
@@ -125,14 +145,39 @@ def _in_order(jobs: Sequence[Job]) -> Iterator[tuple[Job, Made]]:
         yield job, run(job)
 
 
-def _as_they_come(jobs: Sequence[Job], executor: Executor) -> Iterator[tuple[Job, Made]]:
-    futures = {executor.submit(run, job): job for job in jobs}
+def _as_they_come(
+    jobs: Sequence[Job], executor: Executor, lost: list[BaseException]
+) -> Iterator[tuple[Job, Made]]:
+    futures: dict[Future[Made], Job] = {}
     try:
+        try:
+            for job in jobs:
+                futures[executor.submit(run, job)] = job
+        except Exception as error:  # the pool broke while it was being filled
+            if not _is_death(error):
+                raise
+            lost.append(error)
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            failure = future.exception()
+            if failure is None:
+                yield futures[future], future.result()
+            elif _is_death(failure):  # other workers may live: their pictures come
+                lost.append(failure)
+            else:
+                raise failure
     finally:  # an error or a stop: what has not begun never will
         for future in futures:
             future.cancel()
+
+
+# What executors raise for a worker that is gone: concurrent.futures and loky, ipyparallel, Dask.
+_DEATHS = {"BrokenExecutor", "EngineError", "KilledWorker", "CommClosedError"}
+
+
+def _is_death(error: BaseException) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    names.add(getattr(error, "ename", ""))  # ipyparallel's RemoteError tells what it stands for
+    return bool(names & _DEATHS)
 
 
 _turn = threading.Lock()  # runs in one process share its networks and cores: time them one by one
@@ -156,6 +201,11 @@ def run(job: Job) -> Made:
     if traj.stopped and being_released(pipe):
         raise _Stopped  # release said so
     count = len(job.positions)
+    if not traj.images:
+        raise RuntimeError(
+            "A run made no picture: its memory ran out, or output_type asks for none; take smaller "
+            "pictures, or leave output_type out."
+        )
     if len(traj.images) != count:
         raise RuntimeError(
             f"The pipeline made {len(traj.images)} pictures where {count} were asked for; leave "
@@ -215,14 +265,22 @@ def _opened(pipe: Any) -> Any:
 class _Table:
     """The grid while it is being filled."""
 
-    def __init__(self, blank: Grid, scorer: Scorer | None, on_update: OnUpdate | None) -> None:
-        self._blank, self._scorer, self._on_update = blank, scorer, on_update
+    def __init__(
+        self, blank: Grid, total: int, scorer: Scorer | None, on_update: OnUpdate | None
+    ) -> None:
+        self._blank, self._total = blank, total
+        self._scorer, self._on_update = scorer, on_update
         self._images: list[Image.Image | None] = [None] * len(blank)
         self._values = {name: np.full(len(blank), np.nan) for name in _MEASURED}
         self._call: dict[str, Any] | None = None
         self._models: dict[str, None] = {}
         self._versions: Mapping[str, str] = {}
         self._done = 0
+
+    @property
+    def made(self) -> int:
+        """How many pictures there are."""
+        return sum(image is not None for image in self._images)
 
     def add(self, job: Job, made: Made) -> None:
         scores: Sequence[float | None] = [None] * len(made.images)
@@ -249,8 +307,9 @@ class _Table:
         self._done += 1
         if self._on_update is None:
             return
-        point, total = self._blank.point(index), len(self._images)
-        answer = self._on_update(Progress(index, self._done, total, point, image, score, seconds))
+        point = self._blank.point(index)
+        told = Progress(index, self._done, self._total, point, image, score, seconds)
+        answer = self._on_update(told)
         if isinstance(answer, (bool, np.bool_)) and not answer:
             raise _Stopped
 

@@ -52,7 +52,8 @@ def sweep(
         scheduler: another sampler for every picture, where it is no axis; see ``compare``.
         executor: any ``concurrent.futures`` executor (a process pool, ipyparallel's
             ``Client.executor()``, Dask's ``Client.get_executor()``); by default this thread, one
-            picture after the other. Runs within one process take turns.
+            picture after the other. Runs within one process take turns. Where a worker dies, what
+            the others make is kept: ``images`` holds ``None`` for the rest, which is said.
         clip: see ``score``. Without it the judge scores where it understands every caption.
         on_update: called in this thread with a ``Progress`` after each picture; ``False`` stops
             and keeps the part (``images`` holds ``None`` where none was made).
@@ -64,7 +65,15 @@ def sweep(
     Raises:
         TypeError: no pipeline, an unknown axis or keyword (the nearest name is told), or a wrong
             type.
-        ValueError: an empty axis, values that repeat, or one out of its range.
+        ValueError: an empty axis, values that repeat, one out of its range, or too many pictures.
+        RuntimeError: every worker died before a picture was made.
+
+    Several processes, each of which opens the model once, and two engines of ipyparallel::
+
+        with ipyparallel.Cluster(n=2) as engines:
+            grid = ldmkit.sweep(
+                "critters", {"seed": range(6)}, "a red cat", executor=engines.executor()
+            )
     """
     function("on_update", on_update)
     if executor is not None and not callable(getattr(executor, "submit", None)):
@@ -116,8 +125,10 @@ def _values(pipe: Any, axes: Any, parameters: Mapping[str, Any]) -> dict[str, li
             raise ValueError(f"The axis {name!r} needs one value or more, got none; add some.")
     count = math.prod(map(len, values.values()))
     if count > MAX_PICTURES:
+        cut = any(len(several) > MAX_PICTURES for several in values.values())
         raise ValueError(
-            f"A sweep makes at most {MAX_PICTURES:,} pictures, got {count:,}; take fewer."
+            f"A sweep makes at most {MAX_PICTURES:,} pictures, got {'more than ' * cut}"
+            f"{count - cut:,}; take fewer."
         )
     return values
 

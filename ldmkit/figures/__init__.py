@@ -1,11 +1,9 @@
 """Records drawn: a contact sheet, a matplotlib figure, a player in one self-contained page."""
 
-from ldmkit.figures.beside import comparison_payload
-from ldmkit.figures.fragment import mimebundle
-from ldmkit.figures.frames import Payload, trajectory_payload
-from ldmkit.figures.page import write_page
-from ldmkit.figures.plot import trajectory_figure
+from ldmkit.figures.player import Payload, mimebundle, trajectory_payload, write_run_page
+from ldmkit.figures.plots import trajectory_figure
 from ldmkit.figures.sheet import sheet_html, sheet_image
+from ldmkit.figures.side_by_side import comparison_payload
 
 __all__ = [
     "Payload",
@@ -15,5 +13,5 @@ __all__ = [
     "sheet_image",
     "trajectory_figure",
     "trajectory_payload",
-    "write_page",
+    "write_run_page",
 ]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ldmkit.figures.frames import webp
-from ldmkit.figures.plot import shown_figure
-from ldmkit.figures.words import layer_words, shorten, text
+from ldmkit.figures.canvas import shown_figure
+from ldmkit.figures.captions import layer_words
+from ldmkit.figures.html import shorten, text
+from ldmkit.figures.webp import webp
 from ldmkit.records.attention import AttentionMaps, brightness, key_words
 from ldmkit.records.record import RecordError, whole_of
 from ldmkit.records.rgb import flat

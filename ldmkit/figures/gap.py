@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmkit.figures.plot import NOISE, PICTURE, shown_figure
-from ldmkit.figures.words import text
+from ldmkit.figures.canvas import NOISE, PICTURE, shown_figure
+from ldmkit.figures.html import text
 from ldmkit.records.gap import Gap
-from ldmkit.records.plane import Plane
+from ldmkit.records.plane import Plane, units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,7 @@ def _draw_arrow(axes: Axes, gap: Gap, plane: Plane) -> None:
 
 
 def _draw_cosines(axes: Axes, gap: Gap) -> None:
-    texts, pictures = gap._rows
+    texts, pictures = units(gap.texts)[0], units(gap.pictures)[0]
     groups: list[tuple[str, NDArray[np.float64], str, str]] = [
         ("two texts", _pairs(texts), TEXT, "-"),
         ("two pictures", _pairs(pictures), PICTURE, "-"),

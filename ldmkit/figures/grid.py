@@ -5,34 +5,40 @@ Plain ``<table>`` and ``<img>``: an untrusted notebook shows the same as a trust
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from ldmkit.figures.frames import webp
-from ldmkit.figures.page import made_with, whole_page, write_text
-from ldmkit.figures.words import shorten, text
+from ldmkit.figures.html import (
+    bundled,
+    img,
+    made_with,
+    shorten,
+    text,
+    whole_page,
+    write_page,
+)
+from ldmkit.figures.sheet import SheetRow, Tile, contact_sheet, fitted_picture, sheet_markup
+from ldmkit.figures.webp import webp
 from ldmkit.records.grid import AVERAGED, Grid, Label
-from ldmkit.records.rgb import flat
 
 __all__ = [
     "TR",
     "Row",
     "along",
+    "choice_html",
     "details",
     "grid_html",
     "grid_image",
     "grid_mimebundle",
     "laid_out",
-    "mark",
+    "overview_html",
     "say",
     "title_of",
     "verdict",
@@ -44,6 +50,11 @@ WRAP = 8  # pictures in a row where one axis is all there is
 MAX_ROWS, MAX_PICTURES = 12, 96  # of a cell's output, which stays far under 4 MB
 PAGE_PICTURES = 3000
 TABLE_ROWS = 60
+LARGE, SMALL = 144, 44  # pixels of a ComparePanel's pictures
+SIDE_BY_SIDE = 16  # of them beside each other
+
+Point = Mapping[str, Label]
+
 TR = '<tr style="background:transparent">'  # JupyterLab would stripe the rows
 _SHORT = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 
@@ -156,22 +167,17 @@ def grid_html(grid: Grid, *, rows: int = MAX_ROWS, pictures: int = MAX_PICTURES)
     shown = all_rows[:count]
     note = ""
     if len(shown) < len(all_rows):
-        note = (
-            '<p style="margin:4px 0 0;font-size:12px;opacity:0.7">'
-            f"The first {len(shown)} of {len(all_rows)} rows; select(...) shows others"
-            f"{', to_html(path) writes more' if pictures < PAGE_PICTURES else ''}.</p>"
-        )
+        more = ", to_html(path) writes more" if pictures < PAGE_PICTURES else ""
+        note = f"The first {len(shown)} of {len(all_rows)} rows; select(...) shows others{more}."
     table = grid.table if grid.values else ()
     measured = table._repr_html_() if 0 < len(table) <= TABLE_ROWS else ""  # type: ignore[union-attr]
-    return (
-        '<div class="ldm-sheet" style="font-family:system-ui,sans-serif;line-height:1.4">'
-        '<p style="margin:0;font-size:18px;font-weight:600" dir="auto">'
-        f"{text(shorten(title_of(grid), 300))}</p>"
-        f'<p style="margin:2px 0 8px;opacity:0.7">{text(" · ".join(details(grid)))}</p>'
+    body = (
         f'<table style="border-collapse:collapse;margin:0">{_heading(headings)}'
-        f"{''.join(_html_rows(grid, shown))}</table>{note}"
-        f'<div style="margin-top:10px">{measured}</div></div>'
+        f"{''.join(_html_rows(grid, shown))}</table>"
     )
+    title = shorten(title_of(grid), 300)
+    sheet = sheet_markup(title, " · ".join(details(grid)), body, note)
+    return f'<div>{sheet}<div style="margin-top:10px">{measured}</div></div>'
 
 
 def _heading(headings: list[str]) -> str:
@@ -206,15 +212,11 @@ def _cell(grid: Grid, position: int, row: Row) -> str:
     if image is None:
         return f'<td style="{style};opacity:0.6">not made</td>'
     point = ", ".join(say(name, label) for name, label in grid.point(position).items())
-    words = text(f"{shorten(grid.prompts[position], 160) or 'no prompt'} ({shorten(point, 200)})")
-    data = base64.b64encode(webp(image, 2 * THUMB, 80)).decode()
+    words = f"{shorten(grid.prompts[position], 160) or 'no prompt'} ({shorten(point, 200)})"
     under = mark(verdict(grid, position))
     if not row.label and len(grid.axes) == 1:
         under = text(shorten(point, 40)) + (f"<br>{under}" if under else "")
-    return (
-        f'<td style="{style}"><img src="data:image/webp;base64,{data}" alt="{words}" '
-        f'title="{words}" width="{THUMB}" style="display:block;margin:0">{under}</td>'
-    )
+    return f'<td style="{style}">{img(webp(image, 2 * THUMB, 80), words, THUMB)}{under}</td>'
 
 
 def mark(words: str) -> str:
@@ -224,13 +226,7 @@ def mark(words: str) -> str:
 
 def grid_mimebundle(grid: Grid) -> dict[str, Any]:
     """What a cell shows: the pictures in rows and columns, else one picture, else a line."""
-    file = io.BytesIO()
-    grid_image(grid).save(file, "PNG", optimize=True)
-    return {
-        "text/html": grid_html(grid),
-        "image/png": base64.b64encode(file.getvalue()).decode(),
-        "text/plain": repr(grid),
-    }
+    return bundled((grid_html(grid), ""), grid_image(grid), repr(grid))
 
 
 def write_grid_page(grid: Grid, path: str | PathLike[str]) -> Path:
@@ -238,7 +234,7 @@ def write_grid_page(grid: Grid, path: str | PathLike[str]) -> Path:
     markup = grid_html(grid, rows=PAGE_PICTURES, pictures=PAGE_PICTURES)
     title = shorten(title_of(grid), 80)
     page = whole_page(markup, "", title=title, footer=made_with("Made", grid.versions))
-    return write_text(path, page)
+    return write_page(path, page)
 
 
 def grid_image(grid: Grid, *, rows: int = MAX_ROWS) -> Image.Image:
@@ -249,48 +245,118 @@ def grid_image(grid: Grid, *, rows: int = MAX_ROWS) -> Image.Image:
         rows: how many rows are shown at most.
     """
     headings, all_rows = laid_out(grid)
-    shown = all_rows[:rows]
-    groups = len({row.group for row in shown if row.group})
-    margin, gap, head, left = 16, 6, 44, 110 if headings else 0
-    columns = max(len(row.positions) for row in shown)
-    cell = THUMB + 18
-    width = max(360, 2 * margin + left + columns * (THUMB + gap))
-    height = 2 * margin + head + (18 if headings else 0) + len(shown) * cell + groups * 22
-    sheet = Image.new("RGB", (width, height), "white")
-    pen = ImageDraw.Draw(sheet)
-
-    def write(at: tuple[int, int], words: str, size: int, colour: str) -> None:
-        # Pillow's own font: no file of this or any machine is needed. It lacks emoji and CJK.
-        pen.text(at, words, fill=colour, font=ImageFont.load_default(size))
-
-    write((margin, margin), shorten(title_of(grid), width // 8), 15, "#111")
-    write((margin, margin + 20), shorten(" · ".join(details(grid)), width // 6), 11, "#666")
-    y = margin + head
-    for k, words in enumerate(headings):
-        write((margin + left + k * (THUMB + gap), y), shorten(words, 13), 11, "#111")
-    y += 18 if headings else 0
-    group = ""
-    for row in shown:
-        if row.group != group:
-            group = row.group
-            write((margin, y + 4), shorten(group, width // 6), 12, "#111")
-            y += 22
-        write((margin, y + THUMB // 2 - 7), shorten(row.label, 17), 11, "#111")
-        for k, position in enumerate(row.positions):
-            x = margin + left + k * (THUMB + gap)
-            image = grid.images[position]
-            if image is not None:
-                sheet.paste(fitted(image, THUMB), (x, y))
-            words = "not made" if image is None else verdict(grid, position)
-            if not headings:
-                words = " ".join([*map(str, grid.point(position).values()), words])
-            write((x, y + THUMB + 1), shorten(words, 14), 10, "#555")
-        y += cell
-    return sheet
+    shown = [
+        SheetRow(
+            [_tile(grid, position, named=not headings) for position in row.positions],
+            [shorten(row.label, 17)],
+            row.group,
+        )
+        for row in all_rows[:rows]
+    ]
+    line, left = " · ".join(details(grid)), 110 if headings else 0
+    return contact_sheet(title_of(grid), line, shown, side=THUMB, left=left, headings=headings)
 
 
-def fitted(picture: Image.Image, side: int) -> Image.Image:
-    """An RGB picture whose longer side has ``side`` pixels."""
-    scale = side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return flat(picture).resize(size, Image.Resampling.BICUBIC)
+def _tile(grid: Grid, position: int, *, named: bool) -> Tile:
+    image = grid.images[position]
+    words = "not made" if image is None else verdict(grid, position)
+    if named:
+        words = " ".join([*map(str, grid.point(position).values()), words])
+    return Tile(None if image is None else fitted_picture(image, THUMB), shorten(words, 13))
+
+
+# --- one place of a grid: what a ComparePanel shows ----------------------------------------------
+
+
+def choice_html(grid: Grid, point: Point, across: str | None) -> str:
+    """The pictures at one place side by side, with what was measured of each and of all like it.
+
+    Args:
+        grid: the record.
+        point: a label for every axis but ``across``.
+        across: the axis whose labels stand side by side; ``None`` shows one picture.
+    """
+    places: list[dict[str, Label]] = [{}]
+    if across is not None:
+        places = [{across: label} for label in grid.axes[across]]
+    cells = "".join(_choice(grid, {**point, **place}, across) for place in places[:SIDE_BY_SIDE])
+    more = len(places) - SIDE_BY_SIDE
+    note = f"<p>{more} more: select(...) shows them.</p>" if more > 0 else ""
+    words = prompt_at(grid, {**point, **places[0]})
+    return (
+        f'<div style="line-height:1.4"><b dir="auto">{text(shorten(words, 300) or "no prompt")}</b>'
+        f"<div>{cells}</div>{note}</div>"
+    )
+
+
+def prompt_at(grid: Grid, point: Point) -> str:
+    """The caption of the picture at a place."""
+    return grid.select(**point).prompts[0]
+
+
+def _choice(grid: Grid, point: Point, across: str | None) -> str:
+    part = grid.select(**point)
+    image = part.images[0]
+    title = "" if across is None else f"<b>{text(say(across, point[across]))}</b><br>"
+    words = f"{title and say(str(across), point[str(across)])}: {part.prompts[0]}"
+    if image is None:
+        shown = f'<div style="width:{LARGE}px;height:{LARGE}px;opacity:0.6">not made</div>'
+    else:
+        shown = img(webp(image, 2 * LARGE, 85), words, LARGE, gap=2)
+    lines = "<br>".join(text(line) for line in [mark(verdict(part, 0)), *_like_it(grid, point)])
+    return (
+        f'<div style="display:inline-block;vertical-align:top;width:{LARGE + 34}px;'
+        f'font-size:12px;margin:4px 0">{title}{shown}{lines}</div>'
+    )
+
+
+def _like_it(grid: Grid, point: Point) -> list[str]:
+    """What was measured of all captions and seeds with these settings, in lines."""
+    settings = {name: label for name, label in point.items() if name not in AVERAGED}
+    lines = []
+    (row,) = grid.select(**settings).rows(by=()) if settings else grid.rows(by=())
+    if "low" in row and row.get(grid.measure) is not None:
+        lines.append(f"{grid.measure} {row[grid.measure]:.2f}, n = {row['pictures']}")
+        lines.append(f"(95 %: {row['low']:.2f} to {row['high']:.2f})")
+    if row.get("seconds") is not None:
+        many = row.get("calls")
+        calls = "" if many is None else f", {many:.0f} call{'' if many == 1 else 's'}"
+        lines.append(f"{row['seconds']:.2f} s a picture{calls}")
+    if row.get("first_timestep") is not None and row.get("first_alpha") is not None:
+        lines.append(f"from t = {row['first_timestep']:.0f}, alpha {row['first_alpha']:.3f}")
+    return lines
+
+
+def overview_html(grid: Grid, point: Point, across: str | None, along: str) -> str:
+    """All pictures across and along for one caption and seed, the chosen column marked."""
+    heads = "".join(
+        f'<th scope="col" style="padding:0 2px;font-size:11px;font-weight:'
+        f'{600 if label == point[along] else 400}">{text(shorten(str(label), 12))}</th>'
+        for label in grid.axes[along]
+    )
+    others = {name: label for name, label in point.items() if name != along}
+    rows: list[tuple[str, dict[str, Any]]] = [("", others)]
+    if across is not None:
+        rows = [(say(across, label), {**others, across: label}) for label in grid.axes[across]]
+    body = "".join(_row(grid, words, where, point, along) for words, where in rows[:SIDE_BY_SIDE])
+    name = text(shorten(along.replace("_", " "), 40))
+    return (
+        '<table style="border-collapse:separate;border-spacing:0;margin:4px 0;line-height:1.2">'
+        f'{TR}<th style="font-size:11px;font-weight:400;padding-right:8px">{name}</th>{heads}</tr>'
+        f"{body}</table>"
+    )
+
+
+def _row(grid: Grid, words: str, where: Point, point: Point, along: str) -> str:
+    cells = []
+    for label in grid.axes[along]:
+        part = grid.select(**where, **{along: label})
+        chosen = "2px solid #0c8377" if label == point[along] else "2px solid transparent"
+        shown = ""
+        if (image := part.images[0]) is not None:
+            alt = f"{words} {say(along, label)} {verdict(part, 0)}".strip()
+            shown = img(webp(image, 2 * SMALL, 75), alt, SMALL)
+        cells.append(f'<td style="padding:1px;border:{chosen}">{shown}</td>')
+    style = "font-size:11px;text-align:right;padding-right:8px"
+    head = f'<th scope="row" style="{style}">{text(words)}</th>'
+    return f"{TR}{head}{''.join(cells)}</tr>"

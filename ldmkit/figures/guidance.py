@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmkit.figures.plot import NOISE, PICTURE, shown_figure
-from ldmkit.figures.words import prompt_of, shorten
+from ldmkit.figures.canvas import NOISE, PICTURE, shown_figure
+from ldmkit.figures.captions import prompt_of
+from ldmkit.figures.html import shorten
 from ldmkit.records import RecordError, Trajectory
 from ldmkit.records.law import at_unit_variance
 from ldmkit.records.pictures import drawable, is_crisp, lane_array, lane_latents

@@ -1,25 +1,10 @@
 // The player of a recorded run: lanes side by side, one slider, the two numbers that mix them.
 //
-// One ES module, hand-written, no imports, no network. It serves
+// One ES module, hand-written, no network, behind what transport.mjs holds. It serves
 //   - a page or a notebook cell, inlined:  mountInlined(id)
 //   - an anywidget panel:                  export default { render }
-// Both hand `mount` the same two things: `data` (see ldmkit/figures/frames.py) and one block of
+// Both hand `mount` the same two things: `data` (see ldmkit/figures/player.py) and one block of
 // WebP bytes. Words of a record are untrusted: they enter the document as text nodes only.
-
-const ICONS = { play: "M3 1.5v13l11-6.5z", pause: "M3 2h3.6v12H3zM9.4 2H13v12H9.4z" };
-
-function make(name, className = "", text = "") {
-  const node = document.createElement(name);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  return node;
-}
-
-function draw(name, attributes) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  return node;
-}
 
 function round(value) {
   if (value === null || value === undefined) return "?";
@@ -101,87 +86,6 @@ function plot(data) {
   const cursor = make("div", "ldm-cursor");
   box.append(svg, cursor);
   return { box, move: (i) => (cursor.style.left = `${(100 * i) / last}%`) };
-}
-
-// Play button and slider. `show(position)` is called for every position, `rest(position)` once the
-// reader's hand or the playing has come to rest: a kernel hears of that alone, so that scrubbing
-// sends nothing.
-function transport(count, show, rest) {
-  const button = make("button", "ldm-play");
-  button.type = "button";
-  const svg = draw("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" });
-  const icon = draw("path", {});
-  svg.append(icon);
-  button.append(svg);
-  const slider = make("input", "ldm-slider");
-  Object.assign(slider, { type: "range", min: 0, max: count - 1, step: 1, value: 0 });
-  slider.setAttribute("aria-label", "Step");
-  // JupyterLab's notebook takes the arrow keys of whatever has the focus (selector `:focus`), so
-  // the attribute must stand on the focused element: on an ancestor it comes too late.
-  for (const node of [button, slider]) node.setAttribute("data-lm-suppress-shortcuts", "true");
-  let timer = 0;
-  let resting = 0;
-  let moved = false;
-
-  function label(playing) {
-    icon.setAttribute("d", playing ? ICONS.pause : ICONS.play);
-    button.setAttribute("aria-label", playing ? "Pause" : "Play");
-    button.title = playing ? "Pause (space)" : "Play (space)";
-  }
-  function settle() {
-    clearTimeout(resting);
-    if (moved) rest(Number(slider.value));
-    moved = false;
-  }
-  function stop() {
-    clearTimeout(timer);
-    clearTimeout(resting);
-    timer = 0;
-    moved = false;
-    label(false);
-  }
-  function pause() {
-    settle();
-    stop();
-  }
-  function go(position) {
-    slider.value = position;
-    show(position);
-    moved = true;
-  }
-  // Five seconds for a run; slowly where the reader asked for less motion.
-  function pace() {
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    return calm ? 800 : Math.min(300, Math.max(40, 5000 / count));
-  }
-  function tick() {
-    const next = Number(slider.value) + 1;
-    if (!button.isConnected) return stop(); // the output was cleared
-    if (next >= count) return pause();
-    go(next);
-    timer = setTimeout(tick, pace());
-  }
-  function toggle() {
-    if (timer) return pause();
-    if (Number(slider.value) >= count - 1) go(0);
-    label(true);
-    clearTimeout(resting);
-    timer = setTimeout(tick, pace());
-  }
-
-  label(false);
-  button.addEventListener("click", toggle);
-  slider.addEventListener("input", () => {
-    stop();
-    go(Number(slider.value));
-    resting = setTimeout(settle, 150);
-  });
-  slider.addEventListener("keydown", (event) => {
-    if (event.key !== " ") return;
-    event.preventDefault();
-    toggle();
-  });
-  return { button, slider, stop, settle };
 }
 
 // "Step 5 of 32 · timestep 864 · 0.34 × picture + 0.94 × noise", the two shares in the
@@ -399,8 +303,14 @@ export function mount(el, data, frames, { step = 0, onReady = () => {}, onStep =
     canvas.style.aspectRatio = `${bitmap.width} / ${bitmap.height}`;
     paint(canvas, bitmap);
   }
-  const rest = (position) => onStep(data.index[position]);
-  const { button, slider, stop, settle } = transport(count, show, rest);
+  const { bar, slider, stop, settle } = transport({
+    label: "Step",
+    last: count - 1,
+    above: [curves.box],
+    show,
+    rest: (position) => onStep(data.index[position]),
+    pace: (calm) => (calm ? 800 : Math.min(300, Math.max(40, 5000 / count))), // a run in 5 s
+  });
   // Large records show some of their steps only: the last one shown that isn't beyond.
   function go(wanted) {
     const position = Math.max(0, data.index.findLastIndex((i) => i <= wanted));
@@ -413,10 +323,6 @@ export function mount(el, data, frames, { step = 0, onReady = () => {}, onStep =
   root.append(heading(data), node);
   if (looked) root.append(looked.bar);
   if (moving.length) {
-    const track = make("div", "ldm-track");
-    track.append(curves.box, slider);
-    const bar = make("div", "ldm-transport");
-    bar.append(button, track);
     if (data.align) status.line.append(make("span", "ldm-align", data.align));
     root.append(status.line, bar);
   }
@@ -436,10 +342,9 @@ export function mount(el, data, frames, { step = 0, onReady = () => {}, onStep =
   return { go, settle, close };
 }
 
-/** Wakes every copy of one inlined record (ids repeat when an output is shown twice). */
+/** Wakes every copy of one inlined record. */
 export function mountInlined(id) {
-  for (const root of document.querySelectorAll(`[id="${id}"]:not([data-awake])`)) {
-    root.dataset.awake = "";
+  wake(id, (root) => {
     const data = JSON.parse(root.querySelector(".ldm-data").textContent);
     const frames = Uint8Array.from(atob(data.frames), (c) => c.charCodeAt(0));
     const sheet = root.querySelector(".ldm-sheet");
@@ -448,30 +353,23 @@ export function mountInlined(id) {
       else player.close(); // no WebP here: the contact sheet stays
     };
     const player = mount(root, data, frames, { onReady });
-  }
+  });
 }
 
 function render({ model, el }) {
   let player = null;
-  let due = false;
-  const tell = (name, value) => {
-    model.set(name, value);
-    model.save_changes();
-  };
   const onReady = (ready) => {
-    if (ready) tell("awake", true);
+    if (ready) tell(model, "awake", true);
     else player.close(); // the panel's stock widgets stay
   };
-  const onStep = (step) => tell("step", step);
+  const onStep = (step) => tell(model, "step", step);
   const redraw = () => {
-    due = false;
     player?.settle(); // where the reader stands now is where the new one begins
     player?.close();
     const [data, step] = [model.get("data"), model.get("step")];
     player = data?.lanes ? mount(el, data, model.get("frames"), { step, onReady, onStep }) : null;
   };
-  // Both traits change in one message: draw once.
-  const later = () => due || ((due = true), queueMicrotask(redraw));
+  const later = gathered(redraw);
   const follow = () => player?.go(model.get("step"));
   model.on("change:data change:frames", later);
   model.on("change:step", follow);

@@ -1,27 +1,15 @@
 // The slider of a walk: one large picture, moved by the slider or by a click on the sheet.
 //
-// Hand-written, no imports, no network; the pictures are those of the contact sheet, so nothing
-// stands twice in the page. Words come from the sheet's own attributes and enter as text nodes.
-
-function make(name, className = "", text = "") {
-  const node = document.createElement(name);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  return node;
-}
+// The pictures are those of the contact sheet, so nothing stands twice in the page. Words come
+// from the sheet's own attributes and enter as text nodes. Behind what transport.mjs holds.
 
 function mountWalk(root) {
   const frames = [...root.querySelectorAll(".ldm-sheet img")];
   const image = make("img", "ldm-walk-image");
   const words = make("p", "ldm-walk-words");
   const place = make("p", "ldm-details");
-  const slider = make("input", "ldm-slider");
-  Object.assign(slider, { type: "range", min: 0, max: frames.length - 1, step: 1, value: 0 });
-  slider.setAttribute("aria-label", "Place");
-  slider.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab would take the arrows
 
   function show(i) {
-    slider.value = i;
     image.src = frames[i].src;
     image.alt = frames[i].alt;
     const at = `${root.dataset.axis} = ${frames[i].dataset.t ?? i}`;
@@ -32,24 +20,17 @@ function mountWalk(root) {
     frames.forEach((frame, k) => (frame.style.outline = k === i ? "3px solid var(--ldm-focus)" : ""));
     root.dataset.place = i;
   }
-  slider.addEventListener("input", () => show(Number(slider.value)));
+  const pace = (calm) => (calm ? 1000 : 220);
+  const { bar, slider, choose } = transport({ label: "Place", last: frames.length - 1, show, pace, swings: true });
   frames.forEach((frame, i) => {
     frame.style.cursor = "pointer";
-    frame.addEventListener("click", () => show(i));
+    frame.addEventListener("click", () => choose(i));
   });
 
   const side = make("div", "ldm-walk-side");
-  side.append(words, place, slider);
+  side.append(words, place, bar);
   const view = make("div", "ldm-walk");
   view.append(image, side);
   root.querySelector(".ldm-sheet-frames").before(view);
   show(0);
-}
-
-// Every copy of one inlined record: ids repeat when an output is shown twice.
-function mountWalks(id) {
-  for (const root of document.querySelectorAll(`[id="${id}"]:not([data-awake])`)) {
-    root.dataset.awake = "";
-    mountWalk(root);
-  }
 }

@@ -30,9 +30,10 @@ from ldmkit.latents.codec import encode_image, listed
 from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
+from ldmkit.recording.noise_law import prediction_of
 from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Embedding
-from ldmkit.records.law import clean_of, noise_of
+from ldmkit.records.law import both_of, clean_of
 from ldmkit.space.clip import clip_space
 from ldmkit.space.encoders import embeddings_of, space_name, stacked
 from ldmkit.space.unclip import Family, family_of
@@ -215,7 +216,8 @@ class _Steps:
         """Takes the network's answer about ``asked`` and returns what to ask next."""
         number, round_ = divmod(self._calls, max(1, self.rounds))
         guess = asked.float()
-        noise = self._noise(output.float(), guess, self.timesteps[self._calls])
+        level = self._level(self.timesteps[self._calls])  # that the network was told
+        _, noise = both_of(guess, output.float(), *level, prediction_of(self.scheduler))
         start = guess if self.latents is None else self.latents
         found = self._up(start, noise, *self._pairs[number])
         self._calls += 1
@@ -229,16 +231,6 @@ class _Steps:
         self.change = max(self.change, change)
         # The next level is first guessed with the newest ε, which costs no call of the network.
         return self._up(found, noise, *self._pairs[number + 1]).to(asked.dtype)
-
-    def _noise(self, output: torch.Tensor, latents: torch.Tensor, timestep: int) -> torch.Tensor:
-        """ε of what the network gave, at the level that the network was told."""
-        alpha, sigma = self._level(timestep)
-        kind = self.scheduler.config.prediction_type
-        if kind == "v_prediction":  # v = alpha · ε − sigma · x0, arXiv 2202.00512, appendix D
-            return sigma * latents + alpha * output
-        if kind == "sample":
-            return noise_of(latents, output, alpha, sigma)
-        return output
 
     def _up(self, latents: torch.Tensor, noise: torch.Tensor, low: int, high: int) -> torch.Tensor:
         (alpha, sigma), (alpha_high, sigma_high) = self._level(low), self._level(high)

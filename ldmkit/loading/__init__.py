@@ -6,7 +6,7 @@ Importing this loads no torch: that comes with the first call that needs it.
 from ldmkit.loading.anatomy import anatomy
 from ldmkit.loading.catalog import models
 from ldmkit.loading.device import release
-from ldmkit.loading.opening import fetch, load
-from ldmkit.records.table import Table
+from ldmkit.loading.open import fetch, load
+from ldmkit.records.stats import Table
 
 __all__ = ["Table", "anatomy", "fetch", "load", "models", "release"]

@@ -13,7 +13,7 @@ from typing import Any
 from ldmkit.check import short
 from ldmkit.loading.device import is_pipeline
 from ldmkit.loading.siblings import twin_of
-from ldmkit.records.table import Table
+from ldmkit.records.stats import Table
 
 __all__ = ["anatomy"]
 

@@ -1,12 +1,13 @@
-"""unCLIP models that no single ``from_pretrained`` opens: their parts lie elsewhere or moved.
+"""Models that no single ``from_pretrained`` opens: their parts lie elsewhere or moved.
 
-Stable unCLIP has its prior from Karlo and CLIP's words from OpenAI; Karlo's own repositories name
-a class by a place that diffusers (0.42) has left. Here is which part comes from where.
+Stable unCLIP has its prior from Karlo and CLIP's words from OpenAI; the latent consistency model of
+Stable Diffusion XL is another U-Net for that model; Karlo's own repositories name a class by a
+place that diffusers (0.42) has left. Here is which part comes from where.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,32 @@ from typing import Any
 from ldmkit.loading.folder import read_json
 from ldmkit.loading.quiet import Switch, swift_imports
 
-__all__ = ["CLIP_LARGE", "KARLO", "fetch_parts", "moved_classes", "parts_of"]
+__all__ = ["CLIP_LARGE", "KARLO", "LCM_XL", "XL", "fetch_parts", "moved_classes", "parts_of"]
 
 KARLO = "kakaobrain/karlo-v1-alpha"
 CLIP_LARGE = "openai/clip-vit-large-patch14"
+LCM_XL = "latent-consistency/lcm-sdxl"
+XL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 _MOVED = "UnCLIPTextProjModel"
 
 # What of those repositories is needed, when they are fetched ahead of class.
 _FILES = {
-    KARLO: ["prior/*.json", "prior/*.safetensors", "prior_scheduler/*"],
-    CLIP_LARGE: ["*.json", "*.txt", "model.safetensors"],
+    "stable-unclip": {
+        KARLO: ["prior/*.json", "prior/*.safetensors", "prior_scheduler/*"],
+        CLIP_LARGE: ["*.json", "*.txt", "model.safetensors"],
+    },
+    "lcm-sdxl": {LCM_XL: ["*.json", "*.fp16.safetensors"]},
 }
+# ... and which of the main repository is not, since another part takes its place.
+_INSTEAD: dict[str, tuple[str, ...]] = {"lcm-sdxl": ("unet",)}
 
 
-def parts_of(family: str | None, *, dtype: Any, local: bool) -> dict[str, Any]:
+def parts_of(name: str, *, dtype: Any, local: bool) -> dict[str, Any]:
     """Components to give to ``from_pretrained`` beside a repository; mostly none.
 
     Args:
-        family: class of the pipeline that is to be made, where a catalog row says so.
+        name: of a catalog row.
         dtype: of the weights.
         local: look on this machine only.
 
@@ -40,7 +48,21 @@ def parts_of(family: str | None, *, dtype: Any, local: bool) -> dict[str, Any]:
         OSError: a part is missing or can't be fetched.
         ValueError: it can't be opened.
     """
-    return _karlos_prior(dtype, local) if family == "StableUnCLIPPipeline" else {}
+    makers = {"stable-unclip": _karlos_prior, "lcm-sdxl": _consistent_xl}
+    return makers[name](dtype, local) if name in makers else {}
+
+
+def _consistent_xl(dtype: Any, local: bool) -> dict[str, Any]:
+    """As diffusers' page on latent consistency models puts it together."""
+    with swift_imports():
+        from diffusers import LCMScheduler, UNet2DConditionModel
+
+    where = {"local_files_only": local}
+    weights = where | {"dtype": dtype, "variant": "fp16", "use_safetensors": True}
+    return {
+        "unet": UNet2DConditionModel.from_pretrained(LCM_XL, **weights),
+        "scheduler": LCMScheduler.from_pretrained(XL, subfolder="scheduler", **where),
+    }
 
 
 def moved_classes(source: str | Path) -> AbstractContextManager[None]:
@@ -97,15 +119,20 @@ def _karlos_prior(dtype: Any, local: bool) -> dict[str, Any]:
     }
 
 
-def fetch_parts(family: str | None) -> None:
+def fetch_parts(name: str) -> Sequence[str]:
     """Downloads what ``parts_of`` takes from other repositories.
+
+    Args:
+        name: of a catalog row.
+
+    Returns:
+        The parts of its main repository that needn't be fetched.
 
     Raises:
         OSError: the hub can't be reached or has it no more.
     """
-    if family != "StableUnCLIPPipeline":
-        return
     from huggingface_hub import snapshot_download
 
-    for repository, patterns in _FILES.items():
+    for repository, patterns in _FILES.get(name, {}).items():
         snapshot_download(repository, allow_patterns=patterns)
+    return _INSTEAD.get(name, ())

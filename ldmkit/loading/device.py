@@ -1,4 +1,4 @@
-"""Where a pipeline runs and in what precision, and how its memory comes back."""
+"""Which device and precision a pipeline works in, and how its memory comes back."""
 
 from __future__ import annotations
 
@@ -24,18 +24,61 @@ __all__ = [
     "choose_device",
     "choose_dtype",
     "empty_cache",
-    "fits",
+    "found_device",
+    "group_device",
     "in_use",
     "is_pipeline",
+    "networks_of",
     "own",
-    "place",
     "release",
     "works_on",
 ]
 
 _owned: weakref.WeakSet[Any] = weakref.WeakSet()  # what load made, for release()
 _akin: weakref.WeakSet[Any] = weakref.WeakSet()  # pipelines with twins that share their networks
-_HEADROOM = 1.3  # activations of one picture beside the weights
+
+
+# --- which device ------------------------------------------------------------------------------
+
+
+def found_device() -> tuple[str, str]:
+    """The best device that torch can work on here, and why it is this one.
+
+    CUDA (or AMD's ROCm, which torch calls so, too), then Apple's MPS, then the CPU.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        trouble = _trouble("cuda")
+        if not trouble:
+            return "cuda", f"{name}, the first of {_counted(torch.cuda.device_count(), 'GPU')}"
+        without = f"{name} is here, but a first computation on it failed: {trouble}"
+    elif torch.version.cuda or torch.version.hip:
+        without = "torch finds no GPU that its build for CUDA or ROCm can use"
+    else:
+        without = "this torch is a build without CUDA"
+    if torch.backends.mps.is_available():
+        trouble = _trouble("mps")
+        if not trouble:
+            return "mps", f"Apple's GPU; {without}"
+        return "cpu", f"{without}; Apple's GPU failed a first computation: {trouble}"
+    return "cpu", f"{without}, and there is no Apple GPU"
+
+
+def _trouble(device: str) -> str:
+    """What a first computation on a device fails with; empty where it works."""
+    import torch
+
+    try:
+        torch.ones(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a card too old, taken...
+        return " ".join(str(error).split())[:120] or type(error).__name__
+    return ""
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def choose_device(device: Any = None) -> torch.device:
@@ -48,9 +91,7 @@ def choose_device(device: Any = None) -> torch.device:
     import torch
 
     if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(found_device()[0])
     known = isinstance(device, (str, int, torch.device)) and not isinstance(device, bool)
     try:
         chosen = torch.device(device) if known else None
@@ -60,18 +101,37 @@ def choose_device(device: Any = None) -> torch.device:
         raise (ValueError if known else TypeError)(
             f'device must be a name that torch knows, got {short(device)}; try "cpu" or "cuda".'
         )
-    found = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (chosen.index or 0) >= {**found, "meta": 0}.get(chosen.type, math.inf):
+    if (chosen.index or 0) >= _count(chosen.type):
         raise ValueError(
             f'device must be on this machine, got {short(device)} and torch finds none; use "cpu".'
         )
     return chosen
 
 
-def choose_dtype(dtype: Any, device: torch.device, *, embedded: bool) -> torch.dtype:
-    """The precision asked for; else float32, and float16 for large models off the CPU.
+def _count(kind: str) -> float:
+    """How many devices of a kind torch can work on here."""
+    import torch
 
-    float16 rather than bfloat16, because a T4 has only the former.
+    if kind in ("cpu", "mps"):
+        return math.inf if kind == "cpu" else int(torch.backends.mps.is_available())
+    backend: Any = getattr(torch, kind, None)  # torch.cuda, torch.xpu, ... ; "meta" has none
+    if not callable(getattr(backend, "is_available", None)) or not backend.is_available():
+        return 0
+    return int(backend.device_count())
+
+
+def choose_dtype(
+    dtype: Any, device: torch.device, *, embedded: bool, made_in: str = "float16"
+) -> torch.dtype:
+    """The precision asked for; else float32, and that of large models off the CPU.
+
+    float16 rather than bfloat16 where the model bears it, because a T4 has only the former.
+
+    Args:
+        dtype: a name, torch's own, or ``None``.
+        device: where the model will work.
+        embedded: a small model, in float32 everywhere.
+        made_in: what a large model works in off the CPU.
 
     Raises:
         ValueError: not a floating-point type of torch.
@@ -79,7 +139,14 @@ def choose_dtype(dtype: Any, device: torch.device, *, embedded: bool) -> torch.d
     import torch
 
     if dtype is None:
-        return torch.float32 if embedded or device.type == "cpu" else torch.float16
+        if embedded or device.type == "cpu":
+            return torch.float32
+        if made_in == "bfloat16" and not _has_bfloat16(device):
+            say(
+                "This model overflows in float16 and this GPU has no bfloat16 of its own, so torch "
+                'imitates it, slowly; take dtype="float16" to try, or a newer GPU.'
+            )
+        return getattr(torch, made_in)
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
         raise ValueError(
@@ -89,25 +156,26 @@ def choose_dtype(dtype: Any, device: torch.device, *, embedded: bool) -> torch.d
     return chosen
 
 
-def fits(weights: int, free: int) -> bool:
-    """Whether weights of so many bytes, and a picture's activations, fit into free bytes."""
-    return weights * _HEADROOM <= free
-
-
-def place(pipe: Any, device: torch.device) -> Any:
-    """Moves a pipeline to its device; part by part while it runs where memory is short."""
+def _has_bfloat16(device: torch.device) -> bool:
     import torch
 
-    if device.type == "cuda":
-        weights = sum(
-            weight.numel() * weight.element_size()
-            for part in _networks(pipe)
-            for weight in part.parameters()
-        )
-        if not fits(weights, torch.cuda.mem_get_info(device)[0]):
-            pipe.enable_model_cpu_offload(device=device)
-            return pipe
-    return pipe.to(device) if device.type != "cpu" else pipe
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+# --- what comes and goes -----------------------------------------------------------------------
+
+
+def group_device(part: Any) -> torch.device | None:
+    """The device that diffusers' group offloading brings a network's layers to, if it does."""
+    modules = part.modules() if callable(getattr(part, "modules", None)) else ()
+    for module in modules:
+        for hook in getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).values():
+            device: torch.device | None = getattr(
+                getattr(hook, "config", None), "onload_device", None
+            )
+            if device is not None:
+                return device
+    return None
 
 
 def works_on(part: Any) -> torch.device:
@@ -115,6 +183,7 @@ def works_on(part: Any) -> torch.device:
     import torch
 
     device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+    device = group_device(part) if device is None else device
     return part.device if device is None else torch.device(device)
 
 
@@ -281,6 +350,25 @@ def release(pipe: Any = None) -> None:
     empty_cache()
 
 
+def _let_go(part: Any) -> None:
+    """Leaves a network without memory, whoever still holds it."""
+    import torch
+
+    if hasattr(part, "_hf_hook"):
+        from accelerate.hooks import remove_hook_from_module
+
+        remove_hook_from_module(part, recurse=True)  # they keep weights of layers that aren't here
+    for module in part.modules():
+        if vars(module).pop("_diffusers_hook", None) is not None:  # so do those of its groups
+            vars(module).pop("forward", None)
+        for kept in (module._parameters, module._buffers):
+            for name, tensor in kept.items():
+                if tensor is not None:
+                    gone = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+                    of_weights = kept is module._parameters
+                    kept[name] = torch.nn.Parameter(gone, False) if of_weights else gone
+
+
 def is_pipeline(thing: Any) -> bool:
     """Whether this is an open pipeline: its parts are named, and it can be called.
 
@@ -305,7 +393,7 @@ def _empty(pipe: Any) -> None:
     gone = {id(network) for network in networks}
     others = [one for one in list(_akin) if gone.intersection(map(id, _networks(one)))]
     for part in networks:
-        part.to("meta")  # whoever still holds the network holds no memory
+        _let_go(part)
     for one in (pipe, *others):
         kind = type(one)
         if not isinstance(one, Released):
@@ -316,11 +404,16 @@ def _empty(pipe: Any) -> None:
 
 
 def _networks(pipe: Any) -> list[Any]:
+    return list(networks_of(pipe).values())
+
+
+def networks_of(pipe: Any) -> dict[str, Any]:
+    """A pipeline's networks by the names of its parts."""
     import torch
 
     parts = None
     if not isinstance(pipe, Released):
         with suppress(ValueError):  # diffusers' words on a pipeline that was changed by hand
             parts = getattr(pipe, "components", None)
-    found = parts.values() if isinstance(parts, Mapping) else ()
-    return [part for part in found if isinstance(part, torch.nn.Module)]
+    found = parts.items() if isinstance(parts, Mapping) else ()
+    return {name: part for name, part in found if isinstance(part, torch.nn.Module)}

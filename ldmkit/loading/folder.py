@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_folder", "check_variant", "defaults_of", "variants_of"]
+__all__ = ["check_folder", "check_variant", "defaults_of", "read_json", "variants_of"]
 
 _LARGEST_JSON = 1_000_000  # bytes
 _LIBRARIES = ("diffusers", "transformers")

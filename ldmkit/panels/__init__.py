@@ -10,12 +10,14 @@ from ldmkit.panels.trajectory import TrajectoryPanel
 
 if TYPE_CHECKING:
     from ldmkit.panels.arithmetic import ArithmeticPanel
+    from ldmkit.panels.distilling import DistillPanel
     from ldmkit.panels.interpolation import InterpolationPanel
     from ldmkit.panels.prompt import PromptPanel
 
 __all__ = [
     "ArithmeticPanel",
     "ComparePanel",
+    "DistillPanel",
     "InterpolationPanel",
     "PromptPanel",
     "TrajectoryPanel",
@@ -24,6 +26,7 @@ __all__ = [
 # They need torch, a record's player does not.
 _RUNNING = {
     "ArithmeticPanel": "ldmkit.panels.arithmetic",
+    "DistillPanel": "ldmkit.panels.distilling",
     "InterpolationPanel": "ldmkit.panels.interpolation",
     "PromptPanel": "ldmkit.panels.prompt",
 }

@@ -15,7 +15,7 @@ import numpy as np
 import traitlets
 
 from ldmkit.check import choice, number, say, short
-from ldmkit.figures.words import shorten, text
+from ldmkit.figures.html import shorten, text
 from ldmkit.panels.end_field import EndField, checked_end, given, name_of
 from ldmkit.panels.fields import row, small_button, unknown_words
 from ldmkit.panels.job import Job

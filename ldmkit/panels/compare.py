@@ -13,9 +13,8 @@ import traitlets
 
 from ldmkit.check import did_you_mean, short
 from ldmkit.figures.grid import along as usual_along
-from ldmkit.figures.grid import say
-from ldmkit.figures.grid_choice import choice_html, overview_html
-from ldmkit.figures.words import shorten
+from ldmkit.figures.grid import choice_html, overview_html, say
+from ldmkit.figures.html import shorten
 from ldmkit.panels.panel import Checked, Panel, replace_earlier
 from ldmkit.records.grid import Grid, Label
 

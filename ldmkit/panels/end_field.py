@@ -18,8 +18,9 @@ from PIL import Image
 
 from ldmkit.check import heard_by, short, whole
 from ldmkit.critters import Scene
-from ldmkit.figures.frames import webp
-from ldmkit.figures.words import prompt_of, shorten, text
+from ldmkit.figures.captions import prompt_of
+from ldmkit.figures.html import shorten, text
+from ldmkit.figures.webp import webp
 from ldmkit.panels.fields import WordsField, row, small_button
 from ldmkit.panels.settings import LARGEST_SEED
 from ldmkit.panels.upload import empty_upload, read_picture, uploaded

@@ -9,8 +9,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import anywidget
@@ -19,18 +17,12 @@ import traitlets
 
 from ldmkit.critters import UnknownWords
 from ldmkit.critters import words as critter_words
-from ldmkit.figures.words import shorten, text
+from ldmkit.figures.html import asset, module, shorten, text
 from ldmkit.loading.catalog import CATALOG
 from ldmkit.loading.origin import origin_of
 from ldmkit.panels.job import Job
 
-__all__ = ["Form", "WordsField", "part", "row", "small_button", "unknown_words", "vocabulary_of"]
-
-
-@cache
-def part(name: str) -> str:
-    """The text of a file beside this module."""
-    return files("ldmkit.panels").joinpath(name).read_text(encoding="utf-8")
+__all__ = ["Form", "WordsField", "row", "small_button", "unknown_words", "vocabulary_of"]
 
 
 def row(kind: str, parts: list[ipywidgets.Widget]) -> ipywidgets.Box:
@@ -168,6 +160,11 @@ class Form(ipywidgets.VBox):
 
     # --- what is said --------------------------------------------------------------------------
 
+    @property
+    def warns(self) -> bool:
+        """Whether what was said last was of something wrong."""
+        return "ldm-wrong" in self._said
+
     def complain(self, words: str) -> None:
         """What is wrong with the fields; it stays until it is called with nothing."""
         self._complaint = words
@@ -228,8 +225,8 @@ def _progress(job: Job, one: str) -> str:
 class _View(anywidget.AnyWidget):
     """The custom view of a ``WordsField``."""
 
-    _esm = part("words.mjs")
-    _css = part("words.css")
+    _esm = module("words.mjs", "ldmkit.panels")
+    _css = asset("words.css", "ldmkit.panels")
 
     value = traitlets.Unicode("", help="The words.").tag(sync=True)
     vocabulary = traitlets.List(
@@ -237,6 +234,7 @@ class _View(anywidget.AnyWidget):
     ).tag(sync=True)
     title = traitlets.Unicode("", help="Stands above the field.").tag(sync=True)
     placeholder = traitlets.Unicode("", help="Stands in an empty field.").tag(sync=True)
+    live = traitlets.Bool(False, help="Whether each letter is told at once.").tag(sync=True)
     awake = traitlets.Bool(False, help="True once a view stands.").tag(sync=True)
 
 
@@ -252,6 +250,7 @@ class WordsField(ipywidgets.VBox):
         title: stands above the field.
         placeholder: stands in an empty field.
         on_enter: called when the reader presses Ctrl+Enter (or Cmd+Enter) in the field.
+        live: ``value`` follows each letter, not only when the reader leaves the field.
     """
 
     value = traitlets.Unicode("", help="The words.")
@@ -263,10 +262,13 @@ class WordsField(ipywidgets.VBox):
         title: str,
         placeholder: str = "",
         on_enter: Callable[[], None] = lambda: None,
+        live: bool = False,
     ) -> None:
-        self._view = _View(vocabulary=sorted(vocabulary), title=title, placeholder=placeholder)
+        self._view = _View(
+            vocabulary=sorted(vocabulary), title=title, placeholder=placeholder, live=live
+        )
         self._stock = ipywidgets.Textarea(
-            description=title, placeholder=placeholder, continuous_update=False, rows=2
+            description=title, placeholder=placeholder, continuous_update=live, rows=2
         )
         self._stock.style.description_width = "initial"
         self._stock.add_class("ldm-words-stock")

@@ -9,8 +9,9 @@ from typing import Any
 import ipywidgets
 from PIL import Image
 
-from ldmkit.figures.frames import webp
-from ldmkit.figures.words import details, prompt_of, shorten
+from ldmkit.figures.captions import details, prompt_of
+from ldmkit.figures.html import shorten
+from ldmkit.figures.webp import webp
 from ldmkit.panels.settings import Ran
 from ldmkit.records import Trajectory
 

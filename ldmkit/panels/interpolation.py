@@ -15,7 +15,7 @@ from PIL import Image
 
 from ldmkit.check import choice, say
 from ldmkit.critters.judging import look
-from ldmkit.figures.words import shorten
+from ldmkit.figures.html import shorten
 from ldmkit.panels.end_field import checked_end, given, name_of
 from ldmkit.panels.fields import row, unknown_words
 from ldmkit.panels.walks import (

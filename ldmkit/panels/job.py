@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import gc
+import heapq
+import itertools
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
@@ -26,7 +27,7 @@ from typing import Any
 
 from ldmkit.loading.device import empty_cache
 
-__all__ = ["ENDED", "FULL", "Job", "JobError", "Progress", "Report", "foreground"]
+__all__ = ["ENDED", "FULL", "Job", "JobError", "Listener", "Progress", "Report", "foreground"]
 
 INTERVAL = 0.1  # seconds between two updates: 10 Hz at most
 SWITCH = "LDMKIT_FOREGROUND"
@@ -148,18 +149,19 @@ class Job:
         self._callbacks: list[Callable[[], None]] = []
         self._stop = self._drop = self._obeyed = False
 
-    def start(self, *, in_foreground: bool | None = None) -> Job:
+    def start(self, *, in_foreground: bool | None = None, after: float = 0.0) -> Job:
         """Queues the job for the worker thread, or does it at once in the foreground.
 
         Args:
             in_foreground: ``None`` decides by ``foreground()``.
+            after: seconds until its turn may come; meanwhile the worker is free for others.
         """
         self.in_foreground = foreground() if in_foreground is None else in_foreground
         if self.in_foreground:
             with _interrupt_stops(self):
                 _execute(self)
         else:
-            _worker.put(self)
+            _worker.put(self, after)
         return self
 
     @property
@@ -391,20 +393,31 @@ class _Worker:
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
-        self._queue: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._queue: list[tuple[float, int, Job]] = []  # (when its turn may come, order, job)
+        self._count = itertools.count()
+        self._changed = threading.Condition()
         self._running: Job | None = None
 
-    def put(self, job: Job) -> None:
-        with self._lock:
+    def put(self, job: Job, after: float = 0.0) -> None:
+        with self._changed:
+            turn = (time.monotonic() + after, next(self._count), job)
+            heapq.heappush(self._queue, turn)
             if self.thread is None or not self.thread.is_alive():
                 self.thread = threading.Thread(target=self._loop, name="ldmkit", daemon=True)
                 self.thread.start()
-        self._queue.put(job)
+            self._changed.notify()
+
+    def _next(self) -> Job:
+        with self._changed:
+            while True:
+                left = self._queue[0][0] - time.monotonic() if self._queue else None
+                if left is not None and left <= 0:
+                    return heapq.heappop(self._queue)[2]
+                self._changed.wait(left)
 
     def _loop(self) -> None:
         while True:
-            self._running = self._queue.get()
+            self._running = self._next()
             try:
                 _execute(self._running)
             except BaseException:

@@ -22,9 +22,17 @@ from ldmkit.check import did_you_mean, short
 from ldmkit.loading.device import in_use
 from ldmkit.loading.siblings import twin_of
 from ldmkit.panels.fields import Form
-from ldmkit.panels.job import Job, Report
+from ldmkit.panels.job import Job, Listener, Report
 
-__all__ = ["Checked", "Panel", "RunningPanel", "close_tree", "quiet_twin", "replace_earlier"]
+__all__ = [
+    "Checked",
+    "Panel",
+    "RunningPanel",
+    "close_tree",
+    "in_cell",
+    "quiet_twin",
+    "replace_earlier",
+]
 
 Check = Callable[[str, Any], Any]
 
@@ -144,17 +152,21 @@ class RunningPanel(Panel):
                 panel, and by ``job.wait()``.
         """
         self._check_open()
-        work, pipe = self._work(dict(self.value)), self._pipe
+        work = self._work(dict(self.value))
+        job = self._job_of(work, lambda job: self._follow(job, work), self._rest)
+        self._jobs = [*(old for old in self._jobs if not old.ended), job]
+        self._hush()
+        self._form.follow(job, busy=True)
+        return job.start()
+
+    def _job_of(self, work: Callable[[Report], Any], *listeners: Listener) -> Job:
+        pipe = self._pipe
 
         def held(report: Report) -> Any:
             with in_use(pipe, report.stop):  # release() waits for it
                 return work(report)
 
-        job = Job(held, lambda job: self._follow(job, work), self._rest)
-        self._jobs = [*(old for old in self._jobs if not old.ended), job]
-        self._form.say("")
-        self._form.follow(job, busy=True)
-        return job.start()
+        return Job(held, *listeners)
 
     def stop(self) -> None:
         """Ends the panel's run after its present step and keeps the part; drops waiting ones."""
@@ -193,8 +205,12 @@ class RunningPanel(Panel):
         if not self._editing:  # what a reader typed wrong elsewhere stays to be mended
             self._form.fill(whole)
             self._form.complain("")
-        self._form.say("")
+        self._hush()
         return whole
+
+    def _hush(self) -> None:
+        """What was said of a run with other settings goes."""
+        self._form.say("")
 
     def _edited(self, name: str) -> None:
         """The reader changed a field; what is refused stays there and is said until mended."""
@@ -304,6 +320,11 @@ def replace_earlier(panel: Panel) -> None:
     _made[key] = made
     while len(_made) > _MOST:
         del _made[next(iter(_made))]
+
+
+def in_cell() -> bool:
+    """Whether a cell is running, and not the handler of a widget."""
+    return _running_cell() is not None
 
 
 def _running_cell() -> tuple[str, str] | None:

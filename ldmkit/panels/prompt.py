@@ -6,7 +6,7 @@ so that the cell has long returned while the picture forms.
 
 from __future__ import annotations
 
-import io
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,12 +15,11 @@ import numpy as np
 from PIL import Image
 
 from ldmkit.check import heard_by
-from ldmkit.figures.frames import webp
-from ldmkit.figures.words import shorten, text
+from ldmkit.figures.html import asset, shorten, text
+from ldmkit.figures.webp import SMALL, webp
 from ldmkit.panels.fields import (
     Form,
     WordsField,
-    part,
     row,
     small_button,
     unknown_words,
@@ -28,7 +27,8 @@ from ldmkit.panels.fields import (
 )
 from ldmkit.panels.history import History, Run
 from ldmkit.panels.job import Job, Report
-from ldmkit.panels.panel import RunningPanel
+from ldmkit.panels.live import QUICK, Live
+from ldmkit.panels.panel import RunningPanel, in_cell
 from ldmkit.panels.settings import Ran, Settings, told_of
 from ldmkit.panels.trajectory import TrajectoryPart
 from ldmkit.panels.upload import empty_upload, read_picture, uploaded
@@ -38,7 +38,6 @@ from ldmkit.recording.hooks import scheduler_of
 from ldmkit.recording.preview import autoencoder_of, linear_rgb
 from ldmkit.recording.safety import WITHHELD, has_checker
 from ldmkit.records import RecordError, Step, Trajectory
-from ldmkit.records.rgb import flat
 
 __all__ = ["PromptPanel"]
 
@@ -58,8 +57,17 @@ class PromptPanel(RunningPanel):
     back with each new record (on the worker thread). ``panel.close()`` stops the panel's runs,
     and so does running its cell again.
 
+    With ``live=True`` the picture follows each letter and each move of a slider. The newest request
+    wins and none queue: a picture that takes a second at most is let to its end, a slower one shows
+    its steps and is stopped at the next (but not when nothing was drawn for two seconds), and the
+    last request is always drawn. Words that the model never learned are drawn as it takes them, and
+    told. What fails leaves the last good picture. After a second without a change the usual run is
+    made once, and its record kept; until then ``result`` and the history stay as they were, and
+    ``panel.job.wait().image`` is the picture.
+
     In Colab, under nbclient and where the environment says ``LDMKIT_FOREGROUND=1`` a run ends
-    before ``run()`` returns, and the kernel's interrupt is its Stop.
+    before ``run()`` returns, and the kernel's interrupt is its Stop; a live panel makes its run
+    there when nothing has changed for 0.3 s, and in a cell at once.
 
     Args:
         pipe: any diffusers pipeline; it stays as it is, also when another scheduler is chosen.
@@ -68,6 +76,8 @@ class PromptPanel(RunningPanel):
         preview: step pictures, as in ``ldmkit.record``.
         unsafe_previews: as in ``ldmkit.record``; without it no picture is shown before a safety
             checker's verdict, where the pipeline has one.
+        live: draws anew while the settings change; for pipelines that are quick, such as
+            ``ldmkit.load("critters", variant="steps4")``.
         **settings: start values of the other settings (``negative_prompt``, ``seed``,
             ``num_inference_steps``, ``guidance_scale``, ``scheduler``, ``strength``, ``image``),
             and further keywords of the pipeline, which hold for every run (``height``, ...).
@@ -87,8 +97,10 @@ class PromptPanel(RunningPanel):
         keep: Any = ("latents", "denoised"),
         preview: str = "auto",
         unsafe_previews: bool = False,
+        live: bool = False,
         **settings: Any,
     ) -> None:
+        draws = check_flag("live", live)
         given = settings if prompt == "" else {"prompt": prompt, **settings}
         recording = {
             "keep": check_keep(keep),
@@ -104,7 +116,11 @@ class PromptPanel(RunningPanel):
             settings=self._settings,
             vocabulary=self._vocabulary,
             on_enter=self._run_clicked,
+            live=draws,
         )
+        self._live = Live(self._drawing_of, self.run, in_cell) if draws else None
+        self._drawing: Job | None = None  # the last one, until the next run
+        self._good = b""  # the last whole picture
         self._picture = ipywidgets.Image(format="webp")
         self._stage = row("ldm-stage", [self._picture])
         self._stage.add_class("ldm-empty")
@@ -115,13 +131,20 @@ class PromptPanel(RunningPanel):
         self._code = ipywidgets.HTML()
         self._code.add_class("ldm-code")
         top = row("ldm-top", [self._form, self._stage])
-        style = ipywidgets.HTML(f"<style>{part('panel.css')}</style>")
+        style = ipywidgets.HTML(f"<style>{asset('panel.css', 'ldmkit.panels')}</style>")
         style.add_class("ldm-style")
         self._stand(
             [style, top, self._history, self._place, self._code], start=self._settings.start
         )
-        self.observe(lambda _: self._show_code(), names=["value"])
+        self.observe(lambda _: self._changed(), names=["value"])
         self._show_code()
+        if self._settings.can_run(self.value):
+            self._redraw()
+
+    @property
+    def job(self) -> Job | None:
+        """The last job that was queued, a live drawing too: ``panel.job.wait()``."""
+        return self._drawing or super().job
 
     @property
     def code(self) -> str:
@@ -150,9 +173,29 @@ class PromptPanel(RunningPanel):
 
     # --- a run ---------------------------------------------------------------------------------
 
+    def run(self) -> Job:
+        """Queues a run with the present settings; see ``RunningPanel.run``."""
+        if self._live is not None:
+            self._live.drop(running=False)  # it would be the same picture
+        self._drawing = None
+        return super().run()
+
+    def stop(self) -> None:
+        """Ends what is made after its present step and keeps the part; drops what waits."""
+        super().stop()
+        if self._live is not None:
+            self._live.stop()
+
+    def close(self) -> None:
+        """Stops all that is made and takes the panel out of the page; twice is harmless."""
+        if not self._closed and self._live is not None:
+            self._live.close()
+        super().close()
+
     def _work(self, settings: dict[str, Any]) -> _Work:
         words = "" if self._form.marks_words else settings.get("prompt", "")
-        return _Work(self._settings, settings, unknown_words(self._vocabulary, words))
+        note = unknown_words(self._vocabulary, words)
+        return _Work(self._settings, settings, note, late=self._live is not None)
 
     def _show(self, job: Job) -> None:
         if job.preview:
@@ -164,13 +207,59 @@ class PromptPanel(RunningPanel):
         self._show_last_picture()
 
     def _restore(self) -> None:
-        self._show_last_picture()
+        self._paint(self._good)
 
     def _rest(self, job: Job) -> None:
         """The player, which takes some tenths of a second to fill and need not be waited for."""
         with self._lock:
-            if not self._closed and job.state in ("done", "stopped"):
+            typing = self._live is not None and self._live.waits  # its run will come, too
+            if not self._closed and not typing and job.state in ("done", "stopped"):
                 self._show_chosen()
+
+    # --- live ----------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        if self._live is None:
+            self._show_code()
+        else:
+            self._redraw()
+
+    def _redraw(self) -> None:
+        if self._live is not None:
+            self._drawing = self._live.ask()
+
+    def _drawing_of(self) -> Job:
+        """The job that draws the present settings, without a record to keep."""
+        work = self._work(dict(self.value))
+        work.recording = {"keep": (), "preview": "none"}
+        return self._job_of(work, self._draw)
+
+    def _draw(self, job: Job) -> None:
+        """Shows how far a drawing is, if it takes long, and what came of it."""
+        if job.state in ("waiting", "cancelled"):
+            return
+        with self._lock:
+            if self._closed or self._live is None:
+                return
+            if job.state == "running":
+                if job.preview is not None:
+                    self._form.follow(job, busy=True)
+                    self._show(job)
+                return
+            self._form.follow(job, busy=any(not other.ended for other in self._jobs))
+            if job.state == "failed":
+                stays = " The last good picture stays." if self._good else ""
+                self._form.say(job.error + stays, wrong=True, details=job.details)
+            else:
+                self._live.took(job.seconds)
+                self._good = _encoded(job.result.images[0]) if job.result.images else b""
+                self._form.say(" ".join(dict.fromkeys(job.notes)))
+            self._paint(self._good)
+
+    def _hush(self) -> None:
+        # The drawing to come says what is to be said: words that went and came would jump.
+        if self._live is None or self._form.warns:
+            super()._hush()
 
     # --- what is seen --------------------------------------------------------------------------
 
@@ -192,7 +281,8 @@ class PromptPanel(RunningPanel):
     def _show_last_picture(self) -> None:
         shown = self._history.shown
         images = shown[-1].traj.images if shown else ()
-        self._paint(_encoded(images[0]) if images else b"")
+        self._good = _encoded(images[0]) if images else b""
+        self._paint(self._good)
 
     def _paint(self, encoded: bytes) -> None:
         """The picture beside the settings."""
@@ -210,11 +300,17 @@ class PromptPanel(RunningPanel):
 
 
 class _Work:
-    """One run: what the worker does, and what it was made with."""
+    """One run: what the worker does, and what it was made with.
 
-    def __init__(self, known: Settings, settings: Mapping[str, Any], note: str) -> None:
+    Attributes:
+        recording: keywords of ``record`` in place of the panel's.
+    """
+
+    def __init__(self, known: Settings, settings: Mapping[str, Any], note: str, late: bool) -> None:
         self._known, self._note = known, note
+        self._late = late  # a picture stands already: steps of a quick run would only flicker
         self.settings, self.ran = settings, Ran()
+        self.recording: dict[str, Any] = {}
 
     def __call__(self, report: Report) -> Trajectory:
         if self._note:
@@ -229,12 +325,15 @@ class _Work:
         if withheld:
             report.say(WITHHELD)
 
+        shown_from = time.monotonic() + (QUICK if self._late else 0.0)
+
         def on_step(step: Step) -> bool:
             picture = (lambda: b"") if withheld else (lambda: _live_preview(pipe, step))
-            return report(step.index + 1, _total(pipe), picture)
+            early = time.monotonic() < shown_from
+            return report(step.index + 1, _total(pipe), None if early else picture)
 
         with heard_by(report.say):
-            return record(pipe, on_step=on_step, **call)
+            return record(pipe, on_step=on_step, **call | self.recording)
 
 
 def _adapters(pipe: Any) -> tuple[str, ...]:
@@ -274,13 +373,7 @@ def _live_preview(pipe: Any, step: Step) -> bytes:
 
 def _encoded(picture: Image.Image) -> bytes:
     """The final picture; small ones without loss."""
-    file = io.BytesIO()
-    small = picture.width * picture.height <= 128 * 128
-    picture = flat(picture)
-    picture.thumbnail((LARGEST, LARGEST))
-    # Method 0 takes a fiftieth of the usual one's time, for a twentieth more bytes.
-    picture.save(file, "WEBP", lossless=small, quality=90, method=0)
-    return file.getvalue()
+    return webp(picture, LARGEST, 90, exact=SMALL, method=0)
 
 
 class _Form(Form):
@@ -289,13 +382,15 @@ class _Form(Form):
     _start: Any = None  # the picture that the run begins from
 
     def _make(self, **options: Any) -> list[ipywidgets.Widget]:
-        settings = options.pop("settings")
+        settings, live = options.pop("settings"), options["live"]
         makers = _makers(settings, **options)
         fields = self._fields
         for name in settings.names:
             if name != "seed":
                 fields[name] = makers[name]()
         seed = [self.seed_row()] if "seed" in settings.names else []
+        if seed and live:
+            fields["seed"].continuous_update = True
         small = [
             fields[n] for n in ("num_inference_steps", "guidance_scale", "scheduler") if n in fields
         ]
@@ -357,25 +452,52 @@ class _Form(Form):
         empty_upload(self._upload)
 
 
+class _Grows:
+    """A slider that goes as far as what it is filled with."""
+
+    min: Any
+    max: Any
+    value: Any
+
+    def fill(self, value: float) -> None:
+        self.min, self.max = min(self.min, value), max(self.max, value)
+        self.value = value
+
+
+class _WholeSlider(_Grows, ipywidgets.IntSlider):
+    pass
+
+
+class _Slider(_Grows, ipywidgets.FloatSlider):
+    pass
+
+
 def _makers(
-    settings: Settings, vocabulary: Iterable[str], on_enter: Callable[[], None]
+    settings: Settings, vocabulary: Iterable[str], on_enter: Callable[[], None], live: bool
 ) -> dict[str, Callable[[], ipywidgets.Widget]]:
     return {
         "prompt": lambda: WordsField(
-            vocabulary, title="Prompt", placeholder="a red cat with a top hat", on_enter=on_enter
+            vocabulary, title="Prompt", placeholder="a red cat with a top hat",
+            on_enter=on_enter, live=live,
         ),
         "negative_prompt": lambda: ipywidgets.Text(
             description="Negative prompt", placeholder="what to steer away from",
-            continuous_update=False,
+            continuous_update=live,
         ),
-        "num_inference_steps": lambda: ipywidgets.IntText(description="Steps"),
-        "guidance_scale": lambda: ipywidgets.FloatText(description="Guidance", step=0.5),
+        "num_inference_steps": lambda: (
+            _WholeSlider(description="Steps", min=1, max=16)
+            if live else ipywidgets.IntText(description="Steps")
+        ),
+        "guidance_scale": lambda: (
+            _Slider(description="Guidance", min=0, max=10, step=0.5)
+            if live else ipywidgets.FloatText(description="Guidance", step=0.5)
+        ),
         "scheduler": lambda: ipywidgets.Dropdown(
             options=[(LABELS.get(n, shorten(n, 30).capitalize()), n) for n in settings.samplers],
             description="Scheduler",
         ),
         "strength": lambda: ipywidgets.FloatSlider(
-            description="Strength", min=0.05, max=1, step=0.05, continuous_update=False
+            description="Strength", min=0.05, max=1, step=0.05, continuous_update=live
         ),
         "image": lambda: ipywidgets.Image(format="webp"),
     }  # fmt: skip

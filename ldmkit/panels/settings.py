@@ -26,6 +26,7 @@ __all__ = [
     "check_extra",
     "checked_flag",
     "checked_seed",
+    "checked_words",
     "told_of",
 ]
 
@@ -179,8 +180,8 @@ class Settings:
         config = getattr(getattr(self._pipe, "scheduler", None), "config", None)
         most = int(getattr(config, "num_train_timesteps", 0) or 1000)
         checked = {
-            "prompt": _checked_words,
-            "negative_prompt": _checked_words,
+            "prompt": checked_words,
+            "negative_prompt": checked_words,
             "seed": checked_seed,
             "num_inference_steps": lambda name, entry: whole(name, entry, 1, most),
             "guidance_scale": lambda name, entry: number(name, entry, like="4.0"),
@@ -197,6 +198,10 @@ class Settings:
 
     # --- a run ---------------------------------------------------------------------------------
 
+    def can_run(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a picture is there where the pipeline begins from one."""
+        return settings.get("image") is not None or not self._begins_from_picture
+
     def prepare(self, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A pipeline and the keywords for ``record``; the reader's own pipeline stays as it is.
 
@@ -207,7 +212,7 @@ class Settings:
             ValueError: the pipeline needs a start picture and there is none.
         """
         picture = settings.get("image")
-        if picture is None and self._begins_from_picture:
+        if not self.can_run(settings):
             raise ValueError(
                 f"{type(self._pipe).__name__} begins from a picture, got none; choose one with "
                 "Start picture, or set panel.value = {'image': picture}."
@@ -372,7 +377,8 @@ def _samplers(pipe: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys([sampler_name(own), *others]))
 
 
-def _checked_words(name: str, entry: Any) -> str:
+def checked_words(name: str, entry: Any) -> str:
+    """One string that a tokenizer takes."""
     if not isinstance(entry, str):
         raise TypeError(
             f'{name} must be one string in a panel, got {short(entry)}; write "a red cat".'

@@ -19,12 +19,12 @@ from PIL import Image
 
 from ldmkit.check import whole
 from ldmkit.figures import Payload, comparison_payload, trajectory_payload
-from ldmkit.figures.beside import align
-from ldmkit.figures.checks import checked_lanes, checked_records, usual_lanes
-from ldmkit.figures.fragment import asset
-from ldmkit.figures.words import text
+from ldmkit.figures.html import asset, module, text
+from ldmkit.figures.side_by_side import align, checked_lanes, checked_records, usual_lanes
+from ldmkit.figures.webp import webp
 from ldmkit.panels.panel import Checked, Panel, replace_earlier
 from ldmkit.records import Trajectory
+from ldmkit.records.rgb import fitted
 
 __all__ = ["REASON", "STYLE", "StockPlayer", "TrajectoryPanel", "TrajectoryPart"]
 
@@ -47,10 +47,10 @@ REASON = (
 class Player(anywidget.AnyWidget):
     """The custom view; pictures cross as one block of bytes, never as base64."""
 
-    _esm = asset("player.mjs")
+    _esm = module("player.mjs")
     _css = asset("player.css")
 
-    data = traitlets.Dict(help="Words, numbers and sizes of frames; see figures.frames.").tag(
+    data = traitlets.Dict(help="Words, numbers and sizes of frames; see figures.player.").tag(
         sync=True
     )
     frames = traitlets.Bytes(help="All frames as WebP, one after the other.").tag(sync=True)
@@ -268,11 +268,10 @@ class StockPlayer(ipywidgets.VBox):
         """Draws the lanes at one step (from 0), or at the last one shown before it."""
         data = payload.data
         position = max(0, sum(i <= step for i in data["index"]) - 1)
-        file = io.BytesIO()
         picture = _picture(payload, position)
-        picture.save(file, "WEBP", quality=85)
+        value = webp(picture, max(picture.size), 85, see_through=True)
         with self._image.hold_sync():
-            self._image.width, self._image.value = str(picture.width), file.getvalue()
+            self._image.width, self._image.value = str(picture.width), value
         lines = _lines(data, position)
         self._words.value = "<br>".join([f"<b>{text(data['prompt'])}</b>", *map(text, lines)])
 
@@ -327,10 +326,8 @@ def _lanes(
     for k, lane in enumerate(data["lanes"]):
         at = k * len(data["index"]) + position
         frame = Image.open(io.BytesIO(frames[starts[at] : starts[at + 1]])).convert("RGB")
-        scale = side / max(frame.size)
-        size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
         how = Image.Resampling.NEAREST if lane["crisp"] else Image.Resampling.BICUBIC
-        pictures.append(frame.resize(size, how))
+        pictures.append(frame.resize(fitted(frame.size, side), how))
     return pictures
 
 

@@ -1,26 +1,10 @@
 // A walk's pictures under one slider; the browser moves it alone.
 //
-// Hand-written, no imports, no network. Each picture is a trait of its own, which comes once when
-// it is made, so dragging asks nobody; the kernel hears of a place when the slider rests. Words are
-// untrusted: they enter the document as text nodes only.
+// Each picture is a trait of its own, which comes once when it is made, so dragging asks nobody;
+// the kernel hears of a place when the slider rests. Behind what figures/transport.mjs holds.
 
-const ICONS = { play: "M3 1.5v13l11-6.5z", pause: "M3 2h3.6v12H3zM9.4 2H13v12H9.4z" };
 const MOST = 64; // pictures, as in walk_view.py
 const SIZE = { width: 300, height: 200, margin: 14 };
-
-function make(name, className = "", text = "") {
-  const node = document.createElement(name);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  return node;
-}
-
-function draw(name, attributes, text = "") {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  if (text) node.textContent = text;
-  return node;
-}
 
 // One address per picture, which it keeps while others are added.
 function addresses() {
@@ -131,27 +115,20 @@ function render({ model, el }) {
   side.append(place, label, seen, nearest.box);
   const top = make("div", "ldm-walk-top");
   top.append(stage, side, planeBox);
-  const button = make("button", "ldm-play");
-  button.type = "button";
-  const icon = draw("path", {});
-  const svg = draw("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" });
-  svg.append(icon);
-  button.append(svg);
-  const slider = make("input", "ldm-slider");
-  Object.assign(slider, { type: "range", min: 0, max: 0, step: 1, value: 0 });
-  slider.setAttribute("aria-label", "Place");
-  for (const node of [button, slider]) node.setAttribute("data-lm-suppress-shortcuts", "true");
   const strip = make("div", "ldm-strip");
-  const track = make("div", "ldm-track");
-  track.append(strip, slider);
-  const bar = make("div", "ldm-transport");
-  bar.append(button, track);
+  const { bar, slider, choose, settle, stop, busy } = transport({
+    label: "Place",
+    above: [strip],
+    show,
+    rest: (i) => tell(model, "place", i),
+    pace: (calm) => (calm ? 1000 : 220),
+    swings: true, // there and back, so that it repeats smoothly
+  });
   root.append(head, top, bar);
   el.append(root);
 
   const urls = addresses();
   let [frames, cells, data, plane] = [[], [], {}, null];
-  let [timer, resting, forward] = [0, 0, true];
 
   function show(i) {
     const words = data.places?.[i] ?? { place: "", label: "", seen: "", nearest: [] };
@@ -169,56 +146,7 @@ function render({ model, el }) {
     slider.value = i;
     show(Number(slider.value));
   }
-  function rest() {
-    clearTimeout(resting);
-    resting = 0;
-    if (model.get("place") === Number(slider.value)) return;
-    model.set("place", Number(slider.value));
-    model.save_changes();
-  }
-  function symbol(playing) {
-    icon.setAttribute("d", playing ? ICONS.pause : ICONS.play);
-    button.setAttribute("aria-label", playing ? "Pause" : "Play");
-    button.title = playing ? "Pause (space)" : "Play (space)";
-  }
-  function stop() {
-    clearTimeout(timer);
-    timer = 0;
-    symbol(false);
-  }
-  function tick() {
-    if (!button.isConnected || frames.length < 2) return stop();
-    const now = Number(slider.value);
-    if (now >= frames.length - 1) forward = false;
-    if (now <= 0) forward = true;
-    go(now + (forward ? 1 : -1)); // there and back, so that it repeats smoothly
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    timer = setTimeout(tick, calm ? 1000 : 220);
-    return undefined;
-  }
-  function toggle() {
-    if (timer) {
-      stop();
-      return rest();
-    }
-    symbol(true);
-    return tick();
-  }
-  button.addEventListener("click", toggle);
-  slider.addEventListener("input", () => {
-    stop();
-    show(Number(slider.value));
-    clearTimeout(resting);
-    resting = setTimeout(rest, 150);
-  });
-  slider.addEventListener("keydown", (event) => {
-    if (event.key !== " ") return;
-    event.preventDefault();
-    toggle();
-  });
-
   function rebuild() {
-    due = false;
     data = model.get("data") ?? {};
     const count = model.get("count") ?? 0;
     const list = urls.of(Array.from({ length: count }, (_, i) => model.get(`frame_${i}`)));
@@ -234,7 +162,7 @@ function render({ model, el }) {
     cells = Array.from({ length: data.total ?? 0 }, (_, i) => {
       const cell = make("div", "ldm-cell");
       if (i < list.length) cell.append(Object.assign(make("img"), { src: list[i], alt: "" }));
-      if (i < list.length) cell.addEventListener("click", () => (stop(), go(i), rest()));
+      if (i < list.length) cell.addEventListener("click", () => (choose(i), settle()));
       return cell;
     });
     strip.replaceChildren(...cells);
@@ -244,21 +172,18 @@ function render({ model, el }) {
     slider.max = Math.max(0, list.length - 1);
     // While pictures come, the last one is shown; where the reader has moved, it stays.
     const made = list.length && list.length < data.total;
-    go(made && !timer && !resting ? list.length - 1 : Math.min(now, list.length - 1));
+    go(made && !busy() ? list.length - 1 : Math.min(now, list.length - 1));
     if (!made && list.length) go(Math.min(model.get("place"), list.length - 1));
     root.dataset.count = list.length;
   }
-  let due = false;
-  const later = () => due || ((due = true), queueMicrotask(rebuild));
+  const later = gathered(rebuild);
   const follow = () => go(model.get("place"));
   const frameNames = Array.from({ length: MOST }, (_, i) => `change:frame_${i}`);
   const watched = ["change:data", "change:count", ...frameNames].join(" ");
-  symbol(false);
   model.on(watched, later);
   model.on("change:place", follow);
   rebuild();
-  model.set("awake", true);
-  model.save_changes();
+  tell(model, "awake", true);
   return () => {
     model.off(watched, later);
     model.off("change:place", follow);

@@ -6,7 +6,6 @@ As in a ``TrajectoryPanel``, stock widgets stand in where anywidget's front end 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +15,15 @@ import ipywidgets
 import traitlets
 from PIL import Image
 
-from ldmkit.figures.fragment import asset
-from ldmkit.figures.words import shorten, text
-from ldmkit.panels.fields import part
+from ldmkit.figures.html import asset, module, shorten, text
+from ldmkit.figures.webp import SMALL, webp
 from ldmkit.panels.trajectory import REASON, STYLE
-from ldmkit.records.rgb import flat
 
 __all__ = ["MOST_FRAMES", "Shown", "WalkView"]
 
 MOST_FRAMES = 64  # a browser holds them all
 
 SIDE = 512  # pixels
-EXACT_PIXELS = 128 * 128  # small pictures are enlarged by the browser: no loss beforehand
 
 
 @dataclass(frozen=True)
@@ -84,8 +80,8 @@ class Shown:
 class _View(anywidget.AnyWidget):
     """The custom view."""
 
-    _esm = part("walk.mjs")
-    _css = asset("player.css") + part("walk.css")
+    _esm = module("walk.mjs", "ldmkit.panels")
+    _css = asset("player.css") + asset("walk.css", "ldmkit.panels")
 
     # A trait for each picture: what is synced is sent whole, so that one trait for all of them
     # would send the first of 24 pictures 24 times.
@@ -154,7 +150,7 @@ class WalkView(ipywidgets.VBox):
             before = self._pictures[i]
             if before is picture or before == picture:
                 return self._frames[i]
-        return _webp(picture)
+        return webp(picture, SIDE, 85, exact=SMALL)
 
     def _draw_stock(self) -> None:
         if self._view.awake or not self._frames:
@@ -174,13 +170,3 @@ class WalkView(ipywidgets.VBox):
 
 def _lines(words: str) -> str:
     return "\n".join(shorten(line, 200) for line in words.splitlines())
-
-
-def _webp(picture: Image.Image) -> bytes:
-    picture = flat(picture)
-    if max(picture.size) > SIDE:
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    small = picture.width * picture.height <= EXACT_PIXELS
-    file = io.BytesIO()
-    picture.save(file, "WEBP", lossless=small, quality=85, method=3)
-    return file.getvalue()

@@ -20,12 +20,12 @@ from PIL import Image
 
 from ldmkit.check import heard_by, short, whole
 from ldmkit.critters import words as critter_words
+from ldmkit.figures.html import asset, text
 from ldmkit.figures.walk import details
-from ldmkit.figures.words import text
 from ldmkit.loading.catalog import CATALOG
 from ldmkit.loading.origin import origin_of
 from ldmkit.panels.end_field import EndField
-from ldmkit.panels.fields import Form, part
+from ldmkit.panels.fields import Form
 from ldmkit.panels.job import Job, Report
 from ldmkit.panels.landmarks import nearest, plane_of, reference_for
 from ldmkit.panels.panel import Check, RunningPanel, quiet_twin
@@ -201,7 +201,7 @@ class WalkingPanel(RunningPanel):
         self._film, self._drawn = Film(), -1
         self._view = WalkView()
         self._export = Export(lambda: self.result, lambda words: form.say(words, wrong=True))
-        style = ipywidgets.HTML(f"<style>{part('panel.css')}</style>")
+        style = ipywidgets.HTML(f"<style>{asset('panel.css', 'ldmkit.panels')}</style>")
         style.add_class("ldm-style")
         self.add_class("ldm-walk-panel")
         self._stand([style, form, self._view, self._export], start)

@@ -3,13 +3,6 @@
 // The browser does it alone: a kernel that is busy answers nobody. A copy of the text lies behind
 // the field, letter over letter, and carries the marks. Words enter the document as text nodes.
 
-function make(name, className, text = "") {
-  const node = document.createElement(name);
-  node.className = className;
-  node.textContent = text;
-  return node;
-}
-
 // The same cut as ldmkit.critters.parse makes.
 function* pieces(text) {
   for (const [piece] of text.matchAll(/[\s,.;:!?]+|[^\s,.;:!?]+/g)) yield piece;
@@ -87,32 +80,30 @@ function render({ model, el }) {
     behind.replaceChildren(...nodes, document.createTextNode("\u200b")); // a last empty line counts
     told.textContent = sentence([...unknown], known);
   }
-  function tell() {
-    if (model.get("value") === field.value) return;
-    model.set("value", field.value);
-    model.save_changes();
-  }
+  const handOver = () => tell(model, "value", field.value);
   function follow() {
     if (field.value === model.get("value")) return;
     field.value = model.get("value");
     mark();
   }
-  field.addEventListener("input", mark);
-  field.addEventListener("change", tell); // leaving the field: before a click on Run arrives
+  field.addEventListener("input", () => {
+    mark();
+    if (model.get("live")) handOver();
+  });
+  field.addEventListener("change", handOver); // leaving the field: before a click on Run arrives
   field.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
     event.preventDefault();
-    tell();
+    handOver();
     model.send({ run: true });
   });
   field.addEventListener("scroll", () => (behind.scrollTop = field.scrollTop));
   model.on("change:value", follow);
   field.value = model.get("value");
   mark();
-  model.set("awake", true);
-  model.save_changes();
+  tell(model, "awake", true);
   return () => {
-    tell(); // what stands in a view that is taken away is not lost
+    handOver(); // what stands in a view that is taken away is not lost
     model.off("change:value", follow);
   };
 }

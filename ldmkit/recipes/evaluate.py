@@ -29,9 +29,10 @@ from tqdm import tqdm
 from ldmkit.critters.judging import HEADS, Verdict, judge_many, look, recogniser
 from ldmkit.critters.scene import Scene, parse
 from ldmkit.critters.world import ANIMALS, EVALUATION_SEED
+from ldmkit.figures.sheet import SheetRow, Tile, contact_sheet
 from ldmkit.recipes.data import TUNING_SEED, drawings, scene, to_tensor, unseen
 from ldmkit.recipes.train import write_picture
-from ldmkit.records.intervals import wilson
+from ldmkit.records.stats import wilson
 
 _BATCH = 25
 SEEDS = 64  # pictures per caption
@@ -75,15 +76,16 @@ def captions(
 
 
 def paint(
-    pipe: StableDiffusionPipeline, texts: list[str], steps: int, guidance: float
+    pipe: StableDiffusionPipeline, texts: list[str], steps: int, guidance: float, first: int = 0
 ) -> list[Image.Image]:
-    """One picture per caption; picture i has seed `EVALUATION_SEED` + i."""
+    """One picture per caption; picture i has seed `EVALUATION_SEED` + `first` + i."""
     pictures: list[Image.Image] = []
     pipe.set_progress_bar_config(disable=True)
     for i in tqdm(range(0, len(texts), _BATCH), desc="painting"):
         chunk = texts[i : i + _BATCH]
         generators = [
-            torch.Generator().manual_seed(EVALUATION_SEED + i + k) for k in range(len(chunk))
+            torch.Generator().manual_seed(EVALUATION_SEED + first + i + k)
+            for k in range(len(chunk))
         ]
         pictures += pipe(
             chunk, num_inference_steps=steps, guidance_scale=guidance, generator=generators
@@ -112,11 +114,8 @@ def report(verdicts: list[Verdict]) -> dict[str, object]:
 
 def sheet(pictures: list[Image.Image], columns: int = 10) -> Image.Image:
     """A contact sheet in the order given: nothing picked."""
-    rows = -(-len(pictures) // columns)
-    page = Image.new("RGB", (columns * 66, rows * 66), "white")
-    for i, picture in enumerate(pictures):
-        page.paste(picture, (i % columns * 66 + 1, i // columns * 66 + 1))
-    return page
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    return contact_sheet("", "", [SheetRow([*map(Tile, row)]) for row in rows], side=64)
 
 
 # --- variety -------------------------------------------------------------------------------------

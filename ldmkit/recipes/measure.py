@@ -30,7 +30,7 @@ from ldmkit.recipes.data import drawings, scene, unseen
 from ldmkit.recipes.train import CLIP, VAE, WEIGHTS, write_picture, write_text
 from ldmkit.recipes.unet import Conditions
 from ldmkit.recording.small import SmallDecoder
-from ldmkit.records.intervals import paired_difference
+from ldmkit.records.stats import paired_difference
 
 TRAINING = 96_000  # drawings that the shipped U-Net was trained on
 _SETS = {

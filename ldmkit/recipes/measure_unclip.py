@@ -31,7 +31,7 @@ from ldmkit.recipes.evaluate import calibration, scenes
 from ldmkit.recipes.measure import options_of, update_card, with_interval
 from ldmkit.recipes.train import WEIGHTS, write_picture
 from ldmkit.records.embedding import Embedding
-from ldmkit.records.intervals import mean_of, paired_difference
+from ldmkit.records.stats import mean_of, paired_difference
 from ldmkit.space.arithmetic import text_diff, visible
 from ldmkit.space.clip import ClipSpace, clip_space
 from ldmkit.space.interpolate import interpolate

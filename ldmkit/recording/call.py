@@ -25,10 +25,14 @@ __all__ = [
     "check_call",
     "check_count",
     "check_flag",
+    "check_generator",
     "check_keep",
+    "check_least",
     "check_preview",
     "check_prompt",
     "check_seed",
+    "first_noise",
+    "generators",
     "parameters_of",
 ]
 
@@ -141,7 +145,7 @@ def _known_by_name(pipe: Any, name: str, value: Any) -> bool:
     elif name == "strength" and _is_real(value):
         number(name, value, 0, 1)
     elif name == "generator":
-        _check_generator(value)
+        check_generator(value)
     else:
         return False
     return True
@@ -252,7 +256,12 @@ def _check_pictures(name: str, value: Any) -> None:
         )
 
 
-def _check_generator(value: Any) -> None:
+def check_generator(value: Any) -> None:
+    """Refuses what draws no noise.
+
+    Raises:
+        TypeError: neither a ``torch.Generator`` nor a list of them.
+    """
     items = value if isinstance(value, (list, tuple)) else [value]
     if not items or not all(isinstance(item, torch.Generator) for item in items):
         raise TypeError(
@@ -412,3 +421,67 @@ def _is_whole(value: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+# --- noise ---------------------------------------------------------------------------------------
+
+
+def generators(seeds: int | tuple[int, ...] | None, count: int, each: int = 1) -> Any:
+    """One generator for all, or one for each of ``count`` things that are drawn ``each`` times.
+
+    On the CPU whatever the device: the same noise everywhere.
+
+    Raises:
+        ValueError: another number of seeds.
+    """
+    if seeds is None:
+        return None
+    if isinstance(seeds, int):
+        return torch.Generator("cpu").manual_seed(seeds)
+    if len(seeds) != count:
+        raise ValueError(
+            f"seed must be one number or a list of {count}, one for each, got {len(seeds)} of them."
+        )
+    own = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return [generator for generator in own for _ in range(each)]
+
+
+def first_noise(given: Any, shape: tuple[int, ...], *, many: bool = False) -> torch.Tensor:
+    """First noise as a tensor; that of one serves a batch.
+
+    Args:
+        given: tensor or array (b, ...), or (1, ...).
+        shape: what is needed, the batch first; of pictures' only the batch counts.
+        many: whether the batch may be any, where it isn't known yet.
+
+    Raises:
+        TypeError: no numbers.
+        ValueError: another shape, or numbers that aren't finite.
+    """
+    try:
+        plain = given if torch.is_tensor(given) else np.array(given, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(
+            f"latents must be a tensor or array of the shape {shape}, got {short(given)}."
+        ) from None
+    tensor = plain if torch.is_tensor(plain) else torch.tensor(plain)
+    fits = tensor.ndim == len(shape) and (many or tensor.shape[0] in (1, shape[0]))
+    if not fits or (len(shape) == 2 and tensor.shape[1] != shape[1]):
+        raise ValueError(f"latents must have the shape {shape}, got {tuple(tensor.shape)}.")
+    if not torch.isfinite(tensor).all():
+        raise ValueError("latents must be finite numbers, got NaN or infinity among them.")
+    return tensor if many else tensor.expand(shape[0], *tensor.shape[1:])
+
+
+def check_least(scheduler: Any, call: Mapping[str, Any]) -> None:
+    """Refuses the one step that UnCLIP's scheduler divides by zero for: its grid has n − 1 gaps.
+
+    Raises:
+        ValueError: one step only.
+    """
+    is_unclip = type(scheduler).__name__ == "UnCLIPScheduler"
+    if is_unclip and call.get("num_inference_steps", 2) < 2:
+        raise ValueError(
+            "num_inference_steps must be at least 2 with UnCLIPScheduler, got "
+            f"{call['num_inference_steps']}."
+        )

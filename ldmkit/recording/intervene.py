@@ -24,7 +24,7 @@ import torch
 from ldmkit.check import did_you_mean, number, short
 from ldmkit.loading.families import family_of
 from ldmkit.recording.call import check_prompt, parameters_of
-from ldmkit.recording.hooks import _Wrapped, denoisers_of, scheduler_of
+from ldmkit.recording.hooks import Wrapped, denoisers_of, scheduler_of
 from ldmkit.recording.tokens import Reading, readings
 from ldmkit.recording.watching import (
     Run,
@@ -368,7 +368,7 @@ class _Steps:
 
     def __init__(self, scheduler: Any) -> None:
         self.scheduler, self.done, self.began = scheduler, 0, None
-        self._wrapped = _Wrapped(scheduler, "step", scheduler.step, self._around)
+        self._wrapped = Wrapped(scheduler, "step", scheduler.step, self._around)
         self._earlier = vars(scheduler).get("step")
         scheduler.step = self._wrapped
 

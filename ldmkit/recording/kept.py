@@ -172,20 +172,28 @@ def adapters_of(pipe: Any) -> dict[str, dict[str, Any]]:
 
 
 def _adapters_in(network: torch.nn.Module) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    fused: dict[str, None] = {}
+    active: dict[str, set[float]] = {}
     for layer in network.modules():
         scaling = getattr(layer, "scaling", None)  # a layer of peft's
         if not isinstance(scaling, Mapping) or not hasattr(layer, "active_adapters"):
             continue
         merged = list(getattr(layer, "merged_adapters", ()))
-        found |= dict.fromkeys(merged, "fused")
+        fused |= dict.fromkeys(merged)
         if getattr(layer, "disable_adapters", False):
             continue
-        active: Any = layer.active_adapters
-        for name in active:
+        names: Any = layer.active_adapters
+        for name in names:
             if name in scaling and name not in merged:
-                found.setdefault(name, _weight(layer, name))
-    return found
+                active.setdefault(name, set()).add(_weight(layer, name))
+    told = {name: _one_or_range(weights) for name, weights in active.items()}
+    return told | dict.fromkeys(fused, "fused")
+
+
+def _one_or_range(weights: set[float]) -> float | str:
+    """One weight, or the least and the largest where each block was told its own."""
+    least, most = min(weights), max(weights)
+    return least if least == most else f"{least} to {most}, by block"
 
 
 def _weight(layer: Any, name: str) -> float:

@@ -32,6 +32,7 @@ from ldmkit import check
 from ldmkit.check import heard_by, say, short
 from ldmkit.loading.device import Released, in_use
 from ldmkit.loading.families import Family, family_of
+from ldmkit.loading.memory import told_of_memory
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.students import say_if_astray
 from ldmkit.recording import call as checks
@@ -161,6 +162,7 @@ def record(
     parts, earlier = (scheduler, *networks, *(prior or ())), Tape()
     with in_use(pipe, tape.leave):  # release() waits for it
         with (
+            _kept_without_memory(tape),
             exclusive(*parts),
             guarded(pipe, *parts),
             _listening(tape),
@@ -356,6 +358,23 @@ def _listening(tape: Recording) -> Iterator[None]:
             raise
         else:
             tape.stopped = tape.result is None and tape.ended_early
+
+
+@contextmanager
+def _kept_without_memory(tape: Recording) -> Iterator[None]:
+    """Memory that ran out is told in one sentence; after the last step it costs the picture only.
+
+    Raises:
+        torch.OutOfMemoryError: it ran out before.
+    """
+    try:
+        with told_of_memory(getattr(tape.pipe, "_execution_device", "this machine")):
+            yield
+    except torch.OutOfMemoryError as error:
+        if not tape.tape.calls or tape.ended_early:
+            raise
+        tape.stopped = False
+        say(f"All steps were made and are kept, but then: {error}")
 
 
 def _tellable(names: tuple[str, ...], keep: str | Sequence[str]) -> tuple[str, ...]:
@@ -576,7 +595,7 @@ class Recording:
         else:
             hidden = hidden_of(self.pipe, self.result, batch)
         last = calls[-1].output if calls else None
-        say_what_is_black(hidden, last, self.result, unsafe=self.unsafe)
+        say_what_is_black(hidden, last, self.result, unsafe=self.unsafe, images=images)
         return images, hidden
 
     def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:

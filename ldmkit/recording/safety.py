@@ -116,15 +116,21 @@ def _verdict(pipe: Any, pictures: Sequence[Image.Image]) -> tuple[bool, ...] | N
 
 
 def say_what_is_black(
-    hidden: Sequence[bool], last: torch.Tensor | None, output: Any, *, unsafe: bool
+    hidden: Sequence[bool],
+    last: torch.Tensor | None,
+    output: Any,
+    *,
+    unsafe: bool,
+    images: Sequence[Image.Image] = (),
 ) -> None:
-    """A black picture has two reasons: tell them apart, for each picture of the batch.
+    """A black picture has three reasons: tell them apart, for each picture of the batch.
 
     Args:
         hidden: of ``hidden_of`` or ``checked``.
         last: (b, ...) what left the last step, if a step was made.
         output: the pipeline's, ``None`` where the run was stopped.
         unsafe: the steps are drawn all the same.
+        images: the pictures of the run.
     """
     finite = [] if last is None else torch.isfinite(last.flatten(1)).all(1).tolist()
     broken = [i for i, whole in enumerate(finite, 1) if not whole]
@@ -135,6 +141,7 @@ def say_what_is_black(
             f"The latents{which} are no longer finite (NaN or infinite), so the {shows} nothing: "
             "take a smaller guidance_scale, or dtype float32."
         )
+    _say_what_overflowed(hidden, finite, images)
     if any(hidden) and (output is None or _verdicts(output)):
         steps = "" if unsafe else ", and draws none of their steps (unsafe_previews=True does)"
         say(
@@ -145,6 +152,27 @@ def say_what_is_black(
         say(
             "The model's safety checker gave no verdict on this run, so no picture of its steps "
             "is drawn (unsafe_previews=True does); the record still holds the latents."
+        )
+
+
+def _say_what_overflowed(
+    hidden: Sequence[bool], finite: Sequence[bool], images: Sequence[Image.Image]
+) -> None:
+    """Pictures of nothing but zeros, though their latents are finite and no checker hid them."""
+    if len(finite) != len(images):
+        return
+    known = hidden or (False,) * len(images)
+    black = [
+        i
+        for i, (picture, whole, hid) in enumerate(zip(images, finite, known, strict=True), 1)
+        if whole and not hid and picture.getbbox() is None
+    ]
+    if black:
+        which = "The picture is" if len(images) == 1 else f"Of {len(images)} {_numbers(black)}"
+        verb = "" if len(images) == 1 else (" is" if len(black) == 1 else " are")
+        say(
+            f"{which}{verb} all black though the latents are finite, so the autoencoder most "
+            "likely overflowed, as in float16: load the model with dtype float32 or bfloat16."
         )
 
 

@@ -4,10 +4,9 @@ from ldmkit.records.attention import AttentionMaps
 from ldmkit.records.embedding import Embedding
 from ldmkit.records.gap import Gap
 from ldmkit.records.grid import Grid
-from ldmkit.records.intervals import Estimate
 from ldmkit.records.plane import Plane
 from ldmkit.records.record import RecordError
-from ldmkit.records.table import Table
+from ldmkit.records.stats import Estimate, Table, mean_of, paired_difference, wilson
 from ldmkit.records.trajectory import Step, Steps, Trajectory
 from ldmkit.records.walk import Walk
 
@@ -24,4 +23,7 @@ __all__ = [
     "Table",
     "Trajectory",
     "Walk",
+    "mean_of",
+    "paired_difference",
+    "wilson",
 ]

@@ -349,7 +349,7 @@ def key_words(key: Key) -> str:
 def _layer(value: Any) -> Layer:
     try:
         name, *numbers = value
-        height, width, heads = numbers
+        _, _, _ = numbers
     except (TypeError, ValueError):
         raise RecordError(
             f"Each of layers must be (name, height, width, heads), got {short(value)}."
@@ -359,7 +359,7 @@ def _layer(value: Any) -> Layer:
         name,
         *(
             whole_of(f"The {what} of {short(name)}", number, 1, 2**20)
-            for what, number in zip(Layer._fields[1:], (height, width, heads), strict=True)
+            for what, number in zip(("height", "width", "heads"), numbers, strict=True)
         ),
     )
 

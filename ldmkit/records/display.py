@@ -13,17 +13,17 @@ __all__ = ["drawn"]
 
 # What is drawn -> module of ldmkit.figures and function, which takes the record first.
 FIGURES = {
-    "trajectory": "plot.trajectory_figure",
+    "trajectory": "plots.trajectory_figure",
     "trajectory's guidance": "guidance.guidance_figure",
-    "trajectory's page": "page.write_page",
-    "trajectory's cell": "fragment.mimebundle",
+    "trajectory's page": "player.write_run_page",
+    "trajectory's cell": "player.mimebundle",
     "attention": "attention.attention_figure",
     "attention's cell": "attention.attention_mimebundle",
-    "walk": "walk.walk_figure",
+    "walk": "plots.walk_figure",
     "walk's page": "walk.write_walk_page",
     "walk's sheet": "walk.walk_image",
     "walk's cell": "walk.walk_mimebundle",
-    "grid": "grid_plot.grid_figure",
+    "grid": "plots.grid_figure",
     "grid's page": "grid.write_grid_page",
     "grid's cell": "grid.grid_mimebundle",
     "gap": "gap.gap_figure",

@@ -27,7 +27,7 @@ from ldmkit.records.record import (
     string,
 )
 
-__all__ = ["KINDS", "Embedding"]
+__all__ = ["KINDS", "Embedding", "check_same_space", "length_of"]
 
 WORDS = ("label", "kind", "model", "compound")
 # What a vector is. "prior": an image embedding that a prior drew for a text; "path": a point
@@ -91,7 +91,7 @@ class Embedding:
         if abs(length - 1) <= 1e-6:
             return self
         label = f"norm({self.label})"
-        return self._made(self.vector / self._positive(length), label, self.kind)
+        return self._made(self.vector / length_of(self), label, self.kind)
 
     def similarity(self, other: Embedding) -> float:
         """The cosine of the angle between two vectors of one space, −1…1.
@@ -100,31 +100,10 @@ class Embedding:
             RecordError: another space, or a zero vector.
             TypeError: not an embedding.
         """
-        self._check_same_space(other, "compared")
-        lengths = self._positive(self.norm) * other._positive(other.norm)
+        check_same_space(self, other, "compared")
+        lengths = length_of(self) * length_of(other)
         dot = float(self.vector.astype(np.float64) @ other.vector.astype(np.float64))
         return min(1.0, max(-1.0, dot / lengths))
-
-    def _positive(self, length: float) -> float:
-        if length == 0:
-            raise RecordError(
-                f"{self.label or 'This embedding'!r} is the zero vector, which has no direction; "
-                "the two sides of a difference are the same: take other words."
-            )
-        return length
-
-    def _check_same_space(self, other: object, what: str) -> None:
-        if not isinstance(other, Embedding):
-            raise TypeError(
-                f"An embedding can only be {what} with another, got {type(other).__name__}; "
-                "make one with clip.encode_text or clip.encode_image."
-            )
-        unlike = self.model and other.model and self.model != other.model
-        if len(self) != len(other) or unlike:
-            raise RecordError(
-                f"Only embeddings of one model can be {what}, got {_origin(self)} and "
-                f"{_origin(other)}; encode both with one clip_space."
-            )
 
     def _made(
         self,
@@ -138,7 +117,7 @@ class Embedding:
         return Embedding(vector, label, kind, self.model or model, compound)
 
     def __add__(self, other: Embedding) -> Embedding:
-        self._check_same_space(other, "added")
+        check_same_space(self, other, "added")
         label = f"{self.label} + {_bracketed(other)}"
         vector = self.vector + other.vector
         return self._made(vector, label, "sum", model=other.model, compound=True)
@@ -149,7 +128,7 @@ class Embedding:
         return NotImplemented
 
     def __sub__(self, other: Embedding) -> Embedding:
-        self._check_same_space(other, "subtracted")
+        check_same_space(self, other, "subtracted")
         label = f"{self.label} − {_bracketed(other)}"
         vector = self.vector - other.vector
         return self._made(vector, label, "difference", model=other.model, compound=True)
@@ -219,6 +198,40 @@ def _frozen(value: Any) -> NDArray[np.float32]:
 
 def _bracketed(part: Embedding) -> str:
     return f"({part.label})" if part.compound else part.label
+
+
+def check_same_space(one: Embedding, other: object, what: str) -> None:
+    """Refuses what does not lie in the space of an embedding; ``what`` is what can't be done.
+
+    Raises:
+        TypeError: no embedding.
+        RecordError: of another model.
+    """
+    if not isinstance(other, Embedding):
+        raise TypeError(
+            f"An embedding can only be {what} with another, got {type(other).__name__}; "
+            "make one with clip.encode_text or clip.encode_image."
+        )
+    unlike = one.model and other.model and one.model != other.model
+    if len(one) != len(other) or unlike:
+        raise RecordError(
+            f"Only embeddings of one model can be {what}, got {_origin(one)} and "
+            f"{_origin(other)}; encode both with one clip_space."
+        )
+
+
+def length_of(one: Embedding) -> float:
+    """The length of an embedding that has a direction.
+
+    Raises:
+        RecordError: the zero vector.
+    """
+    if not one.norm:
+        raise RecordError(
+            f"{one.label or 'This embedding'!r} is the zero vector, which has no direction; "
+            "the two sides of a difference are the same: take other words."
+        )
+    return one.norm
 
 
 def _origin(one: Embedding) -> str:

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmkit.records.display import drawn
-from ldmkit.records.embedding import Embedding
-from ldmkit.records.intervals import Estimate, Z, mean_of, wilson
+from ldmkit.records.embedding import Embedding, check_same_space
 from ldmkit.records.plane import Plane, units
 from ldmkit.records.record import RecordError
-from ldmkit.records.table import Table
+from ldmkit.records.stats import Estimate, Table, Z, mean_of, wilson
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +54,7 @@ class Gap:
                 raise RecordError(f"{name} must be Embedding values; clip.gap encodes others.")
         units(self.texts)
         units(self.pictures)
-        self.texts[0]._check_same_space(self.pictures[0], "compared")
+        check_same_space(self.texts[0], self.pictures[0], "compared")
 
     @property
     def paired(self) -> bool:

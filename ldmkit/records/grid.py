@@ -19,7 +19,6 @@ from PIL import Image
 
 from ldmkit.check import did_you_mean, plain, short
 from ldmkit.records.display import drawn
-from ldmkit.records.intervals import Estimate, mean_of, paired_difference
 from ldmkit.records.record import (
     MAX_BYTES,
     MAX_PICTURES,
@@ -38,7 +37,7 @@ from ldmkit.records.record import (
     string,
     unpack_pictures,
 )
-from ldmkit.records.table import Table
+from ldmkit.records.stats import Estimate, Table, mean_of, paired_difference
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

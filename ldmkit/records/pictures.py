@@ -1,7 +1,8 @@
-"""Step pictures of a trajectory: latents to colours without any network."""
+"""Step pictures of a trajectory, latents to colours without any network; pictures that move."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ldmkit.check import choice, short, whole
-from ldmkit.records.animation import check_animation, fitted, write_animation
+from ldmkit.check import choice, number, short, whole
 from ldmkit.records.law import at_unit_variance, clean_of, noise_of
-from ldmkit.records.record import RecordError, index_of
+from ldmkit.records.record import RecordError, index_of, write_atomically
+from ldmkit.records.rgb import fitted, flat
 
 if TYPE_CHECKING:
     from ldmkit.records.trajectory import Trajectory
@@ -28,6 +29,7 @@ __all__ = [
     "lane_array",
     "lane_latents",
     "lane_pictures",
+    "write_animation",
 ]
 
 # A clean estimate and the prediction that implies it; the last two come before guidance.
@@ -37,6 +39,7 @@ IMPLIED_BY = {
     "denoised_uncond": "noise_pred_uncond",
 }
 MAX_SIDE = 8192  # pixels of a drawn step
+HOLD = 6  # the last picture of a run stays this many frames long
 LANES = (
     "latents",
     "denoised",
@@ -241,6 +244,9 @@ def _dashed_frame(picture: Image.Image) -> None:
         picture.paste(column, at)
 
 
+# --- pictures that move --------------------------------------------------------------------------
+
+
 def animation(
     traj: Trajectory,
     path: str | PathLike[str],
@@ -259,3 +265,72 @@ def animation(
     ends = is_picture(lane) and batch < len(traj.images)
     last = [traj.images[batch]] if ends else []
     return write_animation(path, frames + last, kind, duration=duration, size=size, hold=True)
+
+
+def write_animation(
+    path: str | PathLike[str],
+    frames: Sequence[Image.Image],
+    kind: str,
+    *,
+    duration: float,
+    size: int,
+    hold: bool = False,
+) -> Path:
+    """Writes frames that repeat for ever.
+
+    Args:
+        path: the file to write; replaced as a whole or not at all.
+        frames: pictures, at least one; brought to the size of the last.
+        kind: ``"GIF"`` or ``"WEBP"``.
+        duration: milliseconds per frame, 20 to 60,000 (browsers slow shorter ones down).
+        size: longer side in pixels, 16 to 2,048.
+        hold: whether the last frame stays longer than the others.
+
+    Raises:
+        RecordError: no frame, or a number out of its range.
+        OSError: the folder is missing or not writable; no half-written file stays.
+    """
+    check_animation(duration, size)
+    if not frames:
+        raise RecordError("An animation needs at least one picture, got none; record some steps.")
+    box, how = fitted(frames[-1].size, size), Image.Resampling.LANCZOS
+    shown = [flat(frame).resize(box, how) for frame in frames]
+    times = [round(duration)] * len(shown)
+    if hold:
+        times[-1] *= HOLD
+    if kind == "GIF":
+        # One palette per frame: a palette for all would have to share 256 colours between noise
+        # and picture. Without dithering, flat colours stay flat and do not flicker.
+        shown = [frame.quantize(256, dither=Image.Dither.NONE) for frame in shown]
+        options: dict[str, object] = {"optimize": False, "disposal": 1}
+    else:
+        options = {"quality": 88, "method": 4}
+
+    def write(part: Path) -> None:
+        shown[0].save(
+            part,
+            kind,
+            save_all=True,
+            append_images=shown[1:],
+            duration=times,
+            loop=0,
+            **options,
+        )
+
+    return write_atomically(path, write)
+
+
+def check_animation(duration: float, size: int) -> None:
+    """Refuses numbers out of their range, before anything is drawn.
+
+    Raises:
+        RecordError: which, and the range.
+    """
+    for name, value, least, most in (("duration", duration, 20, 60_000), ("size", size, 16, 2048)):
+        try:
+            number(name, value, least, most)
+        except (TypeError, ValueError):
+            unit = "milliseconds" if name == "duration" else "pixels"
+            raise RecordError(
+                f"{name} must be between {least:,} and {most:,} {unit}, got {short(value)}."
+            ) from None

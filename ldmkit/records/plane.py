@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmkit.records.embedding import Embedding
+from ldmkit.records.embedding import Embedding, check_same_space, length_of
 from ldmkit.records.record import RecordError, frozen
 
 __all__ = ["Plane", "units"]
@@ -88,7 +88,7 @@ class Plane:
         """
         here = Embedding(np.zeros(len(self.mean), np.float32), "this plane", model=self.model)
         for point in points:
-            here._check_same_space(point, "drawn")
+            check_same_space(here, point, "drawn")
         rows, _ = units(points, least=1)
         coordinates: Float64 = (rows - self.mean) @ self.axes.T
         return coordinates
@@ -103,9 +103,9 @@ def units(points: Sequence[Embedding], *, least: int = 3) -> tuple[Float64, str]
     if len(points) < least:
         raise RecordError(f"{least} points at least are needed, got {len(points)}; add some.")
     for point in points[1:]:
-        points[0]._check_same_space(point, "drawn together")
+        check_same_space(points[0], point, "drawn together")
     rows = np.stack([point.vector for point in points]).astype(np.float64)
-    lengths = [point._positive(point.norm) for point in points]
+    lengths = [length_of(point) for point in points]
     model = next((point.model for point in points if point.model), "")
     return rows / np.array(lengths)[:, None], model
 

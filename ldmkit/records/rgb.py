@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from ldmkit.check import say, short
 
-__all__ = ["FORMATS", "MAX_PIXELS", "flat", "is_picture_like", "to_rgb", "upright"]
+__all__ = ["FORMATS", "MAX_PIXELS", "fitted", "flat", "is_picture_like", "to_rgb", "upright"]
 
 MAX_PIXELS = 40_000_000  # a phone's largest; decoded, 160 MB
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")
@@ -186,6 +186,12 @@ def flat(
         ground = Image.new("RGBA", above.size, "white")
         whole = Image.alpha_composite(ground, above)
     return whole.convert("RGB")  # a copy of what is RGB already
+
+
+def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(width, height) of the same proportions whose longer side is ``side``."""
+    scale = side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _unindexed(picture: Image.Image) -> Image.Image:

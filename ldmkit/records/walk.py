@@ -19,9 +19,9 @@ from PIL import Image
 
 from ldmkit.check import cut, short
 from ldmkit.records import png as _png
-from ldmkit.records.animation import write_animation
 from ldmkit.records.display import drawn
 from ldmkit.records.embedding import Embedding
+from ldmkit.records.pictures import write_animation
 from ldmkit.records.record import (
     MAX_BYTES,
     Arrays,

@@ -23,11 +23,12 @@ from ldmkit.check import say, short, whole
 from ldmkit.loading import catalog, load
 from ldmkit.loading import device as devices
 from ldmkit.loading.folder import read_json
-from ldmkit.loading.opening import is_folder, is_hub_id, unknown
+from ldmkit.loading.open import is_folder, is_hub_id, unknown
 from ldmkit.recording.call import check_prompt
 from ldmkit.records import Embedding, Gap
+from ldmkit.records.embedding import check_same_space
 from ldmkit.records.rgb import is_picture_like, to_rgb
-from ldmkit.records.table import Table
+from ldmkit.records.stats import Table
 from ldmkit.space.encoders import (
     EMBEDDED,
     ImageHalf,
@@ -440,7 +441,7 @@ class ClipSpace:
             zero = np.zeros(len(points[0]), np.float32)
             here = Embedding(zero, "this space", model=self.name)
             for point in points:
-                here._check_same_space(point, "compared")
+                check_same_space(here, point, "compared")
 
     def _units(self, points: list[Embedding]) -> NDArray[np.float64]:
         if not points:

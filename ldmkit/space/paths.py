@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmkit.check import choice, short
-from ldmkit.records.embedding import Embedding
+from ldmkit.records.embedding import Embedding, check_same_space
 
 __all__ = ["leg", "lerp", "path", "slerp"]
 
@@ -113,7 +113,7 @@ def _between(a: Any, b: Any, t: Any, walk: Walk) -> Any:
 
 
 def _embedding(a: Embedding, b: Embedding, t: float, walk: Walk) -> Embedding:
-    a._check_same_space(b, "walked between")
+    check_same_space(a, b, "walked between")
     if t in (0, 1):
         return b if t else a
     vector = _at(a.vector.astype(np.float64), b.vector.astype(np.float64), t, walk)

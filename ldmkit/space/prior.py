@@ -9,26 +9,15 @@ seed; the tests compare.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
-from ldmkit.check import short
 from ldmkit.recording.hooks import Tape, exclusive, hooked
 
-__all__ = [
-    "Drawn",
-    "Heard",
-    "Prior",
-    "check_generator",
-    "check_least",
-    "draw",
-    "generators",
-    "noise_of",
-]
+__all__ = ["Conditioning", "Drawn", "Prior", "draw"]
 
 
 @dataclass(frozen=True)
@@ -51,22 +40,22 @@ class Prior:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """Texts as the prior hears them: projection (b, d), states (b, n, d), which n are words."""
+class Conditioning:
+    """Texts as the prior takes them: projection (b, d), states (b, n, d), which n are words."""
 
     embeddings: torch.Tensor
     states: torch.Tensor
     mask: torch.Tensor
 
-    def repeated(self, count: int) -> Heard:
+    def repeated(self, count: int) -> Conditioning:
         """Each text ``count`` times in a row."""
         parts = (self.embeddings, self.states, self.mask)
-        return Heard(*(part.repeat_interleave(count, dim=0) for part in parts))
+        return Conditioning(*(part.repeat_interleave(count, dim=0) for part in parts))
 
-    def after(self, other: Heard) -> Heard:
+    def after(self, other: Conditioning) -> Conditioning:
         """Both as one batch, ``other`` first."""
         mine, others = vars(self), vars(other)
-        return Heard(**{name: torch.cat([others[name], mine[name]]) for name in mine})
+        return Conditioning(**{name: torch.cat([others[name], mine[name]]) for name in mine})
 
 
 @dataclass(frozen=True)
@@ -111,16 +100,16 @@ def draw(
         latents: (b·k, d) first noise instead of the generator's.
     """
     scheduler, guided = prior.scheduler, guidance_scale > 1
-    heard = _hear(prior, texts)
-    words = heard.repeated(count)
+    given = _conditioning(prior, texts)
+    words = given.repeated(count)
     if guided:
-        words = words.after(_hear(prior, [""] * len(texts)).repeated(count))
+        words = words.after(_conditioning(prior, [""] * len(texts)).repeated(count))
     # DDPM's step takes no `prev_timestep`, which UnCLIP's needs.
     known = inspect.signature(scheduler.step).parameters
     tape = Tape()
     with exclusive(scheduler, prior.network), hooked(scheduler, (), tape):
         scheduler.set_timesteps(num_inference_steps, device=prior.device)
-        x = _noise(prior, len(texts) * count, heard.embeddings.dtype, generator, latents)
+        x = _noise(prior, len(texts) * count, given.embeddings.dtype, generator, latents)
         for i, t in enumerate(scheduler.timesteps):
             both = torch.cat([x] * 2) if guided else x
             said = prior.network(
@@ -138,24 +127,10 @@ def draw(
             options = {name: value for name, value in options.items() if name in known}
             x = scheduler.step(said, timestep=t, sample=x, **options)[0]  # (b·k, d)
     embeddings = prior.network.post_process_latents(x)
-    return Drawn(embeddings.unflatten(0, (len(texts), count)), heard.embeddings, tape)
+    return Drawn(embeddings.unflatten(0, (len(texts), count)), given.embeddings, tape)
 
 
-def check_least(scheduler: Any, call: Mapping[str, Any]) -> None:
-    """Refuses the one step that UnCLIP's scheduler divides by zero for: its grid has n − 1 gaps.
-
-    Raises:
-        ValueError: one step only.
-    """
-    is_unclip = type(scheduler).__name__ == "UnCLIPScheduler"
-    if is_unclip and call.get("num_inference_steps", 2) < 2:
-        raise ValueError(
-            "num_inference_steps must be at least 2 with UnCLIPScheduler, got "
-            f"{call['num_inference_steps']}."
-        )
-
-
-def _hear(prior: Prior, texts: Sequence[str]) -> Heard:
+def _conditioning(prior: Prior, texts: Sequence[str]) -> Conditioning:
     read = prior.tokenizer(
         list(texts),
         padding="max_length",
@@ -165,7 +140,7 @@ def _hear(prior: Prior, texts: Sequence[str]) -> Heard:
     )
     said = prior.text_encoder(read.input_ids.to(prior.device))
     mask = read.attention_mask.bool().to(prior.device)
-    return Heard(said.text_embeds, said.last_hidden_state, mask)
+    return Conditioning(said.text_embeds, said.last_hidden_state, mask)
 
 
 def _noise(
@@ -177,65 +152,3 @@ def _noise(
         shape = (count, prior.network.config.embedding_dim)
         latents = randn_tensor(shape, generator=generator, device=prior.device, dtype=dtype)
     return latents.to(prior.device, dtype) * prior.scheduler.init_noise_sigma
-
-
-def noise_of(given: Any, shape: tuple[int, ...], *, many: bool = False) -> torch.Tensor:
-    """First noise as a tensor; that of one serves a batch.
-
-    Args:
-        given: tensor or array (b, ...), or (1, ...).
-        shape: what is needed, the batch first; of pictures' only the batch counts.
-        many: whether the batch may be any, where it isn't known yet.
-
-    Raises:
-        TypeError: no numbers.
-        ValueError: another shape, or numbers that aren't finite.
-    """
-    try:
-        plain = given if torch.is_tensor(given) else np.array(given, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(
-            f"latents must be a tensor or array of the shape {shape}, got {short(given)}."
-        ) from None
-    tensor = plain if torch.is_tensor(plain) else torch.tensor(plain)
-    fits = tensor.ndim == len(shape) and (many or tensor.shape[0] in (1, shape[0]))
-    if not fits or (len(shape) == 2 and tensor.shape[1] != shape[1]):
-        raise ValueError(f"latents must have the shape {shape}, got {tuple(tensor.shape)}.")
-    if not torch.isfinite(tensor).all():
-        raise ValueError("latents must be finite numbers, got NaN or infinity among them.")
-    return tensor if many else tensor.expand(shape[0], *tensor.shape[1:])
-
-
-def generators(seeds: int | tuple[int, ...] | None, count: int, each: int = 1) -> Any:
-    """One generator for all, or one for each of ``count`` things that are drawn ``each`` times.
-
-    On the CPU whatever the device: the same noise everywhere.
-
-    Raises:
-        ValueError: another number of seeds.
-    """
-    if seeds is None:
-        return None
-    if isinstance(seeds, int):
-        return torch.Generator("cpu").manual_seed(seeds)
-    if len(seeds) != count:
-        raise ValueError(
-            f"seed must be one number or a list of {count}, one for each, got {len(seeds)} of them."
-        )
-    own = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    return [generator for generator in own for _ in range(each)]
-
-
-def check_generator(generator: Any) -> None:
-    """Refuses what draws no noise.
-
-    Raises:
-        TypeError: neither a ``torch.Generator``, nor a list of them, nor ``None``.
-    """
-    several = generator if isinstance(generator, (list, tuple)) else [generator]
-    right = all(isinstance(one, torch.Generator) for one in several)
-    if generator is not None and not (right and several):
-        raise TypeError(
-            f"generator must be a torch.Generator or a list of them, got {short(generator)}; "
-            "seed=7 makes one."
-        )

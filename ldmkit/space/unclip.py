@@ -37,7 +37,7 @@ from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.records.trajectory import MAX_STAGES
 from ldmkit.space.clip import clip_space
 from ldmkit.space.encoders import embeddings_of, space_name, stacked
-from ldmkit.space.prior import Prior, check_generator, check_least, draw, generators, noise_of
+from ldmkit.space.prior import Prior, draw
 
 __all__ = [
     "FAMILIES",
@@ -368,7 +368,8 @@ def sample_prior(
         raise TypeError('prompt must be a string, got None; "" is no words.')
     checks.check_prompt("prompt", prompt)
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
-    check_generator(generator)
+    if generator is not None:
+        checks.check_generator(generator)
     seeds = checks.check_seed(seed, generator, takes_generator=True)
     settings: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
@@ -376,12 +377,12 @@ def sample_prior(
     }
     settings |= {name: family.prior_default(name) for name in settings if settings[name] is None}
     checks.check_call(prior, settings, settings, "sample_prior")
-    check_least(prior.scheduler, settings)
+    checks.check_least(prior.scheduler, settings)
     best_of = whole("best_of", best_of, 1, _MOST_SAMPLES)
     if latents is not None:
         shape = (len(texts) * best_of, prior.network.config.embedding_dim)
-        latents = noise_of(latents, shape).to(prior.device)
-    each = generators(seeds, len(texts), best_of) if generator is None else generator
+        latents = checks.first_noise(latents, shape).to(prior.device)
+    each = checks.generators(seeds, len(texts), best_of) if generator is None else generator
     with heard(Heard(prior, {"prompt": texts})):
         drawn = draw(prior, texts, count=best_of, generator=each, latents=latents, **settings)
     found = []
@@ -455,11 +456,11 @@ def decode_embedding(
     own |= {"keep": keep, "preview": preview, "on_step": on_step}
     check_decoding(family, {**call, **own})
     count = len(given) * int(call.get("num_images_per_prompt") or 1)
-    drawing = generators(seeds, count) if seeds is not None else call.get("generator")
+    drawing = checks.generators(seeds, count) if seeds is not None else call.get("generator")
     vectors = family.noised(torch.tensor(stacked(given)), noise_level, drawing)
     arguments = family.arguments(vectors, noise_level, prompt) | call | {"generator": drawing}
     if latents is not None:
-        noise = noise_of(latents, (count, 0, 0, 0))
+        noise = checks.first_noise(latents, (count, 0, 0, 0))
         arguments["latents"] = noise.to(family.device(), family.dtype())
     if isinstance(arguments.get("negative_prompt"), str) and len(given) > 1:
         arguments["negative_prompt"] = [arguments["negative_prompt"]] * len(given)
@@ -522,10 +523,11 @@ def check_decoding(
     checks.check_preview(call.get("preview", "none"))
     function("on_step", call.get("on_step"))
     theirs = {name: value for name, value in call.items() if name not in _HANDLED}
-    check_generator(theirs.get("generator"))
+    if theirs.get("generator") is not None:
+        checks.check_generator(theirs["generator"])
     checks.check_call(decoder, family.keywords(), theirs, caller, own)
     scheduler = getattr(decoder, "decoder_scheduler", None) or decoder.scheduler
-    check_least(scheduler, theirs)
+    checks.check_least(scheduler, theirs)
     checks.check_prompt("prompt", prompt)
     if not isinstance(prompt, str) or (prompt and not family.takes_prompt):
         raise TypeError(
@@ -541,7 +543,7 @@ def check_decoding(
         )
     whole("noise_level", level, 0, most)
     if latents is not None:
-        noise_of(latents, (1, 0, 0, 0), many=True)
+        checks.first_noise(latents, (1, 0, 0, 0), many=True)
     missing = set(family.needs) - set(theirs)
     if missing:
         raise TypeError(

@@ -79,13 +79,14 @@ def main():
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument(
-        "--only", help="names, with commas: record, embedding, display, panel, busy"
+        "--only", help="names, with commas: record, embedding, display, student, panel, busy"
     )
     options = parser.parse_args()
     known = {
         "record": recording,
         "embedding": embedding,
         "display": display,
+        "student": student,
         "panel": panel,
         "busy": busy,
     }
@@ -127,6 +128,18 @@ def display(pairs, steps):
     traj = ldmkit.record(ldmkit.load("critters"), PROMPT, **call)
     taken = interleaved(traj._repr_mimebundle_, bare_run(steps), pairs)
     report("display / bare", 0.15, taken)
+
+
+def student(pairs, steps):
+    """However many steps the others take: the teacher's 64 are what its students are for."""
+    quick = ldmkit.load("critters", variant="steps4")
+    call = {"num_inference_steps": 4, "guidance_scale": 1.0}
+
+    def few():
+        quick(PROMPT, generator=torch.Generator("cpu").manual_seed(7), **call)
+
+    taken = interleaved(bare_run(64), few, pairs)
+    report("64 guided steps / 4 of the student (at least)", 15, taken)
 
 
 def panel(pairs, steps):

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from records.make import make
 
 from ldmkit.figures import comparison_payload, trajectory_payload
-from ldmkit.figures.fragment import asset
+from ldmkit.figures.html import asset, module
 
 RUN = """async seconds => {
     const root = document.querySelector('.ldm-player');
@@ -94,7 +94,7 @@ MOUNT = """async ([source, data, base64]) => {
 def _open(page, payload):
     page.set_content(f"<!doctype html><style>{asset('player.css')}</style><body></body>")
     frames = base64.b64encode(payload.frames).decode()
-    page.evaluate(MOUNT, [asset("player.mjs"), payload.data, frames])
+    page.evaluate(MOUNT, [module("player.mjs"), payload.data, frames])
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from playwright.sync_api import expect
 from records.make import PROMPT, make
 
 from ldmkit.figures import mimebundle, trajectory_payload
-from ldmkit.figures.beside import align
-from ldmkit.figures.fragment import asset
-from ldmkit.figures.side_by_side import side_by_side
+from ldmkit.figures.html import asset, module
+from ldmkit.figures.side_by_side import align, side_by_side
 from ldmkit.records.pictures import lane_array
 
 pytestmark = pytest.mark.browser
@@ -299,7 +298,7 @@ def test_panel_module(new_page):
     page = seen.page
     page.set_content(f"<!doctype html><style>{asset('player.css')}</style><body></body>")
     frames = base64.b64encode(payload.frames).decode()
-    page.evaluate(PANEL, [asset("player.mjs"), json.dumps(payload.data), frames])
+    page.evaluate(PANEL, [module("player.mjs"), json.dumps(payload.data), frames])
     at_step(page, 2)
     assert np.array_equal(pixels(page, "latents"), lane_array(traj, "latents")[1])
     page.wait_for_function("window.model.saved.length")
@@ -364,7 +363,7 @@ def test_sampled_runs_name_the_true_step(new_page, tmp_path, monkeypatch):
     def small(traj, batch, **drawn):
         return trajectory_payload(traj, batch, max_bytes=20_000, **drawn)
 
-    monkeypatch.setattr("ldmkit.figures.fragment.trajectory_payload", small)
+    monkeypatch.setattr("ldmkit.figures.player.trajectory_payload", small)
     path = make(40, size=128).to_html(tmp_path / "page.html")
     page = new_page().page
     page.goto(path.as_uri())

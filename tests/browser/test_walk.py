@@ -65,6 +65,23 @@ def test_the_place_stands_once_beside_the_picture(new_page, walk, tmp_path, verd
     )
 
 
+def test_it_plays_there_and_back(new_page, walk, tmp_path):
+    page = new_page().page
+    page.clock.install()
+    page.goto(walk.to_html(tmp_path / "a walk.html").as_uri())
+    page.clock.pause_at(page.evaluate("Date.now() + 1000"))
+    place = page.locator(".ldm-record")
+    page.get_by_role("button", name="Play").click()
+    seen = []
+    for _ in range(7):
+        page.clock.run_for(220)
+        seen.append(int(place.get_attribute("data-place")))
+    assert seen == [1, 2, 3, 4, 5, 4, 3]
+    page.get_by_role("button", name="Pause").click()
+    page.clock.run_for(2000)
+    expect(place).to_have_attribute("data-place", "3")
+
+
 def test_without_scripts_the_row_stays(new_page, walk, tmp_path):
     file = walk.to_html(tmp_path / "a walk.html")
     seen = new_page(java_script_enabled=False)

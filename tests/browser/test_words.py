@@ -8,7 +8,8 @@ import pytest
 from playwright.sync_api import expect
 
 from ldmkit.critters import words as vocabulary
-from ldmkit.panels.fields import part, unknown_words
+from ldmkit.figures.html import asset, module
+from ldmkit.panels.fields import unknown_words
 
 pytestmark = pytest.mark.browser
 
@@ -45,9 +46,11 @@ def field(new_page):
 
     def mount(value="", words=vocabulary):
         seen = new_page(viewport={"width": 700, "height": 400})
-        seen.page.set_content(f"<!doctype html><style>{part('words.css')}</style>")
+        seen.page.set_content(
+            f"<!doctype html><style>{asset('words.css', 'ldmkit.panels')}</style>"
+        )
         state = {"value": value, "vocabulary": sorted(words), "title": "Prompt", "placeholder": ""}
-        seen.page.evaluate(MOUNT, [part("words.mjs"), state])
+        seen.page.evaluate(MOUNT, [module("words.mjs", "ldmkit.panels"), state])
         return seen
 
     return mount

@@ -326,7 +326,7 @@ def test_a_saved_student_is_the_teacher_of_the_next_rung(tmp_path):
     folder = _distil(_pipe(), (4,)).save(tmp_path / "mine")
     student = ldmkit.load(folder, variant="steps4", device="cpu")
     ladder = _distil(student, (2,))
-    assert ladder._guidance == 1.0  # it is inside
+    assert ladder.guidance_scale == 1.0  # it is inside
     assert ladder.finished
     with pytest.raises(ValueError, match=r"half of the 4 steps .* got 8; write rungs=\(2, ...\)"):
         _distil(student, (8,))

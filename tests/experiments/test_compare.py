@@ -211,3 +211,46 @@ def test_other_words_with_the_embedded_clip(pipe):
     assert grid.measure == "CLIP cosine"
     want = ldmkit.score(grid.images[0], "Paris, oil on canvas", clip="critters")
     assert grid.estimate().value == pytest.approx(want, abs=1e-6)
+
+
+def test_students_draw_with_their_own_number_of_steps_only(pipe, tmp_path):
+    few = tiny.pipeline(size="small")
+    told = []
+    grid = ldmkit.compare(
+        {"teacher": pipe, "student": {3: few}},
+        PROMPTS[:2],
+        num_inference_steps=(2, 3),
+        seed=40,
+        guidance_scale=3.0,
+        on_update=told.append,
+    )
+    assert grid.axes["model"] == ("teacher", "student")
+    alone = ldmkit.compare(few, PROMPTS[:2], num_inference_steps=(3,), seed=40, guidance_scale=3.0)
+    made = grid.select(model="student", num_inference_steps=3)
+    assert np.abs(pixels(made.images) - pixels(alone.images)).max() == 0
+    assert grid.select(model="student", num_inference_steps=2).images == (None, None)
+    assert [(one.done, one.total) for one in told] == [(i, 6) for i in range(1, 7)]
+    assert [row["pictures"] for row in grid.table] == [2, 2, 0, 2]
+    assert "2 not made" in repr(grid) or "2 of them not made" in repr(grid)
+    # Its curve runs through what was made; nothing is drawn, and nothing warns, where none was.
+    lines = {line.get_label(): line for line in grid.figure().axes[1].get_lines()}
+    assert list(lines["student"].get_xdata()) == [3.0]
+    assert "not made" in grid.to_html(tmp_path / "grid.html").read_text()
+    panel = ldmkit.ComparePanel(grid, num_inference_steps=2)
+    assert "not made" in panel._pictures.value
+    panel.close()
+
+
+@pytest.mark.parametrize(
+    ("steps", "students", "kind", "words"),
+    [
+        ((2, 4), {3: 0}, ValueError, r"those that 'student' has pipelines for \(3\), got 2, 4"),
+        (None, {3: 0}, ValueError, r"pipelines for \(3\), got none"),
+        ((2,), {}, ValueError, r"pipelines for \(none\), got 2"),
+        ((2,), {"2": 0}, TypeError, "A number of steps of 'student' must be a whole number"),
+        ((3,), {3: "critters"}, TypeError, "takes a diffusers pipeline"),
+    ],
+)
+def test_students_that_fit_no_number_of_steps_are_refused(pipe, steps, students, kind, words):
+    with pytest.raises(kind, match=words):
+        ldmkit.compare({"student": students}, PROMPTS, num_inference_steps=steps)

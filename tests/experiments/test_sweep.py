@@ -1,9 +1,13 @@
 """``sweep``: every combination once, in this thread or any executor, the same pictures."""
 
+import functools
 import multiprocessing
+import os
+import signal
 import sys
 import types
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -110,14 +114,98 @@ def test_threads_make_the_same_pictures(pipe):
     assert [done for _, done in seen] == [1, 2, 3, 4]
 
 
+# In a worker: notes which models it opens.
+COUNTING = """
+import ldmkit.experiments.runs as runs
+runs.loads = []
+runs.load = lambda name, runs=runs, real=runs.load: (runs.loads.append(name), real(name))[1]
+"""
+LOADS = "(__import__('os').getpid(), __import__('ldmkit.experiments.runs', fromlist=['x']).loads)"
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    pipe.save_pretrained(path)
+    return str(path)
+
+
+def left_when_a_worker_dies(folder, executor, kill):
+    """The pictures of a sweep that loses a worker after the first two; what it said of it."""
+    with pytest.warns(UserWarning, match="A worker of the executor died") as heard:
+        grid = ldmkit.sweep(
+            folder,
+            {"seed": range(6)},
+            PROMPT,
+            num_inference_steps=2,
+            executor=executor,
+            on_update=lambda told: kill() if told.done == 2 else None,
+        )
+    made = sum(image is not None for image in grid.images)
+    assert 2 <= made < 6
+    said = [str(one.message) for one in heard]
+    assert sum(f"{made} of 6 pictures were made and are kept" in one for one in said) == 1
+    return grid
+
+
 @pytest.mark.slow
-def test_other_processes_make_the_same_pictures(pipe):
+def test_processes_open_a_name_once_each_and_what_they_made_outlives_one(pipe, folder):
     here = ldmkit.sweep(pipe, AXES, PROMPT, num_inference_steps=2)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        there = ldmkit.sweep(pipe, AXES, PROMPT, num_inference_steps=2, executor=pool)
-    assert np.abs(pixels(here) - pixels(there)).max() <= 1  # another process, other threads
-    assert there.axes == here.axes
+    with ProcessPoolExecutor(2, mp_context=context, initializer=exec, initargs=(COUNTING,)) as pool:
+        there = ldmkit.sweep(folder, AXES, PROMPT, num_inference_steps=2, executor=pool)
+        assert np.abs(pixels(here) - pixels(there)).max() <= 1
+        loads = dict(future.result() for future in [pool.submit(eval, LOADS) for _ in range(20)])
+        assert set(map(tuple, loads.values())) <= {(folder,), ()}  # a quick one makes all of it
+        sent = ldmkit.sweep(pipe, AXES, PROMPT, num_inference_steps=2, executor=pool)
+        assert np.abs(pixels(here) - pixels(sent)).max() <= 1  # the pipeline itself, pickled
+        assert sent.axes == there.axes == here.axes
+        worker = next(pid for pid, opened in loads.items() if opened)
+        left_when_a_worker_dies(folder, pool, lambda: os.kill(worker, signal.SIGKILL))
+
+
+@pytest.mark.slow
+def test_engines_of_ipyparallel_do_so_too(pipe, folder, tmp_path, monkeypatch):
+    engines = pytest.importorskip("ipyparallel")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    here = ldmkit.sweep(pipe, AXES, PROMPT, num_inference_steps=2)
+    cluster = engines.Cluster(n=2, log_level=40)
+    with cluster as client:
+        client[:].execute(COUNTING, block=True)
+        pool = client.executor()
+        there = ldmkit.sweep(folder, AXES, PROMPT, num_inference_steps=2, executor=pool)
+        assert np.abs(pixels(here) - pixels(there)).max() <= 1
+        loads = dict(client[:].apply_sync(eval, LOADS))
+        assert list(loads.values()) == [[folder], [folder]]
+        worker = next(iter(loads))
+        left_when_a_worker_dies(folder, pool, lambda: os.kill(worker, signal.SIGKILL))
+
+
+class RemoteError(Exception):
+    """As ipyparallel's: it stands for the error whose name it tells."""
+
+    ename = "EngineError"
+
+
+@pytest.mark.parametrize("death", [BrokenProcessPool("gone"), RemoteError("gone")])
+@pytest.mark.parametrize("survivors", [0, 2])
+def test_a_worker_that_dies_takes_only_its_own(pipe, death, survivors):
+    pool = Lazy(most=survivors)
+    pool.rest = death
+    run = functools.partial(
+        ldmkit.sweep, pipe, {"seed": range(3)}, PROMPT, num_inference_steps=1, executor=pool
+    )
+    if not survivors:
+        with pytest.raises(RuntimeError, match="before a picture was made") as raised:
+            run()
+        assert type(death).__name__ in str(raised.value)
+        return
+    with pytest.warns(UserWarning, match="2 of 3 pictures were made and are kept, images holds"):
+        grid = run()
+    assert [image is not None for image in grid.images] == [True, True, False]
+    assert grid.table.rows[2]["seconds"] is None
+    assert "<table" in grid._repr_mimebundle_()["text/html"]
 
 
 @pytest.fixture
@@ -196,6 +284,8 @@ def test_a_bare_run_beside_it_changes_nothing(pipe, threads):
 class Lazy(Executor):
     """Runs one job for each that is asked for; the rest wait for ever."""
 
+    rest = None  # or what they die of
+
     def __init__(self, most):
         self.most, self.futures = most, []
 
@@ -207,6 +297,8 @@ class Lazy(Executor):
                 future.set_result(function(*arguments))
             except Exception as error:
                 future.set_exception(error)
+        elif self.rest is not None:
+            future.set_exception(self.rest)
         return future
 
 
@@ -250,7 +342,15 @@ def test_an_error_in_a_worker_is_raised_and_ends_the_rest(pipe):
         ({"prompt": "a red cat"}, {"prompt": None}, TypeError, "The axis 'prompt' needs a list"),
         ({"seed": []}, {}, ValueError, "The axis 'seed' needs one value or more"),
         ({"seed": [1, 1]}, {}, ValueError, "Values of the axis 'seed' must differ, got [1, 1]"),
-        ({"seed": range(10**9)}, {}, ValueError, "at most 100,000 pictures"),
+        (
+            {"seed": range(1000), "guidance_scale": range(1000)},
+            {},
+            ValueError,
+            "at most 100,000 pictures, got 1,000,000; take fewer",
+        ),
+        ({"seed": range(10**30)}, {}, ValueError, "pictures, got more than 100,000; take fewer"),
+        ({"steps": [2]}, {}, TypeError, "know no axis 'steps'; did you mean 'timesteps'?"),
+        ({3: [2]}, {}, TypeError, "know no axis 3; it takes: "),
         ({}, {}, TypeError, "axes must be a dict"),
         ([1, 2], {}, TypeError, "axes must be a dict"),
         ({"seed": [1]}, {"seed": 2}, ValueError, "seed can't be an axis and a keyword at once"),
@@ -286,6 +386,18 @@ def test_takes_no_other_than_pipelines():
 def test_more_pictures_than_places_are_refused(pipe):
     with pytest.raises(RuntimeError, match="made 2 pictures where 1 were asked for"):
         ldmkit.sweep(pipe, {"seed": [1]}, PROMPT, num_inference_steps=1, num_images_per_prompt=2)
+
+
+def test_a_run_without_a_picture_says_so(pipe, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pipe.vae, "decode", full)
+    with (
+        pytest.warns(UserWarning, match="All steps were made and are kept, but then"),
+        pytest.raises(RuntimeError, match="A run made no picture: its memory ran out"),
+    ):
+        ldmkit.sweep(pipe, {"seed": [1]}, PROMPT, num_inference_steps=1)
 
 
 class Deaf:

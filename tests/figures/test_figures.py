@@ -20,13 +20,13 @@ from ldmkit.figures import (
     trajectory_figure,
     trajectory_payload,
 )
-from ldmkit.figures.fragment import asset
-from ldmkit.figures.frames import MAX_BYTES
-from ldmkit.figures.page import page_html
+from ldmkit.figures.html import asset, module
+from ldmkit.figures.player import page_html
+from ldmkit.figures.webp import MAX_BYTES
 from ldmkit.records import RecordError, pictures
 from ldmkit.records.pictures import lane_array
 
-from .test_words import HOSTILE, Reader
+from .test_html import HOSTILE, Reader
 
 MB = 1_000_000
 
@@ -239,12 +239,12 @@ def test_hostile_words_add_no_element():
 
 
 def test_assets_end_no_element():
-    assert "</script" not in asset("player.mjs").lower()
-    assert "<!--" not in asset("player.mjs")
+    assert "</script" not in module("player.mjs").lower()
+    assert "<!--" not in module("player.mjs")
     assert "</style" not in asset("player.css").lower()
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", asset("player.mjs"))
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", module("player.mjs"))
     assert "url(" not in asset("player.css")
-    assert len(asset("player.mjs").encode()) < 20_000
+    assert len(module("player.mjs").encode()) < 20_000
 
 
 def test_nothing_half_written(tmp_path):

@@ -12,11 +12,18 @@ import pytest
 from PIL import Image
 from records.make_grid import AXES, make_grid
 
-from ldmkit.figures.grid import THUMB, grid_html, grid_image, laid_out, say
-from ldmkit.figures.grid_choice import choice_html, overview_html
+from ldmkit.figures.grid import (
+    THUMB,
+    choice_html,
+    grid_html,
+    grid_image,
+    laid_out,
+    overview_html,
+    say,
+)
 from ldmkit.records import RecordError
 
-from .test_words import HOSTILE, Reader
+from .test_html import HOSTILE, Reader
 
 
 def read(html):

@@ -7,7 +7,7 @@ import pytest
 import tiny
 import tiny_unclip
 import torch
-from PIL import Image
+from tiny import picture
 
 import ldmkit
 from ldmkit import critters
@@ -49,11 +49,6 @@ def gentle(pipe):
         pipe.unet.conv_out.weight.mul_(0.1)
         pipe.unet.conv_out.bias.zero_()
     return pipe
-
-
-def picture(seed=0, size=(32, 32)):
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def there_and_back(pipe, picture, steps, rounds, prompt="", **call):

@@ -5,7 +5,7 @@ import pytest
 import tiny
 import tiny_unclip
 import torch
-from PIL import Image
+from tiny import picture
 
 import ldmkit
 from ldmkit.records import Embedding
@@ -23,11 +23,6 @@ def unclip():
         pipe.unet.conv_out.weight.mul_(0.1)
         pipe.unet.conv_out.bias.zero_()
     return pipe
-
-
-def picture(seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def point(seed):

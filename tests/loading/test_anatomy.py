@@ -5,7 +5,7 @@ import tiny
 import tiny_unclip
 
 import ldmkit
-from ldmkit.records.table import Table
+from ldmkit.records.stats import Table
 
 
 @pytest.fixture(scope="module")

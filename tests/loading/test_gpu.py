@@ -1,6 +1,7 @@
 """On an NVIDIA GPU: where a pipeline stands, what it draws there, how its memory comes back."""
 
 import gc
+import warnings
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 import ldmkit
 from ldmkit.loading import device as devices
+from ldmkit.loading import memory
 
 pytestmark = pytest.mark.cuda
 
@@ -57,23 +59,24 @@ def test_release_gives_the_memory_back():
         pipe("a cat")
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """A pipeline that its GPU's memory has no room for: parts come and go."""
-    monkeypatch.setattr(devices, "fits", lambda weights, free: False)
-    pipe = ldmkit.load("critters")
+@pytest.fixture(params=["by parts", "by layers"])
+def short(request, monkeypatch):
+    """A pipeline that its GPU's memory has no room for: parts or layers come and go."""
+    monkeypatch.setattr(memory, "how_it_fits", lambda *sizes: request.param)
+    with pytest.warns(UserWarning, match=f"works {request.param}: what isn't at work waits"):
+        pipe = ldmkit.load("critters")
     yield pipe
     ldmkit.release(pipe)
 
 
-def test_where_memory_is_short_parts_come_and_go(pipe, short):
+def test_where_memory_is_short_the_picture_is_the_same(pipe, short):
     assert short.unet.device.type == "cpu"
     whole = ldmkit.record(pipe, PROMPT, seed=7, keep="all", preview="vae")
     parted = ldmkit.record(short, PROMPT, seed=7, keep="all", preview="vae")
     assert np.array_equal(pixels(whole.image), pixels(parted.image))
     for one, other in zip(whole.pictures("denoised"), parted.pictures("denoised"), strict=True):
         assert np.abs(pixels(one) - pixels(other)).max() <= 1
-    assert {part.device.type for part in (short.unet, short.vae)} == {"cpu"}
+    assert short.unet.device.type == "cpu"
 
 
 def test_where_memory_is_short_a_stopped_run_leaves_nothing_there(short):
@@ -94,3 +97,44 @@ def test_where_memory_is_short_latents_are_coded_too(pipe, short):
 def test_anatomy_waits_for_the_gpu(pipe):
     rows = {row["part"]: row for row in ldmkit.anatomy(pipe).rows}
     assert 0 < rows["unet"]["milliseconds"] < 1000
+
+
+def test_the_gpu_says_why_it_is_taken_and_what_it_has():
+    device, why = devices.found_device()
+    assert device == "cuda"
+    assert torch.cuda.get_device_name() in why
+    free, total = torch.cuda.mem_get_info()
+    assert free <= memory.free_memory(torch.device("cuda")) <= total
+
+
+@pytest.fixture
+def little(pipe):
+    """64 MiB beside the pipeline are all that this process may take."""
+    held()
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**26) / total)
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_memory_that_runs_out_is_one_sentence_and_comes_back(pipe, little):
+    before = held()
+    with pytest.raises(torch.OutOfMemoryError, match=r"^The memory of cuda:0 ran out"):
+        ldmkit.record(pipe, PROMPT, height=1024, width=1024, num_inference_steps=1)
+    assert held() <= before + 1e6
+    assert ldmkit.record(pipe, PROMPT, seed=7).image.size == (64, 64)
+
+
+@pytest.mark.parametrize("plan", ["whole", "by parts", "by layers"])
+def test_a_released_model_leaves_nothing_on_the_gpu(plan, monkeypatch):
+    monkeypatch.setattr(memory, "how_it_fits", lambda *sizes: plan)
+    before = held()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        pipe = ldmkit.load("critters")
+    unet = pipe.unet
+    ldmkit.record(pipe, PROMPT, seed=7, num_inference_steps=2)
+    ldmkit.release(pipe)
+    assert all(weight.is_meta for weight in unet.parameters())
+    assert held() <= before

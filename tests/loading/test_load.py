@@ -1,18 +1,24 @@
 """``load``: what it takes, in which order, and what it says when it can't."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
+import httpx
 import numpy as np
 import pytest
 import tiny
+import tiny_families
 import torch
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
 from safetensors.torch import load_file, save_file
 
 import ldmkit
-from ldmkit.loading import catalog, opening
+from ldmkit.loading import assembled, catalog
+from ldmkit.loading import open as opening
 from ldmkit.loading.origin import origin_of
 from ldmkit.recording import record
 from ldmkit.threads import one_thread
@@ -153,6 +159,84 @@ def test_a_hub_id_without_network():
     assert "critters" in str(error.value)
     with pytest.raises(ConnectionError, match="hub can't be reached"):
         ldmkit.loading.fetch("sd15")
+
+
+def refused(status, error):
+    response = httpx.Response(status, request=httpx.Request("GET", "https://hub"))
+    return error("no", response=response)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        (
+            "flux-schnell",
+            refused(401, GatedRepoError),
+            "'black-forest-labs/FLUX.1-schnell' is gated: accept its licence on the hub's page, "
+            "then run `hf auth login`.",
+        ),
+        (
+            "flux-schnell",
+            OfflineModeIsEnabled("no"),
+            "'black-forest-labs/FLUX.1-schnell' is not on this machine and the hub can't be "
+            "reached; go online (it is gated, too: accept its licence on the hub's page, then run "
+            '`hf auth login`) and run `ldmkit fetch flux-schnell`, or load "critters", which '
+            "needs no network.",
+        ),
+        (
+            "lcm-sdxl",
+            OfflineModeIsEnabled("no"),
+            "'stabilityai/stable-diffusion-xl-base-1.0' is not on this machine and the hub can't "
+            'be reached; go online and run `ldmkit fetch lcm-sdxl`, or load "critters", which '
+            "needs no network.",
+        ),
+        (
+            "sdxl",
+            refused(429, HfHubHTTPError),
+            "The hub refused 'stabilityai/stable-diffusion-xl-base-1.0' with status 429; try again "
+            "later, or run `hf auth whoami` to see whether it knows you.",
+        ),
+    ],
+)
+def test_what_keeps_a_model_away_is_one_sentence(monkeypatch, name, error, said):
+    def fail(*args, **kwargs):
+        raise OSError("a wrapper of diffusers'") from error
+
+    monkeypatch.setattr("ldmkit.loading.memory.check_room", lambda *args: None)
+    monkeypatch.setattr(opening, "parts_of", fail)
+    monkeypatch.setattr(opening, "fetch_parts", fail)
+    for way in (lambda: ldmkit.load(name, device="cpu"), lambda: ldmkit.loading.fetch(name)):
+        with pytest.raises(ConnectionError) as raised:
+            way()
+        assert str(raised.value) == said
+
+
+def test_a_hub_that_is_away_is_said_once(capfd):
+    with pytest.raises(ConnectionError, match="hub can't be reached"):
+        ldmkit.load("stabilityai/sd-turbo", device="cpu")
+    assert "connect to the Hub" not in capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks`:UserWarning")
+def test_the_consistency_model_of_xl_is_put_together(tmp_path, monkeypatch):
+    parts = tiny_families.modular_sdxl().components
+    names = ("vae", "unet", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    base = diffusers.StableDiffusionXLPipeline(
+        **{name: parts[name] for name in names}, scheduler=parts["scheduler"]
+    )
+    base.save_pretrained(tmp_path / "base", variant="fp16")
+    base.unet.conv_in.weight.data += 1
+    base.unet.save_pretrained(tmp_path / "lcm", variant="fp16")
+    row = dataclasses.replace(catalog.CATALOG["lcm-sdxl"], hub_id=str(tmp_path / "base"))
+    monkeypatch.setitem(catalog.CATALOG, "lcm-sdxl", row)
+    monkeypatch.setattr("ldmkit.loading.memory.check_room", lambda *args: None)
+    monkeypatch.setattr(assembled, "XL", str(tmp_path / "base"))
+    monkeypatch.setattr(assembled, "LCM_XL", str(tmp_path / "lcm"))
+    pipe = ldmkit.load("lcm-sdxl", device="cpu")
+    assert type(pipe) is diffusers.StableDiffusionXLPipeline
+    assert type(pipe.scheduler) is diffusers.LCMScheduler
+    assert torch.equal(pipe.unet.conv_in.weight, base.unet.conv_in.weight)
+    assert origin_of(pipe).defaults == {"num_inference_steps": 4, "guidance_scale": 8.0}
 
 
 def test_missing_embedded_weights(tmp_path, monkeypatch):

@@ -115,11 +115,6 @@ def test_what_is_no_pipeline():
         ldmkit.release("critters")
 
 
-def test_memory_is_planned_with_room_for_a_picture():
-    assert device.fits(weights=1_000, free=2_000)
-    assert not device.fits(weights=1_000, free=1_100)
-
-
 def in_thread(pipe, run):
     """Starts a run beside this thread, waits for its first step; what it gives, by ``wait()``."""
     began, found = threading.Event(), []

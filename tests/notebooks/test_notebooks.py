@@ -62,6 +62,9 @@ SOLUTIONS = {  # what a student has to find, by notebook
             "a = np.exp(q @ k.T / np.sqrt(q.shape[-1]))\n    return a / a.sum(-1, keepdims=True)",
         )
     ],
+    "10-other-models": [
+        ("return step.latents", "return step.latents - step.sigma * step.model_output")
+    ],
 }
 
 

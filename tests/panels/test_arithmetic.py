@@ -4,27 +4,23 @@ import io
 import time
 from datetime import UTC, datetime
 
-import ipywidgets
 import numpy as np
 import pytest
 import tiny
 import tiny_unclip
+from panels.hands import field, living, message, places
 from PIL import Image
+from tiny import picture
 
 import ldmkit
 from ldmkit.critters import Scene
 from ldmkit.panels import ArithmeticPanel
 from ldmkit.panels.arithmetic import checked_terms, formula
-from ldmkit.panels.job import SWITCH, JobError
+from ldmkit.panels.job import JobError
 from ldmkit.records import Embedding, Walk
 
 QUICK = {"num_inference_steps": 3, "num_frames": 3}
 pytestmark = pytest.mark.filterwarnings("ignore:The fixed point did not settle")
-
-
-@pytest.fixture(autouse=True)
-def _in_threads(monkeypatch):
-    monkeypatch.delenv(SWITCH, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -43,30 +39,8 @@ def sums():
     return [(1, picture()), (1, "a cat with a crown"), (-1, "a cat")]
 
 
-def picture(seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def living():
-    found = getattr(ipywidgets.widgets.widget, "_instances", None)
-    return set(ipywidgets.Widget.widgets if found is None else found)
-
-
-def message(panel):
-    return panel._form._message.value
-
-
-def field(panel, name):
-    return panel._form._fields[name]
-
-
 def chips(panel):
     return field(panel, "terms")._chips
-
-
-def places(panel):
-    return panel._view._view.data["places"]
 
 
 def same(one, other):

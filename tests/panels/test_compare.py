@@ -2,6 +2,7 @@
 
 import ipywidgets
 import pytest
+from panels.hands import living
 from records.make import make
 from records.make_grid import AXES, make_grid
 
@@ -15,12 +16,6 @@ def panel():
     panel = ComparePanel(make_grid())
     yield panel
     panel.close()
-
-
-def living():
-    """Every widget that ipywidgets' registry keeps: of version 8, of version 7."""
-    found = getattr(ipywidgets.widgets.widget, "_instances", None)
-    return set(ipywidgets.Widget.widgets if found is None else found)
 
 
 def test_begins_with_the_first_labels(panel):

@@ -2,23 +2,18 @@
 
 import contextlib
 import gc
-import time
 
 import numpy as np
 import pytest
 import torch
+from panels.hands import settled
 
 import ldmkit
-from ldmkit.panels.job import FULL, SWITCH, JobError
+from ldmkit.panels.job import FULL, JobError
 
 pytestmark = pytest.mark.cuda
 
 PROMPT = "a red cat wearing a top hat in the snow"
-
-
-@pytest.fixture(autouse=True)
-def _in_threads(monkeypatch):
-    monkeypatch.delenv(SWITCH, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +28,6 @@ def panel(pipe):
     panel = ldmkit.PromptPanel(pipe, PROMPT, seed=7)
     yield panel
     panel.close()
-
-
-def settled(panel):
-    last = time.monotonic() + 20
-    while any(listener is not None for listener in panel.job._listeners):
-        assert time.monotonic() < last
-        time.sleep(0.005)
 
 
 def held():

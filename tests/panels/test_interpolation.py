@@ -2,9 +2,8 @@
 
 import io
 import re
-import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,24 +13,21 @@ import pytest
 import tiny
 import tiny_unclip
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from panels.hands import field, held, living, message, places, tree
 from PIL import Image
 from records.make import make
+from tiny import picture
 
 import ldmkit
 from ldmkit.critters import Scene
 from ldmkit.panels import ArithmeticPanel, InterpolationPanel, interpolation
 from ldmkit.panels import panel as panel_module
-from ldmkit.panels.job import SWITCH, JobError
+from ldmkit.panels.job import JobError
 from ldmkit.records import Embedding, Walk
 
 QUICK = {"num_inference_steps": 2, "num_frames": 3}
 HOSTILE = "</style><img onerror=a>"  # the tiny tokenizer reads 30 tokens
 pytestmark = pytest.mark.filterwarnings("ignore:The fixed point did not settle")
-
-
-@pytest.fixture(autouse=True)
-def _in_threads(monkeypatch):
-    monkeypatch.delenv(SWITCH, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -59,52 +55,11 @@ def pixels(pipe):
     panel.close()
 
 
-def picture(seed=0, size=(32, 32)):
-    values = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    return Image.fromarray(values)
-
-
-def living():
-    found = getattr(ipywidgets.widgets.widget, "_instances", None)
-    return set(ipywidgets.Widget.widgets if found is None else found)
-
-
-@contextmanager
-def held(pipe, at=3):
-    """The pipeline's network stands before its ``at``-th call until the gate opens."""
-    gate, reached, calls = threading.Event(), threading.Event(), []
-
-    def stand(module, args):
-        calls.append(1)
-        if len(calls) == at:
-            reached.set()
-            assert gate.wait(30)
-
-    handle = pipe.unet.register_forward_pre_hook(stand)
-    try:
-        yield gate, reached
-    finally:
-        gate.set()
-        handle.remove()
-
-
 def until(condition):
     last = time.monotonic() + 20
     while not condition() and time.monotonic() < last:
         time.sleep(0.002)
     assert condition()
-
-
-def message(panel):
-    return panel._form._message.value
-
-
-def field(panel, name):
-    return panel._form._fields[name]
-
-
-def places(panel):
-    return panel._view._view.data["places"]
 
 
 def pixels_of(image):
@@ -700,12 +655,6 @@ def test_hostile_words_are_text(panel):
     for value in found:
         assert "<img" not in value
         assert value.count("</style>") == value.count("<style>")
-
-
-def tree(widget):
-    yield widget
-    for child in getattr(widget, "children", ()):
-        yield from tree(child)
 
 
 def test_a_file_to_take_home(pixels):

@@ -362,3 +362,14 @@ def test_where_jobs_run(monkeypatch):
     monkeypatch.delenv(jobs.SWITCH)
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     assert foreground(), "Colab"
+
+
+def test_a_job_that_waits_for_its_time_holds_up_no_other():
+    order = []
+    late = Job(lambda report: order.append("late")).start(in_foreground=False, after=0.2)
+    dropped = Job(lambda report: order.append("dropped")).start(in_foreground=False, after=0.1)
+    started(lambda report: order.append("now")).wait(20)
+    assert (late.state, dropped.state) == ("waiting", "waiting")
+    dropped.cancel()
+    late.wait(20)
+    assert order == ["now", "late"]

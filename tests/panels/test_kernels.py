@@ -201,3 +201,29 @@ def test_where_nobody_can_answer_a_run_is_in_the_foreground(kernel):
     kernel.interrupt()
     assert kernel.finish(cell) == "stopped"
     assert kernel.run(f"print(sum(t > {interrupted} for t in began))") in ("0", "1")
+
+
+@pytest.mark.parametrize("kernel", ["newest"], indirect=True)
+def test_letters_reach_a_live_panel_in_threads_and_in_the_foreground(kernel):
+    kernel.run(SETUP)
+    live = PANEL.replace("=40", "=2").replace("guidance_scale=2.0", "guidance_scale=1.0, live=True")
+    kernel.run(live)
+    kernel.run("panel.job.wait()")
+    (field,) = [key for key, state in kernel.widgets.items() if "vocabulary" in state]
+    before = len(kernel.updates)
+    text = "a red cat with a top hat"
+    for end in range(1, len(text) + 1):
+        kernel.set(field, value=text[:end])
+    asked = "p = panel.job.wait(); print(panel.value['prompt'] == p.prompt, p.prompt)"
+    assert kernel.run(asked) == f"True {text}"
+    assert [state for _, _, state in kernel.updates[before:] if is_picture(state)]
+    kernel.until(lambda: kernel.run("print(panel.result is not None)") == "True", "a record")
+    assert kernel.run("print(panel.result.prompt)") == text
+
+    # As in Colab: what is typed waits for a pause, and the kernel is free until then.
+    kernel.run("import os; os.environ['LDMKIT_FOREGROUND'] = '1'; began.clear()")
+    for end in range(1, 8):
+        kernel.set(field, value=text[:end])
+    kernel.until(lambda: kernel.run("print(panel.result.prompt)") == text[:7], "the run")
+    assert kernel.run("print(len(began), panel.job.in_foreground)") == "2 True"
+    assert kernel.run("panel.value = {'prompt': 'a dog'}; print(panel.result.prompt)") == "a dog"

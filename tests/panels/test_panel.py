@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import ipywidgets
@@ -14,9 +13,11 @@ import numpy as np
 import pytest
 import tiny
 import tiny_unclip
+from panels.hands import held, message, tree
 from PIL import Image
 from records.make import make
 from records.make_grid import make_grid
+from tiny import picture
 
 import ldmkit
 from ldmkit.loading.siblings import twin_of
@@ -27,26 +28,16 @@ from ldmkit.panels import (
     PromptPanel,
     TrajectoryPanel,
 )
-from ldmkit.panels.job import SWITCH, JobError
+from ldmkit.panels.job import JobError
 
 QUICK = {"num_inference_steps": 2, "num_frames": 3}
 RUNNING = ["prompt", "interpolation", "arithmetic"]
 ALL = [*RUNNING, "trajectory", "compare"]
 
 
-@pytest.fixture(autouse=True)
-def _in_threads(monkeypatch):
-    monkeypatch.delenv(SWITCH, raising=False)
-
-
 @pytest.fixture(scope="module")
 def pipes():
     return {"prompt": tiny.pipeline(size="small"), "unclip": tiny_unclip.with_eye()}
-
-
-def picture(seed=0, size=(32, 32)):
-    values = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    return Image.fromarray(values)
 
 
 def grid():
@@ -69,10 +60,6 @@ def panel(request, pipes):
     panel = panel_of(request.param, pipes)
     yield panel
     panel.close()
-
-
-def message(panel):
-    return panel._form._message.value
 
 
 def pipe_of(panel):
@@ -311,26 +298,6 @@ def test_two_that_are_wrong_are_said_one_after_the_other(panel):
 # --- what runs beside it -------------------------------------------------------------------------
 
 
-@contextmanager
-def held(network, at=3):
-    """The worker stands before the network's ``at``-th call until the gate opens; others pass."""
-    gate, reached, calls = threading.Event(), threading.Event(), []
-
-    def stand(module, args):
-        if threading.current_thread().name == "ldmkit":
-            calls.append(1)
-            if len(calls) == at:
-                reached.set()
-                assert gate.wait(30)
-
-    handle = network.register_forward_pre_hook(stand)
-    try:
-        yield gate, reached
-    finally:
-        gate.set()
-        handle.remove()
-
-
 @pytest.mark.parametrize("panel", RUNNING, indirect=True)
 def test_a_cell_beside_a_panel_changes_neither(panel):
     pipe = pipe_of(panel)
@@ -339,7 +306,7 @@ def test_a_cell_beside_a_panel_changes_neither(panel):
         panel.value = {"num_inference_steps": 24}
     alone = panel.run().wait(60)
     in_a_cell = bare(pipe, call)
-    with held(pipe.unet) as (gate, reached):
+    with held(pipe, worker_only=True) as (gate, reached):
         job = panel.run()
         assert reached.wait(30)
         beside = bare(pipe, call)  # all of it, while the panel stands in the middle
@@ -391,7 +358,7 @@ def test_release_stops_a_run_and_says_so(kind, by):
     pipe = own_pipe(kind)
     given = pipe if by == "itself" else twin_of(pipe)
     panel = panel_of(kind, {"prompt": given, "unclip": given})
-    with held(pipe.unet, at=3) as (gate, reached):
+    with held(pipe, at=3, worker_only=True) as (gate, reached):
         job, waiting = panel.run(), panel.run()
         assert reached.wait(30)
         threading.Timer(0.2, gate.set).start()
@@ -412,7 +379,7 @@ def test_release_stops_a_run_and_says_so(kind, by):
 
 def test_release_beside_another_pipelines_run_leaves_it(pipes, recwarn):
     panel, other = panel_of("prompt", pipes), tiny.pipeline(size="small")
-    with held(pipes["prompt"].unet, at=2) as (gate, reached):
+    with held(pipes["prompt"], at=2, worker_only=True) as (gate, reached):
         job = panel.run()
         assert reached.wait(30)
         ldmkit.release(other)
@@ -443,8 +410,10 @@ def test_each_picture_is_encoded_once_and_sent_once(pipes, monkeypatch):
     encoded, sent = [], []
     from ldmkit.panels import walk_view
 
-    real = walk_view._webp
-    monkeypatch.setattr(walk_view, "_webp", lambda one: encoded.append(one) or real(one))
+    real = walk_view.webp
+    monkeypatch.setattr(
+        walk_view, "webp", lambda one, *a, **k: encoded.append(one) or real(one, *a, **k)
+    )
     ends = [kind("L").resize((512, 512)) for kind in (Image.linear_gradient, Image.radial_gradient)]
     panel = InterpolationPanel(pipes["prompt"], *ends, space="pixel", num_frames=24)
     view = panel._view._view
@@ -485,12 +454,6 @@ def test_words_of_a_record_are_text_everywhere(pipes):
                 assert "<img" not in widget.value
                 assert widget.value.count("</style>") == widget.value.count("<style>")
         panel.close()
-
-
-def tree(widget):
-    yield widget
-    for child in getattr(widget, "children", ()):
-        yield from tree(child)
 
 
 def test_a_program_ends_in_silence_with_its_panels_open():

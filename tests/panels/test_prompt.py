@@ -3,8 +3,6 @@
 import gc
 import io
 import threading
-import time
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import ipywidgets
@@ -19,6 +17,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     UNet2DModel,
 )
+from panels.hands import field, held, living, message, settled
 from PIL import Image
 
 import ldmkit
@@ -30,11 +29,6 @@ from ldmkit.recording import record
 from ldmkit.recording.preview import linear_rgb
 
 QUICK = {"num_inference_steps": 4, "guidance_scale": 3.0}
-
-
-@pytest.fixture(autouse=True)
-def _in_threads(monkeypatch):
-    monkeypatch.delenv(SWITCH, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -49,55 +43,12 @@ def panel(pipe):
     panel.close()
 
 
-def living():
-    """Every widget that ipywidgets' registry keeps: of version 8, of version 7."""
-    found = getattr(ipywidgets.widgets.widget, "_instances", None)
-    return set(ipywidgets.Widget.widgets if found is None else found)
-
-
 def finished(panel):
     """Waits for the panel's run and for what it does after it."""
     job = panel.run()
     traj = job.wait(60)
     settled(panel)
     return traj
-
-
-def settled(panel):
-    last = time.monotonic() + 20
-    while job_listens(panel) and time.monotonic() < last:
-        time.sleep(0.005)
-
-
-def job_listens(panel):
-    return any(listener is not None for listener in panel.job._listeners)
-
-
-@contextmanager
-def held(pipe, at=3):
-    """The pipeline's network stands before its ``at``-th call until the gate opens."""
-    gate, reached, calls = threading.Event(), threading.Event(), []
-
-    def stand(module, args):
-        calls.append(1)
-        if len(calls) == at:
-            reached.set()
-            assert gate.wait(30)
-
-    handle = pipe.unet.register_forward_pre_hook(stand)
-    try:
-        yield gate, reached
-    finally:
-        gate.set()
-        handle.remove()
-
-
-def message(panel):
-    return panel._form._message.value
-
-
-def field(panel, name):
-    return panel._form._fields[name]
 
 
 # --- settings ------------------------------------------------------------------------------------

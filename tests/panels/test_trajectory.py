@@ -5,6 +5,7 @@ import io
 import ipywidgets
 import numpy as np
 import pytest
+from panels.hands import living
 from PIL import Image
 from records.make import make
 
@@ -27,12 +28,6 @@ def panel(traj):
     panel = TrajectoryPanel(traj)
     yield panel
     panel.close()
-
-
-def living():
-    """Every widget that ipywidgets' registry keeps: of version 8, of version 7."""
-    found = getattr(ipywidgets.widgets.widget, "_instances", None)
-    return set(ipywidgets.Widget.widgets if found is None else found)
 
 
 def stock_picture(panel):

@@ -43,6 +43,30 @@ def test_the_interval_holds_the_distance_and_narrows_with_more_pictures():
     assert widths[1] < 0.5 * widths[0]
 
 
+def test_an_interrupted_row_goes_on_where_it_was(tmp_path, monkeypatch):
+    asked = []
+
+    def paint(pipe, texts, steps, guidance, first=0):
+        asked.append((first, list(texts)))
+        if broken and first == 4:
+            raise KeyboardInterrupt
+        return [Image.new("RGB", (64, 64), (first + i, 0, 0)) for i in range(len(texts))]
+
+    monkeypatch.setattr(measure_steps.evaluate, "paint", paint)
+    monkeypatch.setattr(measure_steps, "_PART", 2)
+    ran = measure_steps.Ran("student", 4, None, 1.0, "abc")
+    texts, broken = list("abcdef"), [True]
+    with pytest.raises(KeyboardInterrupt):
+        measure_steps.painted(ran, texts, tmp_path / "row")
+    warm = (0, ["a"])
+    assert asked == [warm, (0, ["a", "b"]), (2, ["c", "d"]), (4, ["e", "f"])]
+    asked.clear(), broken.clear()
+    pictures, seconds = measure_steps.painted(ran, texts, tmp_path / "row")
+    assert asked == [warm, (4, ["e", "f"])]
+    assert pictures[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert seconds >= 0
+
+
 @pytest.mark.slow
 def test_teacher_and_students_are_measured_from_the_same_noise(tmp_path, monkeypatch):
     folder, out = tmp_path / "critters", tmp_path / "out"
@@ -56,7 +80,8 @@ def test_teacher_and_students_are_measured_from_the_same_noise(tmp_path, monkeyp
 
     students.write(folder, 2, network("cpu").state_dict())  # the teacher's own weights
     told = ["measure_steps", "--pictures", "8", "--steps", "1", "2", "--folder", str(folder)]
-    monkeypatch.setattr("sys.argv", [*told, "--runs", str(tmp_path), "--out", str(out)])
+    told += ["--runs", str(tmp_path), "--out", str(out), "--figure", str(tmp_path / "f.png")]
+    monkeypatch.setattr("sys.argv", told)
     measure_steps.main()
     rows = json.loads((out / "steps.json").read_text())["rows"]
     assert [(row["run"], row["steps"]) for row in rows] == [
@@ -75,3 +100,12 @@ def test_teacher_and_students_are_measured_from_the_same_noise(tmp_path, monkeyp
     with Image.open(out / "sheet-steps.png") as sheet:
         assert sheet.size == (660, 5 * 66)
     assert measure_steps.card_rows(rows).count("\n") == 6
+    assert (tmp_path / "f.png").is_file()
+
+    # The same again, and a part of it: nothing is painted twice, every kept row is told.
+    monkeypatch.setattr(measure_steps, "painted", None)
+    measure_steps.main()
+    monkeypatch.setattr("sys.argv", [*told, "--only", "student", "--steps", "2"])
+    measure_steps.main()
+    assert json.loads((out / "steps.json").read_text())["rows"] == rows
+    assert not [path for path in (tmp_path / "steps").iterdir() if path.is_dir()]

@@ -155,7 +155,6 @@ ARRAY = np.linspace(0, 1, 2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
         ({"images": [Image.new("RGB", (6, 4))]}, 1, "RGB"),
         (_output(sound=np.zeros(8)), 0, None),
     ],
-    ids=str,
 )
 def test_pictures_under_any_name_and_kind(output, count, mode):
     images = shown.images_of(output)

@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny
+import torch
 from diffusers import EulerDiscreteScheduler
 from diffusers.pipelines.deepfloyd_if import IFPipelineOutput
 from PIL import Image
 from tiny_encoders import same, with_checker
 
 from ldmkit.check import heard_by
-from ldmkit.figures.beside import comparison_payload
-from ldmkit.figures.frames import trajectory_payload
+from ldmkit.figures.player import trajectory_payload
 from ldmkit.figures.sheet import sheet_image
-from ldmkit.figures.side_by_side import side_by_side
+from ldmkit.figures.side_by_side import comparison_payload, side_by_side
 from ldmkit.recording import record, recorder
 from ldmkit.recording.safety import hidden_of
 from ldmkit.records import RecordError, Trajectory
@@ -252,3 +252,32 @@ def test_a_verdict_that_fits_no_batch_is_refused(hidden):
             latents=np.zeros((2, 2, 4, 8, 8)),
             hidden=hidden,
         )
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")
+def test_an_autoencoder_that_overflows_is_a_third_reason(monkeypatch):
+    """As Stable Diffusion XL's does in float16: finite latents, a picture of nothing."""
+    pipe = tiny.pipeline(size="small")
+    decode, black = pipe.vae.decode, [False, True, True]
+
+    def overflow(latents, *args, **kwargs):
+        (picture,) = decode(latents, return_dict=False, generator=None)
+        picture[torch.tensor(black[-len(picture) :])] = float("nan")
+        return (picture,)
+
+    monkeypatch.setattr(pipe.vae, "decode", overflow)
+    words = "though the latents are finite, so the autoencoder most likely overflowed"
+    traj, said = run(pipe, preview="none")
+    assert traj.image.getbbox() is None
+    assert next(o for o in said if words in o).startswith("The picture is all black though")
+    traj, said = run(pipe, ["a cat"] * 3, seed=[1, 2, 3], preview="none")
+    assert [picture.getbbox() is None for picture in traj.images] == black
+    told = [one for one in said if words in one]
+    assert [one.split(" all black")[0] for one in told] == ["Of 3 pictures 2 and 3 are"]
+    assert not traj.hidden
+
+
+def test_what_a_checker_hid_is_no_overflow(flagged):
+    traj, said = flagged
+    assert traj.image.getbbox() is None
+    assert not any("overflowed" in one for one in said)

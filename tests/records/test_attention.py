@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from ldmkit.figures import comparison_payload, trajectory_payload
+from ldmkit.figures.player import trajectory_payload
+from ldmkit.figures.side_by_side import comparison_payload
 from ldmkit.records import AttentionMaps, RecordError, Trajectory
 from ldmkit.records.attention import brightness, split_words
 

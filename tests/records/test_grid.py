@@ -10,7 +10,7 @@ from PIL import Image
 
 import ldmkit
 from ldmkit.records import Grid, RecordError
-from ldmkit.records.intervals import wilson
+from ldmkit.records.stats import wilson
 
 from .make import write_record
 from .make_grid import AXES, make_grid

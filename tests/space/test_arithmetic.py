@@ -5,7 +5,7 @@ import pytest
 import tiny
 import tiny_unclip
 import torch
-from PIL import Image
+from tiny import picture
 
 import ldmkit
 from ldmkit.records import Embedding, RecordError
@@ -38,11 +38,6 @@ def clip(unclip):
         TextHalf(lambda **x: words(**x).text_embeds, words, unclip.prior_tokenizer),
         ImageHalf(lambda **x: eye(**x).image_embeds, eye, processor),
     )
-
-
-def picture(seed=0, size=(32, 32)):
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def unit(vector):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tiny_unclip
-from PIL import Image
+from tiny import picture
 
 import ldmkit
 from ldmkit.records import Embedding, RecordError
@@ -22,11 +22,6 @@ def unclip():
 @pytest.fixture(scope="module")
 def clip(unclip):
     return clip_space(unclip)
-
-
-def picture(seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def same(one, other):

@@ -6,7 +6,7 @@ import torch
 
 import ldmkit
 from ldmkit import critters
-from ldmkit.loading import device as devices
+from ldmkit.loading import memory
 
 pytestmark = pytest.mark.cuda
 
@@ -86,7 +86,7 @@ def test_text_diffs_and_variations(unclip, drawings):
 
 
 def test_where_memory_is_short_everything_goes_on(unclip, drawings, monkeypatch):
-    monkeypatch.setattr(devices, "fits", lambda weights, free: False)
+    monkeypatch.setattr(memory, "how_it_fits", lambda *sizes: "by parts")
     short = ldmkit.load("critters-unclip", device="cuda")
     call = {"seed": 0, "num_frames": 2, **QUICK}
     for ends in (WORDS, drawings[:2]):

@@ -5,7 +5,7 @@ import pytest
 import tiny
 import tiny_unclip
 import torch
-from PIL import Image
+from tiny import picture
 
 import ldmkit
 from ldmkit.critters import Scene
@@ -26,11 +26,6 @@ def pipe():
 @pytest.fixture(scope="module")
 def unclip():
     return tiny_unclip.stable()
-
-
-def picture(seed, size=(32, 32)):
-    rng = np.random.default_rng(seed)
-    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
 def points(*seeds, width=tiny_unclip.WIDTH, model=""):

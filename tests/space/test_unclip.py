@@ -9,6 +9,7 @@ from ldmkit.loading.quiet import no_retirement_notice
 from ldmkit.space.unclip import decode_embedding, sample_prior
 
 PRIOR = {"num_inference_steps": 5, "guidance_scale": 3.0}
+OWN_PRIOR = {f"prior_{name}": value for name, value in PRIOR.items()}
 DECODER = {"num_inference_steps": 3, "guidance_scale": 2.5}
 
 
@@ -41,16 +42,11 @@ def own_prior(pipe, monkeypatch, **call):
     return found[0].numpy()
 
 
-def test_stable_prior_is_the_pipelines_own(stable, monkeypatch):
-    own = own_prior(
-        stable,
-        monkeypatch,
-        prompt="a red cat",
-        generator=generator(),
-        prior_num_inference_steps=5,
-        prior_guidance_scale=3.0,
-    )
-    ours = sample_prior(stable, "a red cat", seed=7, best_of=1, **PRIOR)
+@pytest.mark.parametrize("family", ["stable", "karlo"])
+def test_the_prior_is_the_pipelines_own(request, family, monkeypatch):
+    pipe = request.getfixturevalue(family)
+    own = own_prior(pipe, monkeypatch, prompt="a red cat", generator=generator(), **OWN_PRIOR)
+    ours = sample_prior(pipe, "a red cat", seed=7, best_of=1, **PRIOR)
     assert np.abs(own[0] - ours.vector).max() == 0
     assert (ours.label, ours.kind) == ("a red cat", "prior")
 
@@ -62,8 +58,7 @@ def test_the_best_of_two_is_that_of_the_pipelines_own_batch(stable, monkeypatch)
         prompt="a red cat",
         generator=generator(),
         num_images_per_prompt=2,
-        prior_num_inference_steps=5,
-        prior_guidance_scale=3.0,
+        **OWN_PRIOR,
     )
     words = stable.prior_tokenizer("a red cat", padding="max_length", return_tensors="pt")
     text = stable.prior_text_encoder(words.input_ids).text_embeds[0].numpy()
@@ -99,8 +94,7 @@ def test_both_halves_are_the_whole(stable):
         "a red cat",
         generator=generator(),
         prompt_embeds=None,
-        prior_num_inference_steps=5,
-        prior_guidance_scale=3.0,
+        **OWN_PRIOR,
         **DECODER,
     ).images[0]
     one = generator()
@@ -208,8 +202,7 @@ def test_kandinskys_halves_are_the_whole(kandinsky):
     whole = kandinsky(
         "a red cat",
         generator=generator(),
-        prior_num_inference_steps=5,
-        prior_guidance_scale=3.0,
+        **OWN_PRIOR,
         **DECODER,
         **SMALL,
     ).images[0]
@@ -217,19 +210,6 @@ def test_kandinskys_halves_are_the_whole(kandinsky):
     z = sample_prior(kandinsky, "a red cat", generator=one, best_of=1, **PRIOR)
     traj = decode_embedding(kandinsky, z, generator=one, **DECODER, **SMALL)
     assert np.array_equal(np.asarray(whole), np.asarray(traj.image))
-
-
-def test_karlos_prior_is_the_pipelines_own(karlo, monkeypatch):
-    own = own_prior(
-        karlo,
-        monkeypatch,
-        prompt="a red cat",
-        generator=generator(),
-        prior_num_inference_steps=5,
-        prior_guidance_scale=3.0,
-    )
-    ours = sample_prior(karlo, "a red cat", seed=7, best_of=1, **PRIOR)
-    assert np.abs(own[0] - ours.vector).max() == 0
 
 
 def karlo_from_pictures(karlo):

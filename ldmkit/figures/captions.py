@@ -1,31 +1,14 @@
-"""What a record says of itself in words, and how words cross the border into HTML.
-
-Every string of a record is untrusted: a prompt may hold ``<script>``. Text enters HTML through
-``text`` alone (the records' own table needs it, too) and JSON inside a ``<script>`` through
-``json_script`` alone.
-"""
+"""What stands above and under a run's pictures: its prompt, its parameters, its lanes' names."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from ldmkit.check import cut, plain
+from ldmkit.figures.html import shorten
 from ldmkit.records import Trajectory
 from ldmkit.records.pictures import is_hidden
-from ldmkit.records.table import text
 
-__all__ = [
-    "LANE_WORDS",
-    "alt_text",
-    "details",
-    "json_script",
-    "lane_words",
-    "layer_words",
-    "prompt_of",
-    "shorten",
-    "text",
-]
+__all__ = ["LANE_WORDS", "alt_text", "details", "lane_words", "layer_words", "prompt_of"]
 
 # lane -> (title, what it teaches)
 LANE_WORDS = {
@@ -37,17 +20,6 @@ LANE_WORDS = {
     "denoised_text": ("Estimate, with the words", "before guidance"),
     "denoised_uncond": ("Estimate, without the words", "or with the negative prompt"),
 }
-
-
-def json_script(value: Any) -> str:
-    """JSON that may stand inside a ``<script>``: no ``</script>``, ``<!--`` or U+2028 in it."""
-    dumped = json.dumps(value, allow_nan=False, separators=(",", ":"))  # ASCII: U+2028 is escaped
-    return dumped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def shorten(words: str, limit: int) -> str:
-    """At most ``limit`` characters in one line, cut with an ellipsis."""
-    return cut(" ".join(plain(words).split()), limit)
 
 
 def prompt_of(traj: Trajectory, batch: int = 0) -> str:

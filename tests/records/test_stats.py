@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 
 from ldmkit.records import RecordError
-from ldmkit.records.intervals import mean_of, paired_difference, wilson
+from ldmkit.records.stats import mean_of, paired_difference, wilson
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (3, 7), (418, 500), (1, 1)])

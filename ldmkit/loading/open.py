@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from ldmkit.check import did_you_mean, short
-from ldmkit.loading import catalog
+from ldmkit.loading import catalog, memory
 from ldmkit.loading import device as devices
 from ldmkit.loading.assembled import fetch_parts, moved_classes, parts_of
 from ldmkit.loading.folder import check_folder, check_variant, defaults_of
@@ -20,6 +21,7 @@ from ldmkit.loading.quiet import (
     one_load,
     parts_on_demand,
     swift_imports,
+    unsaid,
 )
 from ldmkit.threads import on_one_thread
 
@@ -51,7 +53,8 @@ def load(
     Raises:
         FileNotFoundError: a folder without a pipeline; embedded weights that aren't installed.
         ValueError: an unknown name, variant, device or dtype.
-        ConnectionError: a hub id that can't be reached.
+        ConnectionError: a hub id that can't be reached, or whose licence nobody accepted.
+        MemoryError: a model whose weights this machine can't hold; nothing was fetched.
         TypeError: something else.
     """
     if variant is not None and not isinstance(variant, str):
@@ -66,7 +69,12 @@ def load(
 
         parts_on_demand()
         chosen = devices.choose_device(device)
-        precision = devices.choose_dtype(dtype, chosen, embedded=bool(row and row.embedded))
+        precision = devices.choose_dtype(
+            dtype,
+            chosen,
+            embedded=bool(row and row.embedded),
+            made_in=row.dtype if row else "float16",
+        )
     if folder is not None:
         name = row.name if row else folder.resolve().name
         pipe = _open_folder(folder, variant, precision)
@@ -74,9 +82,11 @@ def load(
     else:
         name = row.name if row else str(what)
         hub_id = row.hub_id if row and row.hub_id else str(what)
+        if row:
+            memory.check_room(name, row.weights(precision.itemsize), chosen, precision)
         variant = variant or (row.hub_variant if row else None)
         family = row.family if row else "DiffusionPipeline"
-        pipe = _open_hub(getattr(diffusers, family), hub_id, variant, precision)
+        pipe = _open_hub(name, getattr(diffusers, family), hub_id, variant, precision)
         defaults = dict(row.defaults) if row else {}
     if row and row.embedded:
         pipe.set_progress_bar_config(disable=True)  # a bar would take longer to draw than a step
@@ -85,7 +95,7 @@ def load(
             on_one_thread(part)
     label = f"{name}:{variant}" if variant and folder is not None else name
     remember(pipe, Origin(label, defaults))
-    return devices.own(devices.place(pipe, chosen))
+    return devices.own(memory.place(pipe, chosen))
 
 
 def fetch(name: str) -> Path:
@@ -110,12 +120,16 @@ def fetch(name: str) -> Path:
 
         pipeline = getattr(diffusers, row.family if row else "DiffusionPipeline")
     try:
-        path = pipeline.download(
-            hub_id, variant=row.hub_variant if row else None, use_safetensors=True
-        )
-        fetch_parts(row.family if row else None)
+        with _hub_unsaid():
+            others = fetch_parts(row.name) if row else ()
+            path = pipeline.download(
+                hub_id,
+                variant=row.hub_variant if row else None,
+                use_safetensors=True,
+                **dict.fromkeys(others),  # a part that is given is not fetched
+            )
     except (OSError, ValueError) as error:
-        raise _hub_error(hub_id, error) from error
+        raise _hub_error(row.name if row else hub_id, hub_id, error) from error
     return Path(path)
 
 
@@ -134,7 +148,7 @@ def _as_it_is(what: Any, device: Any, dtype: Any, variant: str | None) -> Any:
         return what
     chosen = devices.choose_device(device) if device is not None else what.device
     kept = what.dtype if dtype is None else dtype
-    return what.to(chosen, devices.choose_dtype(kept, chosen, embedded=False))
+    return memory.move(what, chosen, devices.choose_dtype(kept, chosen, embedded=False))
 
 
 def _local(what: str | os.PathLike[str]) -> tuple[Path | None, catalog.Row | None]:
@@ -208,14 +222,14 @@ def _open_folder(folder: Path, variant: str | None, dtype: Any) -> Any:
             ) from error
 
 
-def _open_hub(pipeline: Any, hub_id: str, variant: str | None, dtype: Any) -> Any:
+def _open_hub(name: str, pipeline: Any, hub_id: str, variant: str | None, dtype: Any) -> Any:
     options = {"variant": variant, "dtype": dtype, "use_safetensors": True}
 
     def opened(local: bool) -> Any:
-        parts = parts_of(pipeline.__name__, dtype=dtype, local=local)
+        parts = parts_of(name, dtype=dtype, local=local)
         return pipeline.from_pretrained(hub_id, local_files_only=local, **options, **parts)
 
-    with one_load, swift_imports(), no_retirement_notice(), moved_classes(hub_id):
+    with one_load, swift_imports(), no_retirement_notice(), moved_classes(hub_id), _hub_unsaid():
         try:
             # What was fetched once opens without asking the hub, which may be slow or away.
             return opened(local=True)
@@ -224,28 +238,43 @@ def _open_hub(pipeline: Any, hub_id: str, variant: str | None, dtype: Any) -> An
         try:
             return opened(local=False)
         except (OSError, ValueError) as error:
-            raise _hub_error(hub_id, error) from error
+            raise _hub_error(name, hub_id, error) from error
 
 
-def _hub_error(hub_id: str, error: BaseException) -> Exception:
+def _hub_unsaid() -> AbstractContextManager[None]:
+    """Drops what diffusers says of a hub that it can't reach: our sentence says it once."""
+    return unsaid("diffusers.pipelines.pipeline_utils", words="connect to the Hub")
+
+
+def _hub_error(name: str, hub_id: str, error: BaseException) -> Exception:
     names: set[str] = set()
     cause: BaseException | None = error
+    status = None
     while cause is not None:
         names.update(kind.__name__ for kind in type(cause).__mro__)
+        status = status or getattr(getattr(cause, "response", None), "status_code", None)
         cause = cause.__cause__ or cause.__context__
+    rows = [row for row in catalog.CATALOG.values() if row.hub_id == hub_id]
+    row = catalog.CATALOG.get(name, rows[0] if rows else None)
+    accept = "accept its licence on the hub's page, then run `hf auth login`"
     if "GatedRepoError" in names:
-        return ConnectionError(
-            f"{hub_id!r} is gated: accept its licence on the hub's page, then run `hf auth login`."
-        )
+        return ConnectionError(f"{hub_id!r} is gated: {accept}.")
     if "RepositoryNotFoundError" in names:
-        gone = [row.if_gone for row in catalog.CATALOG.values() if row.hub_id == hub_id]
         last = hub_id.rpartition("/")[2].lower()
-        advice = "".join(gone) or did_you_mean(last, catalog.CATALOG, "check its spelling.")
+        gone = row.if_gone if row else ""
+        advice = gone or did_you_mean(last, catalog.CATALOG, "check its spelling.")
         return ValueError(f"The hub has no model {hub_id!r}; {advice}")
-    if names & {"ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "HTTPError"}:
+    if "HfHubHTTPError" in names and status is not None:  # it was reached
         return ConnectionError(
-            f"{hub_id!r} is not on this machine and the hub can't be reached; go online and run "
-            f'`ldmkit fetch {hub_id}`, or load "critters", which needs no network.'
+            f"The hub refused {hub_id!r} with status {status}; try again later, or run "
+            "`hf auth whoami` to see whether it knows you."
+        )
+    if names & {"ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "HTTPError"}:
+        gate = f" (it is gated, too: {accept})" if row and row.gated else ""
+        return ConnectionError(
+            f"{hub_id!r} is not on this machine and the hub can't be reached; go online{gate} and "
+            f'run `ldmkit fetch {row.name if row else hub_id}`, or load "critters", which needs '
+            "no network."
         )
     reason = str(error).strip().split("\n")[0][:200]
     return ValueError(f"{hub_id!r} can't be opened as a pipeline: {reason}")

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records.make import make
 
+from ldmkit.figures.captions import alt_text, details, prompt_of
+from ldmkit.figures.html import json_script, shorten, text
 from ldmkit.figures.sheet import sheet_html
-from ldmkit.figures.words import alt_text, details, json_script, prompt_of, shorten, text
 
 HOSTILE = "</script><script>alert(1)</script><!--<script></style><img src=x onerror=a()>\"'&\u2028"
 

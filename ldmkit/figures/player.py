@@ -1,71 +1,58 @@
-"""A record as what the player eats: one JSON-able dict and one block of WebP bytes.
+"""A run's player: its frames as one JSON-able dict and one block of WebP; in a cell or a page.
 
 The inlined page carries the bytes as base64, a panel sends them as they are: one code path in
 ``player.mjs`` serves both. The block is kept under ``MAX_BYTES`` by shrinking quality first,
 then size, then the number of steps, and ``note`` says so.
+
+In a cell the order matters. ``text/html`` holds plain pictures, so that an untrusted notebook shows
+the sheet; the module then finds its root by a random id (``currentScript`` is null in a module and
+fixed ids collide between outputs), draws the first frame and only then hides the sheet.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
+import base64
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ldmkit.figures.words import alt_text, details, lane_words, layer_words, prompt_of, shorten
+from ldmkit.figures.captions import alt_text, details, lane_words, layer_words, prompt_of
+from ldmkit.figures.html import (
+    asset,
+    bundled,
+    json_script,
+    made_with,
+    module,
+    new_id,
+    shorten,
+    whole_page,
+    write_page,
+)
+from ldmkit.figures.sheet import PLAYER_LANES, Drawn, drawn, sheet_html, sheet_image
+from ldmkit.figures.webp import MAX_BYTES, Fitted, fit, webp
 from ldmkit.records import AttentionMaps, Trajectory
 from ldmkit.records.attention import brightness, key_words
-from ldmkit.records.pictures import (
-    LANES,
-    drawable,
-    is_crisp,
-    is_hidden,
-    is_picture,
-    lane_array,
-)
-from ldmkit.records.rgb import flat
+from ldmkit.records.pictures import LANES, drawable, is_crisp, is_hidden, is_picture
+from ldmkit.records.record import index_of
 
 __all__ = [
-    "MAX_BYTES",
-    "Drawn",
     "Payload",
     "attention_data",
-    "drawn",
+    "inlined",
     "json_numbers",
-    "shown_lanes",
+    "mimebundle",
+    "page_html",
     "trajectory_payload",
-    "webp",
+    "write_run_page",
 ]
 
-Drawn = Mapping[str, NDArray[np.uint8]]  # lane -> (n, H, W, 3)
-
-# Databricks passes 5 MB in one message, Colab some 10: an output stays under 4 MB, of which
-# base64 takes a quarter, the contact sheet and image/png up to 1 MB.
-MAX_BYTES = 2_200_000
-MAX_MAPS = 450_000  # of attention maps beside the pictures
-PLAYER_LANES = ("latents", "denoised", "noise_pred")
-LOSSLESS_PIXELS = 32 * 32  # single latents: exact colours cost nothing at this size
-
-
-class Rung(NamedTuple):
-    """One way to spend bytes: longer side in pixels, WebP quality, every how many steps."""
-
-    side: int
-    quality: int
-    every: int
-
-
-LADDER = (
-    Rung(256, 82, 1),
-    Rung(256, 60, 1),
-    Rung(192, 60, 1),
-    Rung(128, 50, 1),
-    *(Rung(128, 50, 2**k) for k in range(1, 16)),
-)
+SIDE = 256  # pixels of a frame
+MAX_MAPS = 450_000  # bytes of attention maps beside the pictures
 
 
 @dataclass(frozen=True)
@@ -92,19 +79,6 @@ class Payload:
         return parts
 
 
-def shown_lanes(traj: Trajectory) -> list[str]:
-    """The lanes that the player can show of this record."""
-    if not len(traj.timesteps):  # stopped before its first step
-        return []
-    return [lane for lane in PLAYER_LANES if drawable(traj, lane)]
-
-
-def drawn(traj: Trajectory, batch: int = 0, lanes: Sequence[str] | None = None) -> Drawn:
-    """The lanes of one picture of the batch as arrays, by default those that the player shows."""
-    names = shown_lanes(traj) if lanes is None else lanes
-    return {lane: lane_array(traj, lane, batch) for lane in names}
-
-
 def trajectory_payload(
     traj: Trajectory,
     batch: int = 0,
@@ -125,11 +99,15 @@ def trajectory_payload(
         words: whether attention maps come along.
     """
     arrays = drawn(traj, batch, lanes) if arrays is None else arrays
-    rung, encoded = _fit(arrays, max_bytes)
+    fitted = fit(arrays, max_bytes, side=SIDE)
     final = b""
     if batch < len(traj.images):
-        final = webp(traj.images[batch], max(rung.side, 512 if rung is LADDER[0] else 0), 85)
-    index = _shown(len(traj.timesteps), rung.every)
+        final = webp(traj.images[batch], fitted.rung.side if fitted.shrunk else 512, 85)
+    index = fitted.rung.chosen(len(traj.timesteps))
+    shown = [
+        _lane(traj, lane, [*frames.values()], arrays[lane], batch)
+        for lane, frames in fitted.pictures.items()
+    ]
     data = {
         "version": 1,
         "prompt": shorten(prompt_of(traj, batch), 600),
@@ -139,21 +117,16 @@ def trajectory_payload(
         "timesteps": json_numbers(traj.timesteps),
         "alphas": json_numbers(traj.alphas),
         "sigmas": json_numbers(traj.sigmas),
-        "lanes": [_lane(traj, lane, encoded[lane], arrays[lane], batch) for lane in arrays],
+        "lanes": shown,
         "final": {"size": len(final), "alt": f"Final picture: {_alt(traj, batch)}"},
-        "note": " ".join(_notes(traj, batch, rung, arrays)),
+        "note": " ".join(_notes(traj, batch, fitted, arrays)),
     }
-    frames = b"".join(b"".join(parts) for parts in encoded.values()) + final
+    parts = [one for frames in fitted.pictures.values() for one in frames.values()]
     maps = traj.attention if words else None
+    more = b""
     if maps is not None and arrays and batch <= len(maps.others) and not is_hidden(traj, batch):
         data["attention"], more = attention_data(maps.of(batch), index)
-        frames += more
-    return Payload(data, frames)
-
-
-def _shown(n: int, every: int) -> list[int]:
-    """About one step in ``every``, the first and the last among them."""
-    return sorted({round(i) for i in np.linspace(0, n - 1, -(-n // every))}) if n else []
+    return Payload(data, b"".join([*parts, final, more]))
 
 
 def _alt(traj: Trajectory, batch: int) -> str:
@@ -179,44 +152,6 @@ def _lane(
 def json_numbers(values: NDArray[np.float64]) -> list[float | None]:
     """Five digits are plenty for a plot, and JSON has no NaN: it becomes null."""
     return [round(float(v), 5) if np.isfinite(v) else None for v in values]
-
-
-def _fit(lanes: Drawn, max_bytes: int) -> tuple[Rung, dict[str, list[bytes]]]:
-    """The first rung of the ladder under the limit; a few frames are tried before all."""
-    encoded: dict[str, list[bytes]] = {}
-    rung = LADDER[0]
-    done: dict[tuple[str, int, int, int], bytes] = {}  # lane, step, side, quality
-
-    def encode(lane: str, steps: Sequence[int]) -> list[bytes]:
-        for step in steps:
-            key = (lane, step, rung.side, rung.quality)
-            if key not in done:
-                done[key] = webp(Image.fromarray(lanes[lane][step]), rung.side, rung.quality)
-        return [done[lane, step, rung.side, rung.quality] for step in steps]
-
-    for rung in LADDER:
-        shown = {lane: _shown(len(array), rung.every) for lane, array in lanes.items()}
-        estimate = 0.0
-        for lane, steps in shown.items():
-            sample = encode(lane, range(0, len(lanes[lane]), max(1, len(lanes[lane]) // 4)))
-            estimate += sum(map(len, sample)) / max(1, len(sample)) * len(steps)
-        if estimate > 1.1 * max_bytes:
-            continue
-        encoded = {lane: encode(lane, steps) for lane, steps in shown.items()}
-        if sum(len(frame) for parts in encoded.values() for frame in parts) <= max_bytes:
-            break
-    return rung, encoded
-
-
-def webp(picture: Image.Image, side: int, quality: int) -> bytes:
-    """One WebP, at most ``side`` pixels long; lossless where single latents are meant."""
-    picture = flat(picture)
-    if max(picture.size) > side:
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    exact = picture.width * picture.height <= LOSSLESS_PIXELS
-    file = io.BytesIO()
-    picture.save(file, "WEBP", quality=quality, lossless=exact, method=3)
-    return file.getvalue()
 
 
 def attention_data(maps: AttentionMaps, index: list[int]) -> tuple[dict[str, Any], bytes]:
@@ -255,10 +190,11 @@ def _small(maps: Any) -> Any:
     return np.stack([brightness(own) for own in less])
 
 
-def _notes(traj: Trajectory, batch: int, rung: Rung, lanes: Drawn) -> Iterator[str]:
+def _notes(traj: Trajectory, batch: int, fitted: Fitted, lanes: Drawn) -> Iterator[str]:
     if traj.batch_size > 1:
         yield f"Picture {batch + 1} of {traj.batch_size} of this batch."
-    if rung is not LADDER[0]:
+    rung = fitted.rung
+    if fitted.shrunk:
         largest = max((max(a.shape[1:3]) for a in lanes.values()), default=0)
         side = f"at most {min(rung.side, largest)} pixels a side, WebP quality {rung.quality}"
         steps = f", one step in {rung.every}" if rung.every > 1 else ""
@@ -271,3 +207,50 @@ def _notes(traj: Trajectory, batch: int, rung: Rung, lanes: Drawn) -> Iterator[s
         yield "A picture and its call: record(pipe, **traj.keywords) makes the steps again."
     elif not lanes:
         yield f"This record keeps no lane that can be drawn ({', '.join(LANES[:3])})."
+
+
+# --- in a cell, in a page ------------------------------------------------------------------------
+
+
+def fragment(traj: Trajectory, batch: int = 0, arrays: Drawn | None = None) -> tuple[str, str]:
+    """HTML that shows one picture of the batch, and the script that wakes its player.
+
+    Returns:
+        The HTML up to the script, and the module's source; a page hashes the source.
+
+    Raises:
+        RecordError: the batch has no such picture.
+    """
+    batch = index_of("batch", batch, traj.batch_size)
+    arrays = drawn(traj, batch) if arrays is None else arrays
+    payload = trajectory_payload(traj, batch, arrays=arrays)
+    return inlined(payload, sheet_html(traj, batch, arrays=arrays, encoded=payload.cut()))
+
+
+def inlined(payload: Payload, sheet: str) -> tuple[str, str]:
+    """The HTML of a player over its sheet, and its script; see ``fragment``."""
+    data = payload.data | {"frames": base64.b64encode(payload.frames).decode()}
+    root = new_id()
+    markup = (
+        f'<div class="ldm-record" id="{root}"><style>{asset("player.css")}</style>{sheet}'
+        f'<script type="application/json" class="ldm-data">{json_script(data)}</script></div>'
+    )
+    return markup, f'{module("player.mjs")}\nmountInlined("{root}");\n'
+
+
+def mimebundle(traj: Trajectory) -> dict[str, Any]:
+    """What a cell shows: the player over its sheet, else one picture, else a line of text."""
+    arrays = drawn(traj)  # once for player, sheet and picture
+    return bundled(fragment(traj, arrays=arrays), sheet_image(traj, arrays=arrays), repr(traj))
+
+
+def page_html(traj: Trajectory, batch: int = 0) -> str:
+    """The page as one string."""
+    markup, script = fragment(traj, batch)
+    title = shorten(prompt_of(traj, batch), 80) or "A recorded run"
+    return whole_page(markup, script, title=title, footer=made_with("Recorded", traj.versions))
+
+
+def write_run_page(traj: Trajectory, path: str | PathLike[str], *, batch: int = 0) -> Path:
+    """Writes the page; see ``Trajectory.to_html``."""
+    return write_page(path, page_html(traj, batch))
