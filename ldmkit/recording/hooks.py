@@ -189,6 +189,7 @@ class Wrapped:
         self._copies: list[weakref.ref[Any]] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The method, with what stands round it."""
         return self._around(self._owner, self._method, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
