@@ -68,6 +68,14 @@ def two_runs(page: Page) -> None:
     to_step(9)(page)
 
 
+def two_words(page: Page) -> None:
+    """Presses two words of a prompt, at the ninth step."""
+    to_step(9)(page)
+    for word in ("hat", "snow"):
+        page.get_by_role("button", name=word, exact=True).click()
+    page.mouse.move(0, 0)
+
+
 def learned(page: Page) -> None:
     """Waits until the student has had all its updates."""
     expect(page.locator(".ldm-status-line")).to_contain_text("updates in", timeout=6 * SLOW)
@@ -112,6 +120,14 @@ SHOTS = {
             "panel.run().wait(); panel.place = 6",
         ),
         ".ldm-walk-panel",
+    ),
+    "attention-player": Shot(
+        (
+            'ldmkit.record(pipe, "a red cat with a top hat in the snow", seed=7, '
+            'num_inference_steps=16, keep=("latents", "denoised", "noise_pred", "attention"))',
+        ),
+        ".ldm-record",
+        two_words,
     ),
     "distill-panel": Shot(
         (

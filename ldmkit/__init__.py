@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ldmkit import critters
     from ldmkit.distilling import Ladder, distill
     from ldmkit.experiments.compare import compare
+    from ldmkit.experiments.decided import decided
     from ldmkit.experiments.scoring import score
     from ldmkit.experiments.sweep import sweep
     from ldmkit.figures.side_by_side import side_by_side
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
         PromptPanel,
         TrajectoryPanel,
     )
+    from ldmkit.recording.intervene import intervene
     from ldmkit.recording.recorder import record, recorder
-    from ldmkit.records import Embedding, Grid, Trajectory, Walk
+    from ldmkit.records import AttentionMaps, Embedding, Grid, Trajectory, Walk
     from ldmkit.space.arithmetic import text_diff
     from ldmkit.space.clip import clip_space
     from ldmkit.space.interpolate import interpolate
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArithmeticPanel",
+    "AttentionMaps",
     "ComparePanel",
     "DistillPanel",
     "Embedding",
@@ -52,11 +55,13 @@ __all__ = [
     "clip_space",
     "compare",
     "critters",
+    "decided",
     "decode_embedding",
     "decode_latents",
     "distill",
     "encode_image",
     "interpolate",
+    "intervene",
     "invert",
     "load",
     "models",
@@ -75,6 +80,7 @@ __all__ = [
 # Where each public name lives; a name that maps to itself is a subpackage.
 _HOMES = {
     "ArithmeticPanel": "ldmkit.panels",
+    "AttentionMaps": "ldmkit.records",
     "ComparePanel": "ldmkit.panels",
     "DistillPanel": "ldmkit.panels",
     "Embedding": "ldmkit.records",
@@ -89,11 +95,13 @@ _HOMES = {
     "clip_space": "ldmkit.space.clip",
     "compare": "ldmkit.experiments",
     "critters": "ldmkit.critters",
+    "decided": "ldmkit.experiments",
     "decode_embedding": "ldmkit.space.unclip",
     "decode_latents": "ldmkit.latents",
     "distill": "ldmkit.distilling",
     "encode_image": "ldmkit.latents",
     "interpolate": "ldmkit.space.interpolate",
+    "intervene": "ldmkit.recording.intervene",
     "invert": "ldmkit.latents.inversion",
     "load": "ldmkit.loading",
     "models": "ldmkit.loading",

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from ldmkit.loading.device import Released, being_released
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import record
+from ldmkit.recording.intervene import intervene
 from ldmkit.records import Trajectory
 from ldmkit.records.grid import Grid, Label
 from ldmkit.records.law import at_unit_variance
@@ -41,6 +43,7 @@ class Job:
         seeds: one per picture; ``None`` where the call says where noise comes from.
         call: the pipeline's keywords.
         positions: where in the grid the pictures belong.
+        swap: other words and the step from which on they are read, or ``None``.
     """
 
     pipe: Any
@@ -49,6 +52,7 @@ class Job:
     seeds: tuple[int, ...] | None
     call: Mapping[str, Any]
     positions: tuple[int, ...]
+    swap: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,7 @@ def run(job: Job) -> Made:
     if job.sampler is not None:
         pipe = with_sampler(pipe, job.sampler)
     words, seeds, call = _told(job)
-    with _turn:
+    with _turn, nullcontext() if job.swap is None else _swapped(pipe, *job.swap):
         start = time.perf_counter()
         traj = record(pipe, words, seed=seeds, keep=(), preview="none", **call)
         seconds = time.perf_counter() - start
@@ -219,6 +223,10 @@ def run(job: Job) -> Made:
         model=traj.model,
         versions=traj.versions,
     )
+
+
+def _swapped(pipe: Any, words: str, step: int) -> Any:
+    return intervene(pipe, words, amount=lambda at: float(at >= step))
 
 
 def _told(job: Job) -> tuple[Any, Any, dict[str, Any]]:

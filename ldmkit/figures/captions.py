@@ -8,7 +8,7 @@ from ldmkit.figures.html import shorten
 from ldmkit.records import Trajectory
 from ldmkit.records.pictures import is_hidden
 
-__all__ = ["LANE_WORDS", "alt_text", "details", "lane_words", "prompt_of"]
+__all__ = ["LANE_WORDS", "alt_text", "details", "lane_words", "layer_words", "prompt_of"]
 
 # lane -> (title, what it teaches)
 LANE_WORDS = {
@@ -44,6 +44,14 @@ def _of_batch(traj: Trajectory, values: Any, batch: int) -> Any:
 def lane_words(lane: str) -> tuple[str, str]:
     """A lane's title and what it teaches."""
     return LANE_WORDS.get(lane, (lane, ""))
+
+
+def layer_words(name: str) -> str:
+    """``down_blocks.0.attentions.0.transformer_blocks.0.attn2`` -> ``down 0.0.0 attn2``."""
+    parts = name.replace("_blocks", "").replace("_block", "").split(".")
+    numbers = ".".join(part for part in parts if part.isdecimal())
+    last = "" if parts[-1].isdecimal() or len(parts) == 1 else f" {parts[-1]}"
+    return f"{parts[0]} {numbers}{last}".strip()
 
 
 def alt_text(traj: Trajectory, lane: str, step: int, batch: int = 0) -> str:

@@ -119,6 +119,9 @@ def laid_out(grid: Grid) -> tuple[list[str], list[Row]]:
 def title_of(grid: Grid) -> str:
     """The caption, or how many there are."""
     captions = dict.fromkeys(grid.prompts)
+    if grid.shares:
+        told: Any = grid.call["decided"]
+        return f"{told['first']} → {told['second']}"
     if len(captions) == 1:
         return next(iter(captions)) or "no prompt"
     return f"{len(captions)} captions"

@@ -187,6 +187,71 @@ function table(data) {
   return { node: grid, columns };
 }
 
+// The words of the prompt above the clean estimate: one that is pointed at lights up where it is
+// looked at at this step, a second one that was pressed stays beside it in another colour. The maps
+// are bytes behind the pictures: layer, word, step, place.
+function attention(maps, bytes, start, steps, lane) {
+  const canvas = make("canvas", "ldm-heat");
+  canvas.setAttribute("aria-hidden", "true");
+  lane.view.append(canvas);
+  const bar = make("div", "ldm-words");
+  const pick = make("select", "ldm-layers");
+  pick.setAttribute("aria-label", "Layer");
+  pick.setAttribute("data-lm-suppress-shortcuts", "true");
+  let at = start;
+  const layers = maps.layers.map((layer) => {
+    const first = at;
+    at += maps.words.length * steps * layer.height * layer.width;
+    pick.append(new Option(layer.name));
+    return { ...layer, first };
+  });
+  const pinned = [];
+  let hovered = null;
+  let position = 0;
+  const chips = maps.words.map((word, k) => {
+    const chip = make("button", "ldm-word", word);
+    Object.assign(chip, { type: "button", dir: "auto" });
+    chip.setAttribute("data-lm-suppress-shortcuts", "true");
+    chip.addEventListener("click", () => {
+      if (pinned.includes(k)) pinned.splice(pinned.indexOf(k), 1);
+      else if (pinned.push(k) > 2) pinned.shift();
+      draw();
+    });
+    for (const [event, value] of [["pointerenter", k], ["focus", k], ["pointerleave", null], ["blur", null]])
+      chip.addEventListener(event, () => ((hovered = value), draw()));
+    return chip;
+  });
+  function draw() {
+    const shown = pinned.slice();
+    if (hovered !== null && !shown.includes(hovered)) shown.splice(shown.length > 1 ? 1 : shown.length, 1, hovered);
+    chips.forEach((chip, k) => {
+      chip.setAttribute("aria-pressed", String(pinned.includes(k)));
+      chip.dataset.shown = shown.indexOf(k) + 1;
+    });
+    lane.figure.classList.toggle("ldm-lit", shown.length > 0);
+    if (!shown.length) return;
+    const { first, height, width } = layers[Math.max(0, pick.selectedIndex)];
+    const size = height * width;
+    canvas.width = width;
+    canvas.height = height;
+    const image = new ImageData(width, height);
+    const parts = shown.map((k) => bytes.subarray(first + (k * steps + position) * size));
+    for (let i = 0; i < size; i++) {
+      const [a, b] = [parts[0][i], parts[1]?.[i] ?? 0];
+      const share = a + b ? b / (a + b) : 0; // amber for the first word, blue for the second
+      image.data[4 * i] = 255 - 205 * share;
+      image.data[4 * i + 1] = 176 - 26 * share;
+      image.data[4 * i + 2] = 255 * share;
+      image.data[4 * i + 3] = 0.85 * Math.max(a, b);
+    }
+    canvas.getContext("2d").putImageData(image, 0, 0);
+  }
+  pick.addEventListener("change", draw);
+  bar.append(make("span", "ldm-teach", "Where is it looked at? Point at a word; press two to compare."), ...chips);
+  if (layers.length > 1) bar.append(pick);
+  return { bar, move: (to) => ((position = to), draw()) };
+}
+
 /**
  * Builds a player in `el`. Steps count from 0, as the record's do.
  * `onReady(true | false)` is called after the first frame, `onStep(step)` when the reader's slider
@@ -204,6 +269,10 @@ export function mount(el, data, frames, { step = 0, onReady = () => {}, onStep =
   const curves = plot(data);
   const status = statusLine();
   const { node, columns } = data.runs ? table(data) : single(data);
+  const lanes = data.runs ? [] : columns[0].views.filter((view) => view.picture);
+  const lit = lanes.find((view) => view.name === "denoised") ?? lanes[0];
+  const end = sizes.reduce((sum, size) => sum + size, 0);
+  const looked = data.attention && lit && attention(data.attention, bytesOf(frames), end, count, lit);
   const moving = columns.flatMap(({ run, views }) => {
     return views.filter((view) => !view.final).map((view) => ({ ...view, run }));
   });
@@ -217,6 +286,7 @@ export function mount(el, data, frames, { step = 0, onReady = () => {}, onStep =
     curves.move(i);
     slider.setAttribute("aria-valuetext", status.say(data, i));
     for (const { run, say } of columns) say(stepOf(run));
+    looked?.move(position);
     const bitmaps = await Promise.all(moving.map((view) => frame(view, position)));
     if (!alive || asked !== position) return; // the slider has moved on meanwhile
     moving.forEach(({ canvas, alt, run }, k) => {
@@ -251,6 +321,7 @@ export function mount(el, data, frames, { step = 0, onReady = () => {}, onStep =
   }
 
   root.append(heading(data), node);
+  if (looked) root.append(looked.bar);
   if (moving.length) {
     if (data.align) status.line.append(make("span", "ldm-align", data.align));
     root.append(status.line, bar);

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmkit.figures.captions import alt_text, details, lane_words, prompt_of
+from ldmkit.figures.captions import alt_text, details, lane_words, layer_words, prompt_of
 from ldmkit.figures.html import (
     asset,
     bundled,
@@ -35,12 +35,14 @@ from ldmkit.figures.html import (
 )
 from ldmkit.figures.sheet import PLAYER_LANES, Drawn, drawn, sheet_html, sheet_image
 from ldmkit.figures.webp import MAX_BYTES, Fitted, fit, webp
-from ldmkit.records import Trajectory
-from ldmkit.records.pictures import LANES, drawable, is_crisp, is_picture
+from ldmkit.records import AttentionMaps, Trajectory
+from ldmkit.records.attention import brightness, key_words
+from ldmkit.records.pictures import LANES, drawable, is_crisp, is_hidden, is_picture
 from ldmkit.records.record import index_of
 
 __all__ = [
     "Payload",
+    "attention_data",
     "inlined",
     "json_numbers",
     "mimebundle",
@@ -50,6 +52,7 @@ __all__ = [
 ]
 
 SIDE = 256  # pixels of a frame
+MAX_MAPS = 450_000  # bytes of attention maps beside the pictures
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Payload:
     Attributes:
         data: words, numbers and the byte length of every frame, JSON-able.
         frames: all frames one after the other, in the order of ``data["lanes"]``, then the
-            final picture.
+            final picture, then the attention maps, one byte a place (``attention_data``).
     """
 
     data: dict[str, Any]
@@ -83,6 +86,7 @@ def trajectory_payload(
     lanes: Sequence[str] | None = None,
     max_bytes: int = MAX_BYTES,
     arrays: Drawn | None = None,
+    words: bool = True,
 ) -> Payload:
     """Encodes the lanes of one picture of the batch, each frame once.
 
@@ -92,12 +96,14 @@ def trajectory_payload(
         lanes: what to show, from the left; by default the three lanes of ``shown_lanes``.
         max_bytes: upper limit of ``frames``.
         arrays: the lanes, where ``drawn`` has drawn them already.
+        words: whether attention maps come along.
     """
     arrays = drawn(traj, batch, lanes) if arrays is None else arrays
     fitted = fit(arrays, max_bytes, side=SIDE)
     final = b""
     if batch < len(traj.images):
         final = webp(traj.images[batch], fitted.rung.side if fitted.shrunk else 512, 85)
+    index = fitted.rung.chosen(len(traj.timesteps))
     shown = [
         _lane(traj, lane, [*frames.values()], arrays[lane], batch)
         for lane, frames in fitted.pictures.items()
@@ -107,7 +113,7 @@ def trajectory_payload(
         "prompt": shorten(prompt_of(traj, batch), 600),
         "details": details(traj, batch),
         "total": len(traj.timesteps),
-        "index": fitted.rung.chosen(len(traj.timesteps)),
+        "index": index,
         "timesteps": json_numbers(traj.timesteps),
         "alphas": json_numbers(traj.alphas),
         "sigmas": json_numbers(traj.sigmas),
@@ -116,7 +122,11 @@ def trajectory_payload(
         "note": " ".join(_notes(traj, batch, fitted, arrays)),
     }
     parts = [one for frames in fitted.pictures.values() for one in frames.values()]
-    return Payload(data, b"".join([*parts, final]))
+    maps = traj.attention if words else None
+    more = b""
+    if maps is not None and arrays and batch <= len(maps.others) and not is_hidden(traj, batch):
+        data["attention"], more = attention_data(maps.of(batch), index)
+    return Payload(data, b"".join([*parts, final, more]))
 
 
 def _alt(traj: Trajectory, batch: int) -> str:
@@ -142,6 +152,42 @@ def _lane(
 def json_numbers(values: NDArray[np.float64]) -> list[float | None]:
     """Five digits are plenty for a plot, and JSON has no NaN: it becomes null."""
     return [round(float(v), 5) if np.isfinite(v) else None for v in values]
+
+
+def attention_data(maps: AttentionMaps, index: list[int]) -> tuple[dict[str, Any], bytes]:
+    """What the player needs to show a word's map at each shown step: words, layers and bytes.
+
+    Layers stand one after the other, in each the words, in each word the steps; one byte a place.
+    The mean of all layers comes first; layers of their own follow where there is room.
+    """
+    keys = maps.shown[:40]
+    blocks = [_small(np.stack([maps[key][index] for key in keys]))]
+    layers = [("all layers", blocks[0])]
+    sizes = [one.height * one.width for one in maps.layers]
+    if sum(sizes) * len(keys) * len(index) <= MAX_MAPS - blocks[0].nbytes:
+        for k, one in enumerate(maps.layers):
+            every = [[maps.at(key, step=i, layer=k) for i in index] for key in keys]
+            layers.append((layer_words(one.name), _small(np.array(every))))
+    while layers[0][1].nbytes > MAX_MAPS and len(keys) > 1:  # a long prompt and many steps
+        keys = keys[: len(keys) // 2]
+        layers = [(layers[0][0], layers[0][1][: len(keys)])]
+    data = {
+        "words": [shorten(key_words(key), 40) for key in keys],
+        "layers": [
+            {"name": shorten(name, 60), "height": array.shape[2], "width": array.shape[3]}
+            for name, array in layers
+        ],
+    }
+    return data, b"".join(array.tobytes() for _, array in layers)
+
+
+def _small(maps: Any) -> Any:
+    """(words, steps, h, w) as bytes, each word from its darkest to its brightest, 32 at most."""
+    step = max(1, -(-max(maps.shape[2:]) // 32))
+    height, width = (size // step * step for size in maps.shape[2:])
+    shape = (*maps.shape[:2], height // step, step, width // step, step)
+    less = maps[..., :height, :width].reshape(shape).mean((3, 5))
+    return np.stack([brightness(own) for own in less])
 
 
 def _notes(traj: Trajectory, batch: int, fitted: Fitted, lanes: Drawn) -> Iterator[str]:

@@ -150,6 +150,7 @@ def grid_figure(grid: Grid, *, rows: int = 8) -> Figure:
     columns = max(len(row.positions) for row in shown)
     known = [name for name in ("score", "seconds") if name in grid.values and _curved(grid)]
     plotted = [name for name in known if np.isfinite(grid.values[name]).any()]
+    plotted = ["decided"] if grid.shares and plotted else plotted
     tall = 0.85 * len(shown) + 0.3 * len({row.group for row in shown})
     fig = shown_figure((max(6.5, 0.85 * columns + 2.2), tall + 0.9 + (2.6 if plotted else 0)))
     ratios = [tall, 2.6] if plotted else [tall]
@@ -160,6 +161,9 @@ def grid_figure(grid: Grid, *, rows: int = 8) -> Figure:
     _draw_pictures(fig.add_subplot(places[0, :]), grid, headings, shown)
     for k, name in enumerate(plotted):
         axes = fig.add_subplot(places[1, k])
+        if name == "decided":
+            _draw_decided(axes, grid)
+            continue
         _draw_curves(axes, grid, name)
         if k == 0 and _lines(grid)[0]:
             axes.legend(fontsize=7, frameon=False)
@@ -258,6 +262,41 @@ def _draw_curves(axes: Axes, grid: Grid, name: str) -> None:
     else:
         axes.set_ylabel("seconds per picture", fontsize=8)
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_decided(axes: Axes, grid: Grid) -> None:
+    """For each attribute the share of pictures that show the second words', and its half-point."""
+    told: Any = grid.call["decided"]
+    x = [float(label) for label in grid.axes["swap_at"]]  # type: ignore[arg-type]
+    order = np.argsort(x)
+    for k, name in enumerate(grid.shares[: len(COLOURS)]):
+        points = [tuple(grid.estimate(name, swap_at=label)) for label in grid.axes["swap_at"]]
+        value, low, high = np.array(points, np.float64)[order].T
+        at, half, (marker, size) = np.array(x)[order], told["half"][name], MARKERS[k % len(MARKERS)]
+        words = f"{name}: half-way at step {half:g}" if half is not None else f"{name}: no half-way"
+        look: dict[str, Any] = {
+            "color": COLOURS[k],
+            "marker": marker,
+            "markersize": size,
+            "fillstyle": "none",
+        }
+        axes.plot(at, value, label=_plain(words, 60), **look)
+        axes.fill_between(at, low, high, color=COLOURS[k], alpha=0.1, linewidth=0)
+        if half is not None:
+            axes.axvline(half, color=COLOURS[k], linestyle=":", linewidth=1)
+    axes.set_xlabel("step at which the words change", fontsize=8)
+    cosine = grid.measure == "CLIP cosine"
+    axes.set_ylabel(
+        "cosine with the second words\nabove the first's"
+        if cosine
+        else "share with the second\nwords', 95 % bands",
+        fontsize=8,
+    )
+    if not cosine:
+        axes.set_ylim(-0.03, 1.03)
+    axes.legend(fontsize=8, frameon=False)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
 

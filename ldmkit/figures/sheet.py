@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ldmkit.figures.attention import attention_html
 from ldmkit.figures.captions import alt_text, details, lane_words, prompt_of
 from ldmkit.figures.html import img, shorten, text
 from ldmkit.figures.webp import spread, webp
 from ldmkit.records import Trajectory
-from ldmkit.records.pictures import drawable, is_crisp, is_picture, lane_array
+from ldmkit.records.pictures import drawable, is_crisp, is_hidden, is_picture, lane_array
 from ldmkit.records.rgb import fitted, flat
 
 __all__ = [
@@ -271,10 +272,19 @@ def sheet_html(
     parts = [
         _legend(arrays) if steps else "",
         *(_column(traj, arrays, i, batch, encoded) for i in steps),
+        _words(traj, batch),
         *_finals(traj, {batch: encoded.get(("final", 0), b"")}),
     ]
     title = shorten(prompt_of(traj, batch), 600) or "no prompt"
     return sheet_markup(title, " · ".join(details(traj, batch)), "".join(parts))
+
+
+def _words(traj: Trajectory, batch: int) -> str:
+    """Where each word was looked at, where that was recorded."""
+    maps = traj.attention
+    if maps is None or batch > len(maps.others) or is_hidden(traj, batch):
+        return ""
+    return attention_html(maps.of(batch))
 
 
 def _legend(lanes: Drawn) -> str:

@@ -306,7 +306,7 @@ def comparison_payload(
     """
     lined = align(trajs)
     parts = [
-        trajectory_payload(traj, batch, lanes=lanes, max_bytes=max_bytes // len(trajs))
+        trajectory_payload(traj, batch, lanes=lanes, max_bytes=max_bytes // len(trajs), words=False)
         for traj in trajs
     ]
     titles, common = _titles(trajs, batch)

@@ -47,7 +47,7 @@ ARRAYS = (
 # Keywords that hold words: prompt, prompt_2, negative_prompt_3, prior_prompt...
 WORDS = re.compile(r"(prior_|negative_)*prompt(_\d)?")
 PREVIEWS = ("auto", "vae", "linear", "none")
-_OWN = ("prompt", "seed", "keep", "preview", "on_step", "unsafe_previews")
+_OWN = ("prompt", "seed", "keep", "preview", "on_step", "unsafe_previews", "attention")
 _LISTS = {"list", "List", "tuple", "Tuple"}
 _LONGEST_PROMPT = 100_000  # characters; a tokenizer takes a second for that many
 _LARGEST_SIDE = 8192  # pixels
@@ -369,10 +369,10 @@ def check_keep(keep: Any) -> tuple[str, ...]:
         ) from None
     for name in names:
         if not isinstance(name, str) or name not in ARRAYS:
-            near = nearest(name, ARRAYS, cutoff=0.6)
+            near = nearest(name, (*ARRAYS, "attention"), cutoff=0.6)
             raise ValueError(
-                f'keep takes names of arrays ({", ".join(ARRAYS)}) or "all", got {short(name)}'
-                + (f"; did you mean {near!r}?" if near else ".")
+                f'keep takes names of arrays ({", ".join(ARRAYS)}), "attention" or "all", '
+                f"got {short(name)}" + (f"; did you mean {near!r}?" if near else ".")
             )
     return names
 

@@ -33,6 +33,7 @@ __all__ = [
     "Call",
     "Stop",
     "Tape",
+    "Wrapped",
     "denoiser_of",
     "denoisers_of",
     "exclusive",
@@ -164,7 +165,7 @@ def hooked(
     with ExitStack() as stack:
         for name, around in methods.items():
             if callable(getattr(scheduler, name, None)):
-                wrapped = _Wrapped(scheduler, name, getattr(scheduler, name), around)
+                wrapped = Wrapped(scheduler, name, getattr(scheduler, name), around)
                 stack.callback(wrapped.take_away, vars(scheduler).get(name))
                 setattr(scheduler, name, wrapped)
         for network in networks:
@@ -173,7 +174,7 @@ def hooked(
         yield tape
 
 
-class _Wrapped:
+class Wrapped:
     """Stands on an instance in the place of one of its methods.
 
     A pipeline that copies its scheduler in mid-run would copy this, too, and step the original:
@@ -188,6 +189,7 @@ class _Wrapped:
         self._copies: list[weakref.ref[Any]] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The method, with what stands round it."""
         return self._around(self._owner, self._method, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -198,13 +200,13 @@ class _Wrapped:
         if isinstance(method, types.MethodType):
             method = types.MethodType(method.__func__, owner)
         self._copies.append(weakref.ref(owner))
-        return _Wrapped(owner, self._name, method, self._around)
+        return Wrapped(owner, self._name, method, self._around)
 
     def take_away(self, earlier: Any | None) -> None:
         """Gives the owner its method back (``earlier``: one of its own instance), and copies."""
         _restore(self._owner, self._name, earlier)
         for copied in (ref() for ref in self._copies):
-            if isinstance(vars(copied or self).get(self._name), _Wrapped):
+            if isinstance(vars(copied or self).get(self._name), Wrapped):
                 _restore(copied, self._name, None)
 
 
@@ -453,7 +455,7 @@ def _runs(frame: types.FrameType, scheduler: Any) -> bool:
     if frame.f_code.co_name != "__call__":
         return False
     one = frame.f_locals.get("self")
-    parts = {} if isinstance(one, _Wrapped) else getattr(one, "__dict__", {})
+    parts = {} if isinstance(one, Wrapped) else getattr(one, "__dict__", {})
     return any(part is scheduler for part in list(parts.values()))
 
 

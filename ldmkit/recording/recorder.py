@@ -50,6 +50,7 @@ from ldmkit.recording.arrays import (
     told_number,
     told_tensor,
 )
+from ldmkit.recording.attention import MapRecorder, check_attention
 from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.hooks import (
     Call,
@@ -64,10 +65,12 @@ from ldmkit.recording.hooks import (
     scheduler_of,
     telling,
 )
+from ldmkit.recording.intervene import interventions_of
 from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_steps
 from ldmkit.recording.noise_law import number, prediction_of
 from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
 from ldmkit.recording.shown import images_of, pictures_of, step_pictures
+from ldmkit.recording.watching import check_visible, watched
 from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Step, Trajectory
 
@@ -86,6 +89,8 @@ def record(
     preview: str = "auto",
     on_step: OnStep | None = None,
     unsafe_previews: bool = False,
+    attention: str | Sequence[str] | None = None,
+    attention_bytes: int = 256 * 2**20,
     **call: Any,
 ) -> Trajectory:
     """Runs a diffusers pipeline and records each step; the picture is the same to the bit.
@@ -112,6 +117,11 @@ def record(
             the part, its last clean estimate as the picture.
         unsafe_previews: draws the steps also of what the pipeline's safety checker blacked out;
             by default they are hidden (``Trajectory.hidden``), while their latents stay.
+        attention: words of the prompt whose attention maps are kept, ``("hat", "cat")``; those of
+            every token with ``"attention"`` in ``keep`` (``"all"`` leaves them out).
+        attention_bytes: what all maps may take. Each head is kept where that takes an eighth of it
+            at most, else the mean of a layer's heads; where that doesn't fit either the run is
+            refused in its first step.
         **call: the pipeline's own keywords (``num_inference_steps``, ``guidance_scale``, ...).
             What a pipeline of ``ldmkit.load`` was made for is its default.
 
@@ -127,6 +137,7 @@ def record(
     if isinstance(pipe, Released):
         pipe()  # says so
     parameters = checks.parameters_of(pipe)
+    keep, looked, most = check_attention(keep, attention, attention_bytes)
     names = checks.check_keep(keep)
     checks.check_preview(preview)
     checks.check_flag("unsafe_previews", unsafe_previews)
@@ -137,11 +148,16 @@ def record(
     call = _complete(pipe, parameters, prompt, call)
     say_if_astray(pipe, scheduler, call)
     told = kept(pipe, call, parameters, scheduler)  # before: a generator is drawn from
+    if changed := interventions_of(networks):
+        told["intervene"] = changed
     if seeds is not None:
         call["generator"] = _generator(seeds)
     tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
     tape.on_step, tape.family = on_step, family_of(pipe)
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
+    if looked is not None:
+        check_visible(pipe, networks, "attention")
+        tape.maps = MapRecorder(pipe, tape.family, call, looked, most, scheduler)
     tape.tape.halved = _number_of(tape.family.doubled_by, call, parameters) > 1
     parts, earlier = (scheduler, *networks, *(prior or ())), Tape()
     with in_use(pipe, tape.leave):  # release() waits for it
@@ -293,6 +309,11 @@ def recorder(
         )
     checks.check_prompt("prompt", prompt)
     checks.check_preview(preview)
+    if isinstance(keep, (str, list, tuple)) and "attention" in keep:
+        raise ValueError(
+            "Attention maps need the words of a pipeline's call; take ldmkit.record(pipe, prompt, "
+            'keep=("latents", "attention")), or leave them out here.'
+        )
     names = checks.check_keep(keep)
     if scheduler is None:
         names = _tellable(names, keep)
@@ -321,10 +342,13 @@ def _networks(network: Any) -> tuple[torch.nn.Module, ...]:
 @contextmanager
 def _listening(tape: Recording) -> Iterator[None]:
     """The hooks in place while the block runs; how the block ended is noted on the tape."""
-    watched = tape.networks if set(SIDES) & set(tape.names) else ()
+    heard_of = tape.networks if set(SIDES) & set(tape.names) else ()
     with ExitStack() as stack:
         if tape.scheduler is not None:
-            stack.enter_context(hooked(tape.scheduler, watched, tape.tape, tape.tell))
+            stack.enter_context(hooked(tape.scheduler, heard_of, tape.tape, tape.tell))
+        if tape.maps is not None:
+            for network in tape.networks:
+                stack.enter_context(watched(network, tape.maps))
         try:
             yield
         except Stop:
@@ -385,6 +409,7 @@ class Recording:
     family: Family = field(default_factory=Family)
     pipe: Any = None  # where one is at work; its checker looks at the picture
     words: Heard | None = None
+    maps: MapRecorder | None = None
     unsafe: bool = False  # steps are drawn though a checker hid their picture
     result: Any = None  # what a pipeline gave
     _leave: bool = False
@@ -447,6 +472,8 @@ class Recording:
         """Hands the newest step to ``on_step``; its ``False`` ends the run."""
         if self.words is not None:
             self.words.tell()
+        if self.maps is not None:
+            self.maps.step()
         if self.pipe is None and self.scheduler is not None:
             self.pipe = pipeline_at_work(self.scheduler)
         if self._leave:
@@ -515,9 +542,11 @@ class Recording:
             told = [None if np.isnan(scale) else round(float(scale), 3) for scale in scales]
             facts["call"] = {**facts["call"], "guidance": told}
         pictures = or_said("The pictures of the steps", lambda: self._pictures(calls, arrays), {})
+        attention = or_said("The attention maps", lambda: self._attention(calls, images), None)
         return Trajectory(
             **arrays,
             **pictures,
+            attention=attention,
             **facts,
             images=images,
             hidden=() if self.unsafe else hidden,
@@ -546,6 +575,12 @@ class Recording:
         else:
             last = stacked([calls[-1].output])
         return () if last is None or not np.isfinite(last).all() else pictures_of(self.vae, last[0])
+
+    def _attention(self, calls: Sequence[Call], images: Sequence[Image.Image]) -> Any:
+        if self.maps is None or not calls:
+            return None
+        ratio = images[0].height / images[0].width if images else 1.0
+        return self.maps.record(len(calls), calls[-1].latents, ratio)
 
     def _checked(
         self, images: tuple[Image.Image, ...], calls: Sequence[Call]

@@ -1,5 +1,6 @@
 """Records: frozen dataclasses over numpy and their files. No torch, no kernel, no GPU."""
 
+from ldmkit.records.attention import AttentionMaps
 from ldmkit.records.embedding import Embedding
 from ldmkit.records.gap import Gap
 from ldmkit.records.grid import Grid
@@ -10,6 +11,7 @@ from ldmkit.records.trajectory import Step, Steps, Trajectory
 from ldmkit.records.walk import Walk
 
 __all__ = [
+    "AttentionMaps",
     "Embedding",
     "Estimate",
     "Gap",

@@ -17,6 +17,8 @@ FIGURES = {
     "trajectory's guidance": "guidance.guidance_figure",
     "trajectory's page": "player.write_run_page",
     "trajectory's cell": "player.mimebundle",
+    "attention": "attention.attention_figure",
+    "attention's cell": "attention.attention_mimebundle",
     "walk": "plots.walk_figure",
     "walk's page": "walk.write_walk_page",
     "walk's sheet": "walk.walk_image",

@@ -272,9 +272,18 @@ class Grid:
                 if len(part) > 1:  # one picture is no sample
                     row |= {"low": score.low, "high": score.high}
             for name, column in part.values.items():
-                if name != "score":
+                if name in self.shares:
+                    row[name] = mean_of(column).value
+                elif name != "score":
                     row[name] = _median(column)
             yield {key: _said(value) for key, value in row.items()}
+
+    @property
+    def shares(self) -> tuple[str, ...]:
+        """Names of the values that ``decided`` drew curves of: attributes of the pictures."""
+        told = self.call.get("decided")
+        half = told.get("half") if isinstance(told, Mapping) else None
+        return tuple(name for name in self.values if isinstance(half, Mapping) and name in half)
 
     def _kept_apart(self) -> tuple[str, ...]:
         return tuple(name for name in self.axes if name not in AVERAGED) or tuple(self.axes)

@@ -12,7 +12,7 @@ alpha = 1 for Euler and its kin (arXiv 2206.00364, eq. 1) and alpha = 1 - sigma 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.check import cut, say, short
+from ldmkit.records import attention as _attention
 from ldmkit.records import pictures as _pictures
 from ldmkit.records import png as _png
+from ldmkit.records.attention import AttentionMaps
 from ldmkit.records.display import drawn
 from ldmkit.records.record import (
     MAX_BYTES,
@@ -71,6 +73,7 @@ _TOLD = (
     "batch",
     "embedding",
     "guidance",
+    "intervene",
 )
 
 
@@ -168,7 +171,7 @@ class Trajectory:
         rgb: (c+1, 3) linear map from latents to colours in 0..1, the last row its constant.
         images: final pictures of the batch; may be empty after an early stop.
         previews: lane name to decoded step pictures, (n, b, H, W, 3) uint8.
-        attention: room for attention maps; always ``None`` so far.
+        attention: where each word was looked at, step by step; ``None`` where it was not asked for.
         stopped: the run ended early.
         hidden: for each picture of the batch whether a safety checker blacked it out: its steps
             are drawn as a grey tile, its latents stay; empty where none is.
@@ -196,7 +199,7 @@ class Trajectory:
     rgb: Float32 | None = None
     images: tuple[Image.Image, ...] = ()
     previews: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
-    attention: None = None
+    attention: AttentionMaps | None = None
     stopped: bool = False
     hidden: tuple[bool, ...] = ()
     stages: tuple[Trajectory, ...] = ()
@@ -214,6 +217,25 @@ class Trajectory:
         put("stages", entries_of("stages", self.stages))
         self._check_words()
         self._check_arrays()
+        if self.attention is not None:
+            self._check_attention(self.attention)
+            run = replace(self, attention=None, stages=())  # the arrays are shared, none is copied
+            put("attention", _attention.bound(self.attention, run))
+
+    def _check_attention(self, maps: object) -> None:
+        if not isinstance(maps, AttentionMaps):
+            raise RecordError(f"attention must be AttentionMaps or None, got {short(maps)}.")
+        for one in (maps, *maps.others):
+            if len(one) != len(self.timesteps):
+                raise RecordError(
+                    f"attention must have {len(self.timesteps)} steps as the record, "
+                    f"got {len(one)}."
+                )
+        if 1 + len(maps.others) not in (1, self.batch_size):
+            raise RecordError(
+                f"attention must be of {self.batch_size} pictures as the record, "
+                f"got {1 + len(maps.others)}."
+            )
 
     def _check_words(self) -> None:
         _check_type("prompt", self.prompt, str, optional=False)
@@ -385,7 +407,7 @@ class Trajectory:
         The same pipeline with the same scheduler, versions and kind of machine are taken for
         granted. What no record holds is said aloud: keywords beside words and numbers (a start
         picture, latents, a callback: ``call["left_out"]``), a run without a seed, adapters that
-        were loaded.
+        were loaded, words that were changed on the way (``intervene``).
         """
         words = {name: getattr(self, name) for name in ("prompt", "negative_prompt", "seed")}
         words["seed"] = self.call.get("generator_seed") if self.seed is None else self.seed
@@ -417,6 +439,8 @@ class Trajectory:
         }
         if weights:
             missing.append(f"load its adapters first: {', '.join(sorted(weights))}")
+        if self.call.get("intervene"):
+            missing.append('run within ldmkit.intervene(...) again, as call["intervene"] says')
         if words := _as_list(self.call.get("learned_words")):
             missing.append(f"load its learnt words first: {', '.join(map(str, words))}")
         return missing
@@ -498,7 +522,9 @@ class Trajectory:
 
     def __repr__(self) -> str:
         words = self.prompt if isinstance(self.prompt, str) else " | ".join(self.prompt)
-        kept = [name for name in ("latents", *ESTIMATES) if getattr(self, name) is not None]
+        kept = [
+            name for name in ("latents", *ESTIMATES, "attention") if getattr(self, name) is not None
+        ]
         return (
             f"Trajectory({cut(words, 60)!r}, seed={self.seed}, {len(self.timesteps)} steps, "
             f"batch of {self.batch_size}, keeps {', '.join(kept) or 'pictures only'}"
@@ -537,11 +563,15 @@ def _pack(traj: Trajectory, dtype: np.dtype[Any]) -> tuple[Arrays, dict[str, Any
             arrays[name] = _cast(name, array, dtype)
     arrays |= {f"previews/{lane}": previews for lane, previews in traj.previews.items()}
     arrays |= pack_pictures(traj.images)
+    maps: list[dict[str, Any]] = []
+    if traj.attention is not None:
+        own, maps = _attention.pack(traj.attention, dtype)
+        arrays |= own
     stages = [_pack(stage, dtype) for stage in traj.stages]
     for i, (inner, _) in enumerate(stages):
         arrays |= {f"stages/{i}/{name}": array for name, array in inner.items()}
     words = {name: getattr(traj, name) for name in (*WORDS, "hidden")}
-    return arrays, words | {"stages": [inner for _, inner in stages]}
+    return arrays, words | {"attention": maps, "stages": [inner for _, inner in stages]}
 
 
 def _cast(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -562,6 +592,8 @@ def _unpack(arrays: Arrays, words: Mapping[str, Any]) -> Trajectory:
     fields |= {name: arrays[name] for name in ARRAYS if name in arrays}
     fields["previews"] = _below("previews/", arrays)
     fields["images"] = unpack_pictures(arrays)
+    # neither in files of an earlier ldmkit
+    fields["attention"] = _attention.unpack(arrays, words.get("attention", ()))
     stages = words["stages"]
     if len(stages) > MAX_STAGES:  # before each of them is read
         raise RecordError(f"a trajectory has at most {MAX_STAGES} stages, got {len(stages)}.")

@@ -56,6 +56,12 @@ SOLUTIONS = {  # what a student has to find, by notebook
             "    return (z_end - ratio * z) / (alpha_end - ratio * alpha)",
         )
     ],
+    "09-attention": [
+        (
+            "return q @ k.T",
+            "a = np.exp(q @ k.T / np.sqrt(q.shape[-1]))\n    return a / a.sum(-1, keepdims=True)",
+        )
+    ],
     "10-other-models": [
         ("return step.latents", "return step.latents - step.sigma * step.model_output")
     ],

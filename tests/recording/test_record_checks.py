@@ -49,7 +49,7 @@ def pipe():
         ({"seed": -1}, ValueError, "got -1"),
         ({"seed": True}, TypeError, "got True"),
         ({"keep": "latent"}, ValueError, "did you mean 'latents'?"),
-        ({"keep": ("latents", "attention")}, ValueError, "keep takes names of arrays"),
+        ({"keep": ("latents", "attentoin")}, ValueError, "keep takes names of arrays"),
         ({"preview": "jpeg"}, ValueError, "one of auto, vae, linear, none"),
         ({"output_type": "np"}, ValueError, 'must be "pil" or "latent"'),
         ({"return_dict": False}, ValueError, "return_dict must stay True"),
