@@ -172,7 +172,9 @@ def _check_by_type(name: str, value: Any, parameter: Any) -> None:
     elif outer & {*_LISTS, "Tensor", "ndarray"} and not (
         outer & {"int", "float"} and _is_real(value)
     ):
-        _check_several(name, value, default, "str" in kinds)
+        # "tuple[int, int]" says how many; "tuple[int]" with a default of three says nothing
+        pair = isinstance(default, tuple) and annotation.count(",") == len(default) - 1
+        _check_several(name, value, default if pair else None, "str" in kinds)
     else:
         _check_one(name, value, outer - {"class", "None", "Optional", "typing"}, default)
 

@@ -33,6 +33,7 @@ __all__ = [
     "Call",
     "Stop",
     "Tape",
+    "call_at_work",
     "denoiser_of",
     "denoisers_of",
     "exclusive",
@@ -63,6 +64,9 @@ class Located(Protocol):
     def level(self) -> tuple[float, float]:
         """(alpha, sigma) of what enters the step."""
 
+    def scalings(self) -> tuple[float, float]:
+        """(skip, scale): the prediction is skip · latents + scale · model output."""
+
 
 @dataclass
 class Call:
@@ -82,14 +86,12 @@ class Tape:
     Attributes:
         calls: the steps.
         network: what the network gave waits here for the step that follows it.
-        halved: the pipeline's latents hold each picture twice, with and without words.
         owner: the scheduler whose steps these are, or the copy of it that a pipeline made.
         aside: steps of other copies of the scheduler.
     """
 
     calls: list[Call] = field(default_factory=list)
     network: list[torch.Tensor] = field(default_factory=list)
-    halved: bool = False
     owner: Any = None
     aside: int = 0
 
@@ -110,10 +112,10 @@ def denoiser_of(pipe: Any) -> torch.nn.Module | None:
 
 def denoisers_of(pipe: Any) -> tuple[torch.nn.Module, ...]:
     """The networks that predict noise: some pipelines have a second for the last steps."""
-    first = (getattr(pipe, name, None) for name in ("unet", "transformer", "decoder"))
+    first = (getattr(pipe, name, None) for name in ("unet", "transformer", "decoder", "prior"))
+    second = (getattr(pipe, name, None) for name in ("transformer_2", "unconditional_transformer"))
     networks = [found for found in first if isinstance(found, torch.nn.Module)][:1]
-    second = getattr(pipe, "transformer_2", None)
-    return (*networks, second) if isinstance(second, torch.nn.Module) else tuple(networks)
+    return (*networks, *(found for found in second if isinstance(found, torch.nn.Module)))
 
 
 def prior_of(pipe: Any) -> tuple[Any, Any] | None:
@@ -230,7 +232,7 @@ def _record_step(
     if threading.get_ident() != here or not _follows(tape, scheduler, owner):
         return step(*args, **kwargs)
     model_output, timestep, sample = _arguments(scheduler, names, args, kwargs)
-    latents, guided = _copy(tape, sample), _copy(tape, model_output)
+    latents, guided = _copy(sample), _copy(model_output)
     if latents is None:
         raise TypeError(
             f"{type(scheduler).__name__}.step must get the latents as a tensor or an array of "
@@ -238,7 +240,7 @@ def _record_step(
         )
     place = place_of(owner, timestep)
     result = step(*args, **kwargs)
-    call = Call(place(), latents, guided, tape.network, _copy(tape, _first(result)))
+    call = Call(place(), latents, guided, tape.network, _copy(_first(result)))
     tape.network = []
     if tape.calls:
         tape.calls[-1].output = None  # only the last output is an array of its own
@@ -272,14 +274,18 @@ def _names_of(step: Callable[..., Any]) -> tuple[str, ...]:
         return ()
 
 
+# The scheduler of EDM's first form tells its noise level itself and has names of its own.
+_OF_KARRAS = ("model_output", "sigma_hat", "sample_hat")
+
+
 def _arguments(
     scheduler: Any, names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, ...]:
     """(model output, timestep, sample) by name; in this order where a student named them."""
     given = dict(zip(names, args, strict=False)) | kwargs
-    wanted = ("model_output", "timestep", "sample")
-    if given.keys() >= set(wanted):
-        return tuple(given[name] for name in wanted)
+    for wanted in (("model_output", "timestep", "sample"), _OF_KARRAS):
+        if given.keys() >= set(wanted):
+            return tuple(given[name] for name in wanted)
     own = sorted(kwargs, key=lambda name: names.index(name) if name in names else len(names))
     found = (*args, *(kwargs[name] for name in own))[:3]
     if len(found) < 3:
@@ -300,14 +306,13 @@ def _first(result: Any) -> Any:
     return getattr(result, "prev_sample", result[0] if isinstance(result, tuple) else None)
 
 
-def _copy(tape: Tape, tensor: Any) -> Any:
+def _copy(tensor: Any) -> Any:
     """A tensor as it is now: pipelines may go on writing into theirs."""
     if isinstance(tensor, np.ndarray) and tensor.dtype.kind in "fiu":  # a loop in numpy
         tensor = torch.tensor(tensor.astype(np.float32))
     if not isinstance(tensor, torch.Tensor):
         return None
-    part = tensor.detach()
-    return (part[: len(part) // 2] if tape.halved else part).clone()
+    return tensor.detach().clone()
 
 
 def _keep_output(tape: Tape, here: int, module: torch.nn.Module, args: Any, output: Any) -> None:
@@ -439,14 +444,19 @@ def _refuse_others(
 
 
 def pipeline_at_work(scheduler: Any) -> Any | None:
-    """The pipeline with this scheduler that this thread is within; ``None`` in a loop of a cell.
+    """The pipeline with this scheduler that this thread is within; ``None`` in a loop of a cell."""
+    return call_at_work(scheduler).get("self")
+
+
+def call_at_work(scheduler: Any) -> Mapping[str, Any]:
+    """The names of that pipeline's running call, ``self`` among them; nothing in a cell's loop.
 
     Of this thread alone: to read what stands on another's stack while it runs may end the process.
     """
     frame = sys._getframe(1)
     while frame and not _runs(frame, scheduler):
         frame = frame.f_back  # type: ignore[assignment]
-    return frame.f_locals["self"] if frame else None
+    return frame.f_locals if frame else {}
 
 
 def _runs(frame: types.FrameType, scheduler: Any) -> bool:

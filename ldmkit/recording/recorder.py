@@ -20,7 +20,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from PIL import Image
 from ldmkit import check
 from ldmkit.check import heard_by, say, short
 from ldmkit.loading.device import Released, in_use
-from ldmkit.loading.families import Family, family_of
+from ldmkit.loading.families import Layout, layout_of
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.students import say_if_astray
 from ldmkit.recording import call as checks
@@ -40,6 +40,7 @@ from ldmkit.recording.arrays import (
     SIDES,
     Told,
     arrays_of,
+    laid_out,
     nothing,
     of_one_shape,
     or_said,
@@ -54,11 +55,11 @@ from ldmkit.recording.hooks import (
     Call,
     Stop,
     Tape,
+    call_at_work,
     denoisers_of,
     exclusive,
     guarded,
     hooked,
-    pipeline_at_work,
     prior_of,
     scheduler_of,
     telling,
@@ -139,9 +140,8 @@ def record(
     if seeds is not None:
         call["generator"] = _generator(seeds)
     tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
-    tape.on_step, tape.family = on_step, family_of(pipe)
+    tape.on_step = on_step
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
-    tape.tape.halved = _number_of(tape.family.doubled_by, call, parameters) > 1
     parts, earlier = (scheduler, *networks, *(prior or ())), Tape()
     with in_use(pipe, tape.leave):  # release() waits for it
         with (
@@ -179,19 +179,6 @@ def _check_parts(pipe: Any, scheduler: Any, networks: Sequence[torch.nn.Module])
         # What comes and goes layer by layer is nowhere in between, too, but has a hook for it.
         if weight is not None and weight.is_meta and not hasattr(network, "_hf_hook"):
             Released()()  # a sibling's release took the weights: says so
-
-
-def _number_of(name: str, call: Mapping[str, Any], parameters: Mapping[str, Any]) -> float:
-    """A keyword's number in this call, or the pipeline's own; 0 where there is none."""
-    own = parameters[name].default if name in parameters else 0
-    value = call.get(name, own)
-    return float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def _guides_by_more(pipe: Any) -> bool:
-    """Whether the pipeline asks the network for more than answers with and without words."""
-    guider = getattr(getattr(pipe, "guider", None), "_input_predictions", ())
-    return len(guider) > 2 or bool(getattr(pipe, "do_perturbed_attention_guidance", False))
 
 
 def _complete(
@@ -363,7 +350,7 @@ class Recording:
     on_step: OnStep | None = None
     tape: Tape = field(default_factory=Tape)
     stopped: bool = False
-    family: Family = field(default_factory=Family)
+    layout: Layout | None = None  # what latents look like, from the first step on
     pipe: Any = None  # where one is at work; its checker looks at the picture
     words: Heard | None = None
     unsafe: bool = False  # steps are drawn though a checker hid their picture
@@ -428,8 +415,11 @@ class Recording:
         """Hands the newest step to ``on_step``; its ``False`` ends the run."""
         if self.words is not None:
             self.words.tell()
-        if self.pipe is None and self.scheduler is not None:
-            self.pipe = pipeline_at_work(self.scheduler)
+        if self.layout is None:
+            running = call_at_work(self.scheduler)
+            at_work = running.get("self")
+            self.layout = Layout() if at_work is None else layout_of(at_work, running)
+            self.pipe = at_work if self.pipe is None else self.pipe
         if self._leave:
             raise Stop
         if self.on_step is None:
@@ -442,7 +432,7 @@ class Recording:
     def _step(self, call: Call) -> Step:
         """One step by name; only what was asked for is worked out."""
         with heard_by(lambda words: None):  # what is missing is said once, at the end
-            arrays = self._arrays([call])
+            arrays = self._arrays(self._laid_out([call]))
         values = {name: None if arrays[name] is None else arrays[name][0] for name in ARRAYS}
         return Step(
             index=len(self.tape.calls) - 1,
@@ -474,7 +464,7 @@ class Recording:
         return self._made[1]
 
     def _trajectory(self) -> Trajectory:
-        calls = of_one_shape(self.tape.calls)
+        calls = self._laid_out(of_one_shape(self.tape.calls))
         arrays = or_said("The arrays of the steps", lambda: self._arrays(calls), nothing())
         images = or_said("The picture", lambda: self._images(calls), ())
         if not calls and not images:
@@ -506,9 +496,18 @@ class Recording:
             stages=self.stages,
         )
 
+    def _laid_out(self, calls: Sequence[Call]) -> list[Call]:
+        layout = self.layout or Layout()
+        plain = replace(layout, unpack=None)
+        return or_said(
+            "Latents (c, h, w)",
+            lambda: [laid_out(call, layout) for call in calls],
+            [laid_out(call, plain) for call in calls],
+        )
+
     def _arrays(self, calls: Sequence[Call]) -> dict[str, Any]:
-        order = None if _guides_by_more(self.pipe) else self.family.words_first
-        return arrays_of(calls, self._prediction, self.names, order) if calls else nothing()
+        layout = self.layout or Layout()
+        return arrays_of(calls, self._prediction, self.names, layout) if calls else nothing()
 
     @property
     def _prediction(self) -> str:
@@ -526,7 +525,9 @@ class Recording:
             last = arrays_of(calls[-1:], self._prediction, ("denoised",))["denoised"]
         else:
             last = stacked([calls[-1].output])
-        return () if last is None or not np.isfinite(last).all() else pictures_of(self.vae, last[0])
+        if last is None or not np.isfinite(last).all():
+            return ()
+        return pictures_of(self.vae, last[0] / (self.layout or Layout()).data)
 
     def _checked(
         self, images: tuple[Image.Image, ...], calls: Sequence[Call]
@@ -545,11 +546,11 @@ class Recording:
         return images, hidden
 
     def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:
-        undrawn = self.vae is None and (not calls or calls[-1].latents.ndim != 4)
+        undrawn = self.vae is None and (not calls or not _is_picture(calls[-1].latents))
         if self.preview == "none" or not len(arrays["timesteps"]) or undrawn:
             return {}
         _check_drawable(calls)
-        drawn = step_pictures(self.vae, arrays, self.preview)
+        drawn = step_pictures(self.vae, arrays, self.preview, (self.layout or Layout()).data)
         if not drawn and self.vae is not None and {"latents", "denoised"} & set(self.names):
             raise ValueError("nobody described how its latents are decoded")
         return drawn
@@ -563,8 +564,13 @@ def _changes(scales: NDArray[np.float64]) -> bool:
     )
 
 
+def _is_picture(latents: torch.Tensor) -> bool:
+    """(b, c, h, w), or a film (b, c, frames, h, w) of one frame."""
+    return latents.ndim == 4 or (latents.ndim == 5 and latents.shape[2] == 1)
+
+
 def _check_drawable(calls: Sequence[Call]) -> None:
-    if calls[-1].latents.ndim != 4:
+    if not _is_picture(calls[-1].latents):
         shape = tuple(calls[-1].latents.shape)
         raise ValueError(f"nobody described how latents of the shape {shape} are decoded")
 

@@ -74,8 +74,17 @@ def pictures_of(vae: Any, latents: NDArray[np.float32]) -> tuple[Image.Image, ..
     return tuple(Image.fromarray(picture) for picture in colours.transpose(0, 2, 3, 1))
 
 
-def step_pictures(vae: Any, arrays: Mapping[str, Any], preview: str) -> dict[str, Any]:
-    """``rgb`` and ``previews`` of a record."""
+def step_pictures(
+    vae: Any, arrays: Mapping[str, Any], preview: str, data: float = 1.0
+) -> dict[str, Any]:
+    """``rgb`` and ``previews`` of a record.
+
+    Args:
+        vae: the autoencoder, or ``None``.
+        arrays: of the record.
+        preview: how steps are drawn.
+        data: what clean latents are divided by before they are decoded.
+    """
     kept = {name: arrays[name] for name in ("latents", "denoised") if arrays[name] is not None}
     if preview == "none" or not kept:
         return {}
@@ -84,9 +93,9 @@ def step_pictures(vae: Any, arrays: Mapping[str, Any], preview: str) -> dict[str
         return {"rgb": _PIXEL_RGB} if shape[2] == 3 else {}
     if shape[2] != getattr(vae.config, "latent_channels", shape[2]):
         return {}  # packed in a way that nobody described
-    rgb = previews.linear_rgb(vae, shape[2])
-    lanes = {lane: _at_unit_scale(arrays, lane) for lane in kept}
-    unguided = _unguided_estimates(arrays)
+    rgb = previews.linear_rgb(vae, shape[2]) / np.array([[data]] * shape[2] + [[1.0]], np.float32)
+    lanes = {lane: _at_unit_scale(arrays, lane) / data for lane in kept}
+    unguided = {lane: x0 / data for lane, x0 in _unguided_estimates(arrays).items()}
     small = small_decoder(vae, works_on(vae)) if preview == "auto" else None
     if small is not None:
         decode = partial(previews.decode_small, small)
