@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 __all__ = ["FAMILIES", "Family", "Layout", "answers_of", "family_of", "layout_of"]
 
+Names = Mapping[str, Any]  # of the pipeline's running call
 Order = Literal["apart", "text_first", "image_first"]
 _USUAL_ANSWERS = (("uncond", "text"),)
 
@@ -34,8 +35,10 @@ class Family:
     Attributes:
         classes: beginnings of the class names of its pipelines.
         answers: what the network is asked for in a step, in its order in batch or calls, once for
-            each number of answers: ``"text"`` and ``"uncond"``, and others by what they are.
+            each number of answers: ``"text"`` and ``"uncond"``, others by what they are, and
+            ``"..."`` for any number of them.
             Of two the numbers decide where they can: ``ldmkit.recording.guidance``.
+        unguided: the same where guidance is off and the network is asked more than once yet.
         doubled_by: keyword of the call that, above 1, makes the pipeline keep each picture's
             latents twice, the second time without words.
         unpack: the pipeline's method that makes (b, c, h, w), or (b, c, 1, h, w), of its tokens;
@@ -43,22 +46,20 @@ class Family:
         asks: parameters of that method that the running call keeps under other names.
         by_sigma_data: clean latents have the deviation ``sigma_data`` of the scheduler, and are
             divided by it before they are decoded.
+        from_zero: pixels are in 0..1, where others have -1..1.
         tokens: where the words stand among the network's tokens, or ``"apart"``: it reads them by
             cross-attention.
-        after: (network, scheduler) of a stage that runs with a scheduler of its own.
     """
 
     classes: tuple[str, ...] = ()
     answers: tuple[tuple[str, ...], ...] = _USUAL_ANSWERS
+    unguided: tuple[tuple[str, ...], ...] = ()
     doubled_by: str = ""
     unpack: str | Callable[[Any, Mapping[str, Any]], Shaped] = "_unpack_latents"
     asks: Mapping[str, str] = field(default_factory=dict)
     by_sigma_data: bool = False
+    from_zero: bool = False
     tokens: Order = "apart"
-    after: tuple[str, str] | None = None
-
-
-Names = Mapping[str, Any]  # of the pipeline's running call
 
 
 def _by_ids(pipe: Any, names: Names) -> Shaped:
@@ -111,6 +112,11 @@ def _last_picture(pipe: Any, names: Names) -> Shaped:
     return lambda latents: latents[:, -1]
 
 
+def _codes(pipe: Any, names: Names) -> Shaped:
+    """aMUSEd: (b, h, w) of a codebook's numbers."""
+    return lambda latents: latents.unsqueeze(1)
+
+
 def _target_patches(pipe: Any, names: Names) -> Shaped:
     """JoyImage Plus: (b, patches, c, frames, p, p); those of the picture that is made are first."""
     f, rows, columns = names["shape_list"][0][0]
@@ -131,7 +137,11 @@ _PIX2PIX = (("text", "image", "uncond"),)
 FAMILIES = (
     Family(("DiT",), _TEXT_FIRST, doubled_by="guidance_scale"),
     Family(("StableDiffusionInstructPix2Pix", "StableDiffusionXLInstructPix2Pix"), _PIX2PIX),
-    Family(("StableDiffusionSAG",), (*_USUAL_ANSWERS, ("uncond", "text", "degraded"))),
+    Family(
+        ("StableDiffusionSAG",),
+        (*_USUAL_ANSWERS, ("uncond", "text", "degraded")),
+        unguided=(("text", "degraded"),),
+    ),
     Family(("CycleDiffusion",), (("source", "text"), ("source_uncond", "uncond", "source", "text"))),
     Family(("StableDiffusion3",), (*_USUAL_ANSWERS, ("uncond", "text", "skipped")), tokens="image_first"),
     Family(("Lumina2", "CogView4"), _TEXT_FIRST, tokens="text_first"),
@@ -152,7 +162,9 @@ FAMILIES = (
     Family(("JoyImageEditPlus",), _TEXT_FIRST, unpack=_target_patches),
     Family(("JoyImage",), _TEXT_FIRST, unpack=_last_picture),
     Family(("SanaSprint", "Cosmos"), _TEXT_FIRST, by_sigma_data=True),
-    Family(("UnCLIP",), after=("super_res_first", "super_res_scheduler")),
+    Family(("Amused",), unpack=_codes),
+    Family(("ScoreSdeVe",), from_zero=True),
+    Family(("SemanticStableDiffusion",), (*_USUAL_ANSWERS, ("uncond", "text", "..."))),
 )
 
 _USUAL = Family()
@@ -164,21 +176,22 @@ def family_of(pipe: Any) -> Family:
     return next((row for row in FAMILIES if name.startswith(row.classes)), _USUAL)
 
 
-def answers_of(pipe: Any, family: Family) -> tuple[tuple[str, ...], ...]:
+def answers_of(pipe: Any, names: Names) -> tuple[tuple[str, ...], ...]:
     """What the network is asked for in a step, once for each number of answers.
 
     A modular pipeline's guider says it itself, and one with perturbed attention (PAG, arXiv
     2403.17377) that it asks once more.
     """
     guider = getattr(getattr(pipe, "guider", None), "_input_predictions", None)
-    if guider:  # of a modular pipeline
+    if guider:
         known = {"pred_cond": "text", "pred_uncond": "uncond"}
         return (tuple(known.get(name, name) for name in guider),)
-    if not getattr(pipe, "do_perturbed_attention_guidance", False):
-        return family.answers
-    if getattr(pipe, "do_classifier_free_guidance", True):
-        return (("uncond", "text", "perturbed"),)
-    return (("text", "perturbed"),)
+    if getattr(pipe, "do_perturbed_attention_guidance", False):
+        return (("uncond", "text", "perturbed"), ("text", "perturbed"))
+    family = family_of(pipe)
+    own = getattr(pipe, "do_classifier_free_guidance", True)
+    guided = names.get("do_classifier_free_guidance", own)
+    return family.answers if guided else family.unguided or family.answers
 
 
 @dataclass(frozen=True)
@@ -191,12 +204,14 @@ class Layout:
             it is that already, or nobody described it.
         doubled: each picture's latents are there twice.
         data: what clean latents are divided by before they are decoded.
+        from_zero: pixels are in 0..1, where others have -1..1.
     """
 
     answers: tuple[tuple[str, ...], ...] = _USUAL_ANSWERS
     unpack: Shaped | None = None
     doubled: bool = False
     data: float = 1.0
+    from_zero: bool = False
 
 
 def layout_of(pipe: Any, names: Names) -> Layout:
@@ -215,7 +230,7 @@ def layout_of(pipe: Any, names: Names) -> Layout:
     doubled = isinstance(above, (int, float)) and above > 1
     config = getattr(getattr(pipe, "scheduler", None), "config", {})
     data = float(config.get("sigma_data") or 1.0) if family.by_sigma_data else 1.0
-    return Layout(answers_of(pipe, family), unpack, doubled, data)
+    return Layout(answers_of(pipe, names), unpack, doubled, data, family.from_zero)
 
 
 def _unpack_of(pipe: Any, family: Family, names: Names) -> Shaped | None:

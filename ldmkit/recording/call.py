@@ -170,7 +170,8 @@ def _check_by_type(name: str, value: Any, parameter: Any) -> None:
     elif kinds & {"Tensor", "FloatTensor"} and not kinds & {"int", "float"}:
         _check_tensors(name, value, "Tensor" in str(outer), bool(outer & _LISTS))
     elif outer & {*_LISTS, "Tensor", "ndarray"} and not (
-        outer & {"int", "float"} and _is_real(value)
+        (outer & {"int", "float"} and _is_real(value))
+        or ("str" in outer and isinstance(value, str))
     ):
         # "tuple[int, int]" says how many; "tuple[int]" with a default of three says nothing
         pair = isinstance(default, tuple) and annotation.count(",") == len(default) - 1

@@ -54,20 +54,22 @@ def sides(
     Args:
         guided: (n, b, ...) what the scheduler got in each step.
         parts: for each step, what the network gave for it: one answer (b, ...) or several.
-        answers: what they are in the family's order, once for each number of answers; of two
-            that is asked only where the numbers decide nothing.
+        answers: what they are in the family's order, once for each number of answers, or with
+            ``"..."`` at its end for more; of two that is asked only where the numbers decide
+            nothing.
         latents: (n, b, ...) what entered each step.
     """
     text, uncond = guided.copy(), np.full_like(guided, np.nan)  # one answer had the words
     scales, found = np.ones(len(guided)), False
-    orders = {len(order): tuple(order) for order in answers}
+    orders = {len(order): tuple(order) for order in answers if "..." not in order}
+    open_end = next((tuple(order) for order in answers if "..." in order), None)
     counts = np.array([len(step) for step in parts])
     for count in sorted(set(counts[counts > 1].tolist())):
         at = counts == count
         several = np.stack([step for step in parts if len(step) == count])  # (m, count, b, ...)
         fit = _fit(guided[at], several, latents[at])
-        order = orders.get(count)
-        if fit is None or order is None:
+        order = orders.get(count, open_end if open_end and count > 2 else None)
+        if fit is None or order is None or "text" not in order:
             return None
         if count == 2 and set(order) == {"text", "uncond"}:
             order = _order_of_two(fit.shares[:, 1], order)
@@ -118,8 +120,11 @@ def _fit(guided: Float32, parts: Float32, latents: Float32) -> _Fit | None:
         converted, better = _solved(guided, parts, latents)
         if np.median(better) <= _ROUNDING:
             plain, rest = converted, better
-    if np.median(rest) > _UNEXPLAINED and parts.shape[1] == 2:
-        return None
+    if np.median(rest) > _UNEXPLAINED:  # no sum of the answers
+        if parts.shape[1] == 2:
+            return None
+        plain = np.zeros_like(plain)  # SEGA's masks: its answers are what they are by their order
+        plain[..., 0] = 1.0
     count, exact = parts.shape[1], rest.max(axis=1) < _ROUNDING
     known = np.isfinite(plain).all(axis=2)  # (m, b)
     means = np.array([np.median(row[ok], axis=0) if ok.any() else np.full(row.shape[1], np.nan)
@@ -145,8 +150,8 @@ def _solved(
     basis = np.concatenate(columns, axis=1).reshape(m, -1, b, parts[0, 0, 0].size)
     basis = basis.astype(np.float64).transpose(0, 2, 1, 3)  # (m, b, columns, k)
     wanted = guided.reshape(m, b, -1).astype(np.float64)
-    scale = np.sqrt(np.einsum("mbck,mbck->mbc", basis, basis))
-    scale = np.where(scale > 0, scale, 1.0)
+    size = np.sqrt(np.einsum("mbck,mbck->mbc", basis, basis))
+    scale = np.where(size > 0, size, 1.0)
     basis = basis / scale[..., None]
     gram = np.einsum("mbck,mbdk->mbcd", basis, basis)
     right = np.einsum("mbck,mbk->mbc", basis, wanted)
@@ -156,6 +161,6 @@ def _solved(
         moved = np.einsum("mbc,mbck->mbk", weights[..., 1:count], basis[:, :, 1:count])
         rest = np.sqrt((missed**2).sum(axis=2) / (moved**2).sum(axis=2))
         weights = weights / scale
-    same = (scale[..., 1:count] <= 1e-6 * scale[..., :1]).any(axis=2)  # nothing to tell apart
+    same = (size[..., 1:count] <= 1e-6 * size[..., :1]).any(axis=2)  # nothing to tell apart
     weights[same] = np.nan
     return weights, np.where(same | np.isnan(rest), 0.0, rest)

@@ -31,6 +31,7 @@ from ldmkit.recording.noise_law import place_of
 
 __all__ = [
     "Call",
+    "Stage",
     "Stop",
     "Tape",
     "call_at_work",
@@ -41,8 +42,9 @@ __all__ = [
     "hooked",
     "is_mine",
     "pipeline_at_work",
-    "prior_of",
     "scheduler_of",
+    "stages_of",
+    "step_of",
     "telling",
 ]
 
@@ -100,9 +102,14 @@ def scheduler_of(pipe: Any) -> Any | None:
     """The pipeline's scheduler (its decoder's, where a prior has one too), or ``None``."""
     for name in ("scheduler", "decoder_scheduler"):
         found = getattr(pipe, name, None)
-        if callable(getattr(found, "step", None)):
+        if callable(getattr(found, step_of(found), None)):
             return found
     return None
+
+
+def step_of(scheduler: Any) -> str:
+    """The name of a scheduler's step: score-SDE predicts, and corrects (arXiv 2011.13456)."""
+    return "step" if hasattr(scheduler, "step") else "step_pred"
 
 
 def denoiser_of(pipe: Any) -> torch.nn.Module | None:
@@ -118,15 +125,30 @@ def denoisers_of(pipe: Any) -> tuple[torch.nn.Module, ...]:
     return (*networks, *(found for found in second if isinstance(found, torch.nn.Module)))
 
 
-def prior_of(pipe: Any) -> tuple[Any, Any] | None:
-    """An unCLIP pipeline's prior, which runs before its decoder: (network, scheduler)."""
-    scheduler = getattr(pipe, "prior_scheduler", None)
-    for name in ("prior", "prior_prior"):
-        network = getattr(pipe, name, None)
-        # of embeddings; Wuerstchen's prior is another thing
-        if hasattr(network, "clip_mean") and callable(getattr(scheduler, "step", None)):
-            return network, scheduler
-    return None
+@dataclass(frozen=True)
+class Stage:
+    """What runs before or after the stage that a record is of, with a scheduler of its own.
+
+    Attributes:
+        name: the beginning of its keywords, such as ``prior_num_inference_steps``.
+        network: what predicts.
+        scheduler: whose steps they are.
+    """
+
+    name: str
+    network: torch.nn.Module
+    scheduler: Any
+
+
+def stages_of(pipe: Any) -> tuple[Stage, ...]:
+    """The other stages of a pipeline: a prior of embeddings, Karlo's super-resolution."""
+    found = []
+    for name, networks in (("prior", ("prior", "prior_prior")), ("super_res", ("super_res_first",))):
+        scheduler = getattr(pipe, f"{name}_scheduler", None)
+        parts = [part for part in (getattr(pipe, one, None) for one in networks) if part is not None]
+        if callable(getattr(scheduler, "step", None)) and parts:
+            found.append(Stage(name, parts[0], scheduler))
+    return tuple(found)
 
 
 # --- what passes -------------------------------------------------------------------------------
@@ -156,9 +178,10 @@ def hooked(
             "heard; add one, or tell the steps yourself: ldmkit.recorder() and tape.step(...)."
         )
     networks, here = tuple(networks), threading.get_ident()
+    step = step_of(scheduler)
     methods = {
-        "step": functools.partial(
-            _record_step, scheduler, _names_of(scheduler.step), tape, here, after
+        step: functools.partial(
+            _record_step, scheduler, _names_of(getattr(scheduler, step)), tape, here, after
         ),
         "scale_model_input": functools.partial(_refuse_others, scheduler, here),
         "set_timesteps": functools.partial(_make_others_wait, scheduler, here),

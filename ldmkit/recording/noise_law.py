@@ -93,6 +93,7 @@ _SPACES: dict[str, Space | None] = {
     "DDPMWuerstchenScheduler": "vp_ratio",
     "KarrasVeScheduler": "told",
     "SCMScheduler": "trig",
+    "ScoreSdeVeScheduler": "exploding",
     "DDIMInverseScheduler": None,  # tells the network where it goes to, not where it stands
     # Of films: paths of their own between noise and picture.
     **dict.fromkeys(("HeliosScheduler", "HeliosDMDScheduler", "MiniMaxH3Scheduler"), None),
@@ -223,6 +224,8 @@ def place_of(scheduler: Any, timestep: Any) -> Callable[[], Place]:
         space = "flow"
     tables = {"vp_timestep": "alphas_cumprod", "vp_ratio": "_alpha_cumprod", "trig": "timesteps"}
     name, offset = tables.get(str(space), "sigmas"), 0
+    if "ScoreSdeVeScheduler" in _names(scheduler):
+        name = "discrete_sigmas"
     if not getattr(scheduler, "state_in_first_order", True):
         kinds = [kind for kind in _names(scheduler) if kind in _SECOND_CALLS]
         name, offset = _SECOND_CALLS[kinds[0]] if kinds else (name, offset)
@@ -245,6 +248,8 @@ def _scalings_of(scheduler: Any) -> Scalings | None:
     names = _names(scheduler) if _is_known(scheduler) else []
     if "SCMScheduler" in names:  # x0 = cos t · x - sin t · F, sCM, eq. 5
         return lambda t: (math.cos(t), -math.sin(t))
+    if "ScoreSdeVeScheduler" in names:  # a score is -noise / sigma
+        return lambda sigma: (1.0, sigma * sigma)
     if "KarrasVeScheduler" in names:
         return lambda sigma: (1.0, sigma)
     if "CMStochasticIterativeScheduler" in names:
@@ -263,6 +268,8 @@ def _scalings_of(scheduler: Any) -> Scalings | None:
 
 def _found(scheduler: Any, timestep: Any) -> int | None:
     """The number of a step in the schedule of a scheduler that doesn't count."""
+    if "ScoreSdeVeScheduler" in _names(scheduler):  # its sigmas go up, its t from 1 to 0
+        return int(number(timestep) * (len(scheduler.timesteps) - 1))
     if space_of(scheduler) in (None, "vp_timestep"):
         return None
     schedule = [number(t) for t in getattr(scheduler, "timesteps", ())]

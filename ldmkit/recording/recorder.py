@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,6 +53,7 @@ from ldmkit.recording.arrays import (
 from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.hooks import (
     Call,
+    Stage,
     Stop,
     Tape,
     call_at_work,
@@ -60,8 +61,9 @@ from ldmkit.recording.hooks import (
     exclusive,
     guarded,
     hooked,
-    prior_of,
     scheduler_of,
+    stages_of,
+    step_of,
     telling,
 )
 from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_steps
@@ -131,7 +133,7 @@ def record(
     checks.check_preview(preview)
     checks.check_flag("unsafe_previews", unsafe_previews)
     check.function("on_step", on_step)
-    scheduler, networks, prior = scheduler_of(pipe), denoisers_of(pipe), prior_of(pipe)
+    scheduler, networks = scheduler_of(pipe), denoisers_of(pipe)
     _check_parts(pipe, scheduler, networks)
     seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
     call = _complete(pipe, parameters, prompt, call)
@@ -142,15 +144,18 @@ def record(
     tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
     tape.on_step = on_step
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
-    parts, earlier = (scheduler, *networks, *(prior or ())), Tape()
+    others = {stage: Tape() for stage in stages_of(pipe)}
+    parts = (scheduler, *networks, *(p for one in others for p in (one.network, one.scheduler)))
     with in_use(pipe, tape.leave):  # release() waits for it
         with (
             exclusive(*parts),
             guarded(pipe, *parts),
             _listening(tape),
-            hooked(prior[1], (), earlier) if prior else nullcontext(),
             heard(tape.words),
+            ExitStack() as apart,
         ):
+            for one, heard_of in others.items():
+                apart.enter_context(hooked(one.scheduler, (), heard_of))
             tape.result = pipe(**call)
         if tape.stopped and callable(getattr(pipe, "maybe_free_model_hooks", None)):
             pipe.maybe_free_model_hooks()  # the loop was left from inside: its end falls to us
@@ -162,9 +167,10 @@ def record(
             "call": with_true_steps(told, scheduler),
             "model": origin_of(pipe).name,
         }
-        if prior is not None and earlier.calls:
-            stage = functools.partial(_stage, tape.facts, prior, earlier, names, parameters, call)
-            tape.stages = or_said("The prior's steps", stage, ())
+        for one, heard_of in others.items():
+            stage = functools.partial(_stage, tape, one, heard_of, parameters, call)
+            what = f"The steps of {type(one.network).__name__}"
+            tape.stages += or_said(what, stage, ()) if heard_of.calls else ()
         return tape.trajectory
 
 
@@ -271,7 +277,7 @@ def recorder(
         ValueError: an unknown name in ``keep`` or ``preview``.
         RuntimeError: this thread is recording with the scheduler already.
     """
-    if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+    if scheduler is not None and not callable(getattr(scheduler, step_of(scheduler), None)):
         raise TypeError(
             "recorder takes a scheduler, an object with step(model_output, timestep, sample), got "
             f"{short(scheduler)}; give pipe.scheduler, or record(pipe, ...) a whole pipeline."
@@ -550,7 +556,7 @@ class Recording:
         if self.preview == "none" or not len(arrays["timesteps"]) or undrawn:
             return {}
         _check_drawable(calls)
-        drawn = step_pictures(self.vae, arrays, self.preview, (self.layout or Layout()).data)
+        drawn = step_pictures(self.vae, arrays, self.preview, self.layout)
         if not drawn and self.vae is not None and {"latents", "denoised"} & set(self.names):
             raise ValueError("nobody described how its latents are decoded")
         return drawn
@@ -575,26 +581,32 @@ def _check_drawable(calls: Sequence[Call]) -> None:
         raise ValueError(f"nobody described how latents of the shape {shape} are decoded")
 
 
-# --- a stage before: the prior of unCLIP ---------------------------------------------------------
+# --- the other stages ----------------------------------------------------------------------------
 
 
 def _stage(
-    facts: Mapping[str, Any],
-    prior: tuple[Any, Any],
-    tape: Tape,
-    names: Sequence[str],
+    tape: Recording,
+    stage: Stage,
+    heard_of: Tape,
     parameters: Mapping[str, Any],
     call: Mapping[str, Any],
 ) -> tuple[Trajectory, ...]:
-    """The prior's steps as a record of their own, with (d, 1, 1) for (c, h, w).
+    """The steps of another stage as a record of their own; of a prior (d, 1, 1) for (c, h, w).
 
     unCLIP diffuses twice, first an embedding, then a picture of it (arXiv 2204.06125, section 2).
     """
     told = {
-        name: call.get(f"prior_{name}", parameters[f"prior_{name}"].default)
+        name: call.get(f"{stage.name}_{name}", parameters[f"{stage.name}_{name}"].default)
         for name in ("num_inference_steps", "guidance_scale")
-        if f"prior_{name}" in parameters
+        if f"{stage.name}_{name}" in parameters
     }
-    told |= {"scheduler": type(prior[1]).__name__}
-    same = {name: facts[name] for name in ("prompt", "seed", "model", "versions")}
-    return (Trajectory(**prior_arrays(*prior, tape, names), **same, call=told),)
+    told |= {"scheduler": type(stage.scheduler).__name__}
+    same = {name: tape.facts[name] for name in ("prompt", "seed", "model", "versions")}
+    if hasattr(stage.network, "clip_mean"):
+        arrays = prior_arrays(stage.network, stage.scheduler, heard_of, tape.names)
+        return (Trajectory(**arrays, **same, call=told),)
+    calls = [laid_out(one, Layout()) for one in of_one_shape(heard_of.calls)]
+    arrays = arrays_of(calls, prediction_of(stage.scheduler), tape.names)
+    del arrays["guidance"]
+    pictures = step_pictures(None, arrays, tape.preview)
+    return (Trajectory(**arrays, **pictures, **same, call=told),)
