@@ -47,6 +47,13 @@ def embeds(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def unpacked(tokens: torch.Tensor) -> torch.Tensor:
+    """FLUX's tokens (b, t, 4c) of a square picture as (b, c, h, w), a square of two each."""
+    side = int(tokens.shape[1] ** 0.5)
+    patches = tokens.reshape(len(tokens), side, side, -1, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, 2 * side, 2 * side)
+
+
 @_seeded
 def flux() -> Any:
     transformer = diffusers.FluxTransformer2DModel(

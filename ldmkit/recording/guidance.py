@@ -161,6 +161,6 @@ def _solved(
         moved = np.einsum("mbc,mbck->mbk", weights[..., 1:count], basis[:, :, 1:count])
         rest = np.sqrt((missed**2).sum(axis=2) / (moved**2).sum(axis=2))
         weights = weights / scale
-    same = (size[..., 1:count] <= 1e-6 * size[..., :1]).any(axis=2)  # nothing to tell apart
+    same = (size[..., 1:count] <= 1e-5 * size[..., :1]).any(axis=2)  # nothing to tell apart
     weights[same] = np.nan
     return weights, np.where(same | np.isnan(rest), 0.0, rest)

@@ -59,11 +59,9 @@ FLOW = (
     "FlowMatchLCMScheduler",
 )
 UNKNOWN = (
-    "CMStochasticIterativeScheduler",
     "DDIMInverseScheduler",
-    "EDMDPMSolverMultistepScheduler",
-    "EDMEulerScheduler",
-    "SCMScheduler",
+    "HeliosScheduler",
+    "MiniMaxH3Scheduler",
 )
 
 
