@@ -92,7 +92,9 @@ def _by_grid(pipe: Any, names: Names) -> Shaped:
 def _fibo(pipe: Any, names: Names) -> Shaped:
     """Bria FIBO: patches of two as in FLUX, or of one."""
     own = pipe._unpack_latents if names["do_patching"] else pipe._unpack_latents_no_patch
-    return partial(own, height=names["height"], width=names["width"], vae_scale_factor=pipe.vae_scale_factor)
+    return partial(
+        own, height=names["height"], width=names["width"], vae_scale_factor=pipe.vae_scale_factor
+    )
 
 
 def _last_of_sizes(pipe: Any, names: Names) -> Shaped:
@@ -142,8 +144,14 @@ FAMILIES = (
         (*_USUAL_ANSWERS, ("uncond", "text", "degraded")),
         unguided=(("text", "degraded"),),
     ),
-    Family(("CycleDiffusion",), (("source", "text"), ("source_uncond", "uncond", "source", "text"))),
-    Family(("StableDiffusion3",), (*_USUAL_ANSWERS, ("uncond", "text", "skipped")), tokens="image_first"),
+    Family(
+        ("CycleDiffusion",), (("source", "text"), ("source_uncond", "uncond", "source", "text"))
+    ),
+    Family(
+        ("StableDiffusion3",),
+        (*_USUAL_ANSWERS, ("uncond", "text", "skipped")),
+        tokens="image_first",
+    ),
     Family(("Lumina2", "CogView4"), _TEXT_FIRST, tokens="text_first"),
     Family(("Lumina",), _TEXT_FIRST),
     Family(("OmniGen",), (*_TEXT_FIRST, ("text", "uncond", "image")), tokens="text_first"),
@@ -157,9 +165,22 @@ FAMILIES = (
     Family(("ErnieImage",), unpack=_unpatched, tokens="image_first"),
     Family(("Ideogram4",), _TEXT_FIRST, unpack=_by_grid, tokens="text_first"),
     Family(("VisualCloze",), _TEXT_FIRST, unpack=_last_of_sizes, tokens="text_first"),
-    Family(("FluxControlNetInpaint",), asks={"height": "global_height", "width": "global_width"}, tokens="text_first"),
-    Family(("LongCatImageEdit",), _TEXT_FIRST, asks={"height": "calculated_height", "width": "calculated_width"}, tokens="text_first"),
-    Family(("Flux", "Chroma", "OvisImage", "LongCat", "QwenImage", "NucleusMoE"), _TEXT_FIRST, tokens="text_first"),
+    Family(
+        ("FluxControlNetInpaint",),
+        asks={"height": "global_height", "width": "global_width"},
+        tokens="text_first",
+    ),
+    Family(
+        ("LongCatImageEdit",),
+        _TEXT_FIRST,
+        asks={"height": "calculated_height", "width": "calculated_width"},
+        tokens="text_first",
+    ),
+    Family(
+        ("Flux", "Chroma", "OvisImage", "LongCat", "QwenImage", "NucleusMoE"),
+        _TEXT_FIRST,
+        tokens="text_first",
+    ),
     Family(("Bria",), tokens="text_first"),
     Family(("Kandinsky5", "Kandinsky6"), _TEXT_FIRST, unpack=_channels_last),
     Family(("JoyImageEditPlus",), _TEXT_FIRST, unpack=_target_patches),

@@ -127,8 +127,12 @@ def _fit(guided: Float32, parts: Float32, latents: Float32) -> _Fit | None:
         plain[..., 0] = 1.0
     count, exact = parts.shape[1], rest.max(axis=1) < _ROUNDING
     known = np.isfinite(plain).all(axis=2)  # (m, b)
-    means = np.array([np.median(row[ok], axis=0) if ok.any() else np.full(row.shape[1], np.nan)
-                      for row, ok in zip(plain, known, strict=True)])
+    means = np.array(
+        [
+            np.median(row[ok], axis=0) if ok.any() else np.full(row.shape[1], np.nan)
+            for row, ok in zip(plain, known, strict=True)
+        ]
+    )
     shape = (-1, *(1 for _ in guided.shape[1:]))
     whole = np.where(np.isfinite(means[:, 0]), means[:, 0], 1.0)
     later = means[:, 1:count] / means[:, :1]
@@ -137,9 +141,7 @@ def _fit(guided: Float32, parts: Float32, latents: Float32) -> _Fit | None:
     return _Fit(shares, whole.reshape(shape), skip, exact)
 
 
-def _solved(
-    guided: Float32, parts: Float32, latents: Float32 | None
-) -> tuple[Float64, Float64]:
+def _solved(guided: Float32, parts: Float32, latents: Float32 | None) -> tuple[Float64, Float64]:
     """Weights (m, b, count) of first, (second - first) ..., latents; and what they don't explain.
 
     The latter as a share of what guidance moved, (m, b).

@@ -143,9 +143,14 @@ class Stage:
 def stages_of(pipe: Any) -> tuple[Stage, ...]:
     """The other stages of a pipeline: a prior of embeddings, Karlo's super-resolution."""
     found = []
-    for name, networks in (("prior", ("prior", "prior_prior")), ("super_res", ("super_res_first",))):
+    for name, networks in (
+        ("prior", ("prior", "prior_prior")),
+        ("super_res", ("super_res_first",)),
+    ):
         scheduler = getattr(pipe, f"{name}_scheduler", None)
-        parts = [part for part in (getattr(pipe, one, None) for one in networks) if part is not None]
+        parts = [
+            part for part in (getattr(pipe, one, None) for one in networks) if part is not None
+        ]
         if callable(getattr(scheduler, "step", None)) and parts:
             found.append(Stage(name, parts[0], scheduler))
     return tuple(found)
@@ -341,7 +346,9 @@ def _copy(tensor: Any) -> Any:
 def _keep_output(tape: Tape, here: int, module: torch.nn.Module, args: Any, output: Any) -> None:
     if threading.get_ident() != here:
         return
-    found = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+    items = tuple(output.values()) if isinstance(output, Mapping) else output
+    first = items[0] if isinstance(items, tuple) and items else items
+    found = getattr(output, "sample", first)
     if isinstance(found, list) and all(isinstance(part, torch.Tensor) for part in found):
         found = torch.stack(found) if len({part.shape for part in found}) == 1 else None
     if isinstance(found, torch.Tensor):

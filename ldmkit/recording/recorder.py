@@ -555,6 +555,9 @@ class Recording:
         undrawn = self.vae is None and (not calls or not _is_picture(calls[-1].latents))
         if self.preview == "none" or not len(arrays["timesteps"]) or undrawn:
             return {}
+        if self.vae is None and self.result is not None and calls[-1].latents.shape[1] != 3:
+            say(f"{type(self.pipe).__name__} has no autoencoder: its steps have no pictures.")
+            return {}
         _check_drawable(calls)
         drawn = step_pictures(self.vae, arrays, self.preview, self.layout)
         if not drawn and self.vae is not None and {"latents", "denoised"} & set(self.names):
