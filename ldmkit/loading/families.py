@@ -187,7 +187,8 @@ FAMILIES = (
     Family(("JoyImage",), _TEXT_FIRST, unpack=_last_picture),
     Family(("SanaSprint", "Cosmos"), _TEXT_FIRST, by_sigma_data=True),
     Family(("Amused",), unpack=_codes),
-    Family(("ScoreSdeVe",), from_zero=True),
+    Family(("ScoreSdeVe",), (("corrected", "text"),), from_zero=True),
+    Family(("KarrasVe",), (("corrected", "text"),)),
     Family(("SemanticStableDiffusion",), (*_USUAL_ANSWERS, ("uncond", "text", "..."))),
 )
 
@@ -227,6 +228,7 @@ class Layout:
         unpack: makes (b, c, h, w), or (b, c, frames, h, w), of what a step gets; ``None`` where
             it is that already, or nobody described it.
         doubled: each picture's latents are there twice.
+        described: the family has a row.
         data: what clean latents are divided by before they are decoded.
         from_zero: pixels are in 0..1, where others have -1..1.
     """
@@ -234,6 +236,7 @@ class Layout:
     answers: tuple[tuple[str, ...], ...] = _USUAL_ANSWERS
     unpack: Shaped | None = None
     doubled: bool = False
+    described: bool = False
     data: float = 1.0
     from_zero: bool = False
 
@@ -254,7 +257,8 @@ def layout_of(pipe: Any, names: Names) -> Layout:
     doubled = isinstance(above, (int, float)) and above > 1
     config = getattr(getattr(pipe, "scheduler", None), "config", {})
     data = float(config.get("sigma_data") or 1.0) if family.by_sigma_data else 1.0
-    return Layout(answers_of(pipe, names), unpack, doubled, data, family.from_zero)
+    described = family is not _USUAL
+    return Layout(answers_of(pipe, names), unpack, doubled, described, data, family.from_zero)
 
 
 def _unpack_of(pipe: Any, family: Family, names: Names) -> Shaped | None:

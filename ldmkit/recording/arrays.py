@@ -151,7 +151,7 @@ def _apart(
         return None
     flat = iter(stacked([part for call in calls for part in call.network]))  # in one transfer
     parts = [[next(flat) for _ in call.network] for call in calls]
-    return sides(guided, parts, layout.answers, latents)
+    return sides(guided, parts, layout.answers, latents, layout.described)
 
 
 def _fitted(output: Any, latents: torch.Tensor) -> torch.Tensor | None:

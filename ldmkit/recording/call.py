@@ -151,7 +151,8 @@ def _check_by_type(name: str, value: Any, parameter: Any) -> None:
     """Compares a value with what the pipeline's signature says of it."""
     default = getattr(parameter, "default", inspect.Parameter.empty)
     if value is None:
-        if default is not None and default is not inspect.Parameter.empty:
+        given = default is not None and default is not inspect.Parameter.empty
+        if given and not isinstance(default, list):  # None in a list's place is an empty one
             raise TypeError(f"{name} must not be None; leave it out for {short(default)}.")
         return
     annotation = str(getattr(parameter, "annotation", ""))
@@ -161,6 +162,8 @@ def _check_by_type(name: str, value: Any, parameter: Any) -> None:
     outer = set(
         re.findall(r"\w+", re.sub(r"(list|tuple)\[[^][]*\]", r"\1", annotation, flags=re.I))
     )
+    if name.endswith("_embeds") and isinstance(value, torch.Tensor) and value.numel():
+        return  # FLUX.2 Klein says that its negative ones are words
     if "Callable" in kinds:
         function(name, value)
     elif kinds & {"dict", "Dict"}:
@@ -188,7 +191,7 @@ def _check_one(name: str, value: Any, kinds: set[str], default: Any) -> None:
     elif "float" in kinds:
         number(name, value, like="0.5")
     elif "int" in kinds:
-        below_zero = isinstance(default, int) and default < 0
+        below_zero = (isinstance(default, int) and default < 0) or name.endswith("_index")
         whole(name, value, None if below_zero else 0, 2**63 - 1)
     elif _is_real(value):
         number(name, value)
@@ -238,7 +241,7 @@ def _check_several(name: str, value: Any, default: Any, strings: bool) -> None:
             f"{name} must hold {len(default)} numbers, got {short(value)}; write {default}."
         )
     for item in value if isinstance(value, (list, tuple)) else ():
-        if not isinstance(item, (list, tuple, torch.Tensor, np.ndarray, Image.Image)):
+        if not isinstance(item, (bool, list, tuple, torch.Tensor, np.ndarray, Image.Image)):
             number(f"Each item of {name}", item)
 
 

@@ -48,6 +48,7 @@ def sides(
     parts: Sequence[Sequence[Float32]],
     answers: Sequence[Sequence[str]],
     latents: Float32,
+    described: bool = False,
 ) -> Sides | None:
     """Tells the network's answers apart, or ``None`` where they can't be.
 
@@ -58,6 +59,8 @@ def sides(
             ``"..."`` at its end for more; of two that is asked only where the numbers decide
             nothing.
         latents: (n, b, ...) what entered each step.
+        described: the order is that of a family with a row: it holds also where the result is no
+            sum of the answers, such as Lumina 2's, which has the norm of the one with words.
     """
     text, uncond = guided.copy(), np.full_like(guided, np.nan)  # one answer had the words
     scales, found = np.ones(len(guided)), False
@@ -69,10 +72,13 @@ def sides(
         several = np.stack([step for step in parts if len(step) == count])  # (m, count, b, ...)
         fit = _fit(guided[at], several, latents[at])
         order = orders.get(count, open_end if open_end and count > 2 else None)
-        if fit is None or order is None or "text" not in order:
+        if order is None or "text" not in order or not (fit.sums or described):
             return None
         if count == 2 and set(order) == {"text", "uncond"}:
-            order = _order_of_two(fit.shares[:, 1], order)
+            order = _order_of_two(fit.shares[:, 1], order) if fit.sums else order
+        alone = np.abs(fit.shares[:, order.index("text")] - 1.0) <= _SURE
+        if "uncond" not in order and alone.all():  # the other was asked for something else
+            continue
         text[at] = fit.turned(several[:, order.index("text")], latents[at])
         if "uncond" in order:
             without, found = order.index("uncond"), True
@@ -105,6 +111,7 @@ class _Fit:
     total: Float64  # (m, 1, ...)
     skip: Float64 | None  # (m, 1, ...)
     exact: NDArray[np.bool_]  # (m,)
+    sums: bool  # what was guided is such a sum at all
 
     def turned(self, answer: Float32, latents: Float32) -> Float32:
         """An answer as the scheduler would have got it alone."""
@@ -113,18 +120,14 @@ class _Fit:
         return np.asarray(self.total * answer + self.skip * latents, dtype=np.float32)
 
 
-def _fit(guided: Float32, parts: Float32, latents: Float32) -> _Fit | None:
+def _fit(guided: Float32, parts: Float32, latents: Float32) -> _Fit:
     """Least squares for each step and picture, with the latents only where it fails without."""
     plain, rest = _solved(guided, parts, None)
-    if np.median(rest) > _ROUNDING:
+    if np.median(rest) > _ROUNDING / 20:
         converted, better = _solved(guided, parts, latents)
-        if np.median(better) <= _ROUNDING:
+        if np.median(better) <= min(_ROUNDING, np.median(rest) / 10):
             plain, rest = converted, better
-    if np.median(rest) > _UNEXPLAINED:  # no sum of the answers
-        if parts.shape[1] == 2:
-            return None
-        plain = np.zeros_like(plain)  # SEGA's masks: its answers are what they are by their order
-        plain[..., 0] = 1.0
+    sums = bool(np.median(rest) <= _UNEXPLAINED)
     count, exact = parts.shape[1], rest.max(axis=1) < _ROUNDING
     known = np.isfinite(plain).all(axis=2)  # (m, b)
     means = np.array(
@@ -138,7 +141,7 @@ def _fit(guided: Float32, parts: Float32, latents: Float32) -> _Fit | None:
     later = means[:, 1:count] / means[:, :1]
     shares = np.concatenate([1.0 - later.sum(axis=1, keepdims=True), later], axis=1)
     skip = means[:, count].reshape(shape) if means.shape[1] > count else None
-    return _Fit(shares, whole.reshape(shape), skip, exact)
+    return _Fit(shares, whole.reshape(shape), skip, exact, sums)
 
 
 def _solved(guided: Float32, parts: Float32, latents: Float32 | None) -> tuple[Float64, Float64]:
