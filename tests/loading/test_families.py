@@ -59,9 +59,14 @@ def test_a_family_is_recorded_whole(name):
     assert np.abs(law[np.isfinite(law)]).max() <= BARELY * max(1.0, np.abs(traj.latents).max())
     count = len(answers) // n
     assert len(answers) % n == 0 or case.noise is None
-    for step in range(1, n if case.noise is not None else 0):  # at the first, pure noise, flow's ε is x whatever the answer
+    for step in range(
+        1, n if case.noise is not None else 0
+    ):  # at the first, pure noise, flow's ε is x whatever the answer
         x = traj.latents[step]
-        for index, side in ((case.text, traj.noise_pred_text), (case.uncond, traj.noise_pred_uncond)):
+        for index, side in (
+            (case.text, traj.noise_pred_text),
+            (case.uncond, traj.noise_pred_uncond),
+        ):
             if index is not None:
                 answer = answers[step * count + index]
                 noise = case.noise(answer, x, traj.alphas[step], traj.sigmas[step])
