@@ -23,6 +23,7 @@ __all__ = [
     "SIDES",
     "Told",
     "arrays_of",
+    "is_film",
     "laid_out",
     "nothing",
     "of_one_shape",
@@ -276,7 +277,7 @@ def say_what_is_missing(
         return
     if not len(arrays["timesteps"]):  # said already
         return
-    if calls[-1].latents.ndim == 5 and calls[-1].latents.shape[2] > 1:
+    if is_film(calls[-1].latents):
         say(_film(calls[-1].latents.shape, channels))
     missing = {name for name in names if name in arrays and arrays[name] is None}
     unknown = np.isnan(arrays["alphas"])
@@ -315,15 +316,21 @@ def say_what_is_missing(
         say(f"ldmkit doesn't know {who}: {guess}.")
 
 
+def is_film(latents: torch.Tensor) -> bool:
+    """(b, c, frames, h, w), or frames before channels, of more than one frame."""
+    return latents.ndim == 5 and latents.shape[2] > 1
+
+
 def _film(shape: Sequence[int], channels: int | None) -> str:
     if shape[1] != channels == shape[2]:  # (b, frames, c, h, w)
         return (
             f"The latents are those of a film: its {shape[1]} frames are the channels of the "
-            f"record's arrays, each with its own {channels} channels one above the other."
+            f"record's arrays, each with its own {channels} channels one above the other, and no "
+            "pictures of its steps are drawn."
         )
     return (
         f"The latents are those of a film: its {shape[2]} frames stand one above the other in "
-        "the record's arrays."
+        "the record's arrays, and no pictures of its steps are drawn."
     )
 
 

@@ -7,6 +7,7 @@ autoencoder, kept in memory by a hash of its weights. No table of factors from e
 from __future__ import annotations
 
 import copy
+import hashlib
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from ldmkit.loading.device import at_work, works_on
 from ldmkit.recording.hooks import exclusive
-from ldmkit.recording.small import SmallDecoder, fingerprint
+from ldmkit.recording.small import SmallDecoder
 
 __all__ = [
     "autoencoder_of",
@@ -36,7 +37,9 @@ _CHEAP = {"cpu": 2e10, "cuda": 1e12, "mps": 3e11}
 _BATCH_PIXELS = 64 * 64 * 16  # decoded at once: 16 pictures of 64×64; more fall out of the cache
 
 _fits: dict[str, NDArray[np.float32]] = {}  # by a hash of the weights
-_stamped: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
+_stamped: weakref.WeakKeyDictionary[Any, tuple[Any, NDArray[np.float32]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def autoencoder_of(pipe: Any) -> Any | None:
@@ -211,23 +214,31 @@ def linear_rgb(vae: Any, channels: int) -> NDArray[np.float32]:
     stamp = _stamp_of(vae)
     if vae not in _stamped or _stamped[vae][0] != stamp:
         whose = _whose(vae)
-        if whose not in _fits:
-            _fits[whose] = _fit(vae, channels)
-        _stamped[vae] = (stamp, whose)
-    return _fits[_stamped[vae][1]]
+        fit = _fits.get(whose) if whose else None
+        fit = _fit(vae, channels) if fit is None else fit
+        _stamped[vae] = (stamp, fit)
+        if whose:
+            _fits[whose] = fit
+    return _stamped[vae][1]
 
 
 def _stamp_of(vae: Any) -> tuple[Any, ...]:
     """Changes whenever the weights do, and costs nothing to read."""
-    weights = tuple(vae.parameters())
+    weights = (*vae.parameters(), *vae.buffers())
     return tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
 
 
 def _whose(vae: Any) -> str:
-    """The hash of its weights; its own name where they come and go layer by layer."""
-    if any(weight.is_meta for weight in vae.parameters()):
-        return f"{type(vae).__name__} {id(vae)}"
-    return fingerprint(vae)
+    """The hash of all that decodes; nothing where weights come and go layer by layer."""
+    weights = vae.state_dict()
+    if not weights or any(weight.is_meta for weight in weights.values()):
+        return ""
+    digest = hashlib.sha256(repr((type(vae).__name__, dict(vae.config))).encode())
+    for name, weight in sorted(weights.items()):
+        if not name.startswith(("encoder.", "quant_conv.")):
+            digest.update(name.encode())
+            digest.update(weight.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _fit(vae: Any, channels: int) -> NDArray[np.float32]:

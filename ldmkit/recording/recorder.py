@@ -40,6 +40,7 @@ from ldmkit.recording.arrays import (
     SIDES,
     Told,
     arrays_of,
+    is_film,
     laid_out,
     nothing,
     of_one_shape,
@@ -552,11 +553,11 @@ class Recording:
         return images, hidden
 
     def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:
-        undrawn = self.vae is None and (not calls or not _is_picture(calls[-1].latents))
-        if self.preview == "none" or not len(arrays["timesteps"]) or undrawn:
-            return {}
-        if self.vae is None and self.result is not None and calls[-1].latents.shape[1] != 3:
-            say(f"{type(self.pipe).__name__} has no autoencoder: its steps have no pictures.")
+        if self.preview == "none" or not len(arrays["timesteps"]) or is_film(calls[-1].latents):
+            return {}  # of a film it is said already
+        if self.vae is None and not (_is_picture(calls[-1].latents) and _is_rgb(calls[-1].latents)):
+            if self.result is not None:
+                say(f"{type(self.pipe).__name__} has no autoencoder: its steps have no pictures.")
             return {}
         _check_drawable(calls)
         drawn = step_pictures(self.vae, arrays, self.preview, self.layout)
@@ -576,6 +577,10 @@ def _changes(scales: NDArray[np.float64]) -> bool:
 def _is_picture(latents: torch.Tensor) -> bool:
     """(b, c, h, w), or a film (b, c, frames, h, w) of one frame."""
     return latents.ndim == 4 or (latents.ndim == 5 and latents.shape[2] == 1)
+
+
+def _is_rgb(latents: torch.Tensor) -> bool:
+    return latents.shape[1] == 3
 
 
 def _check_drawable(calls: Sequence[Call]) -> None:

@@ -90,7 +90,10 @@ class Heard:
         frame = _count(tokenizer, text.replace(words, "", 1))  # begin, end, a template
         ahead = frame if self._ahead is None else self._ahead
         return _Reading(
-            keyword, _encoder(self.pipe, name), _count(tokenizer, text) - frame, most - ahead
+            keyword,
+            _encoder(self.pipe, name),
+            _count(tokenizer, text) - frame,
+            max(0, most - ahead),  # a template may be longer than all that is read
         )
 
     def _origins(self, text: str, tokenizer: Any) -> list[tuple[str, str]]:

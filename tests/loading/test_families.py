@@ -11,7 +11,7 @@ import tiny_families
 import torch
 
 from ldmkit.loading import families
-from ldmkit.recording import preview, record
+from ldmkit.recording import preview, record, recorder
 
 BARELY = 1e-5
 pytestmark = [
@@ -92,3 +92,15 @@ def test_a_family_that_nobody_described_keeps_its_tokens(monkeypatch):
     assert len(said) == 1
     assert traj.latents.shape == (4, 1, 16, 1, 16)
     assert np.isfinite(traj.denoised).all()
+
+
+def test_dits_batch_in_the_with_form():
+    """DiT keeps each picture's latents twice; one recorder round the pipeline knows it, too."""
+    pipe = tiny_families.dit()
+    call = {"class_labels": [3, 5], "num_inference_steps": 2, "guidance_scale": 3.0}
+    whole = record(pipe, seed=7, keep="all", **call)
+    with recorder(pipe.scheduler, pipe.transformer, vae=pipe.vae, keep="all") as tape:
+        pipe(generator=torch.Generator("cpu").manual_seed(7), **call)
+    assert tape.trajectory.batch_size == whole.batch_size == 2
+    for name in ("latents", "noise_pred_text", "noise_pred_uncond"):
+        assert np.array_equal(getattr(tape.trajectory, name), getattr(whole, name))
