@@ -515,6 +515,23 @@ CASES = {
         1,
         _turned,
     ),
+    "ernie": Case(
+        _flow(
+            "ErnieImagePipeline",
+            "ErnieImageTransformer2DModel",
+            {"hidden_size": 32, "num_attention_heads": 2, "num_layers": 1, "ffn_hidden_size": 32}
+            | {"in_channels": 4, "out_channels": 4, "text_in_dim": 16, "rope_axes_dim": (4, 6, 6)},
+            _flux2_vae,
+        ),
+        _QUICK
+        | {"height": 8, "width": 12, "prompt_embeds": [embeds(5, 16)]}
+        | {"negative_prompt_embeds": [embeds(5, 16, seed=1)]},
+        (1, 8, 12),
+        noise=lambda answer, x, alpha, sigma: (
+            x + (1 - sigma) * torch.pixel_shuffle(torch.from_numpy(answer), 2).numpy()
+        ),
+        decodes=False,  # it counts on another epsilon of its batch norm
+    ),
     "prx-pixel": Case(
         _flow(
             "PRXPixelPipeline",

@@ -53,7 +53,7 @@ def laid_out(call: Call, layout: Layout) -> Call:
     The network's answers are cut into parts of the latents' batch; none where that can't be.
     """
     latents = _first_half(call.latents) if layout.doubled else call.latents
-    unpack = layout.unpack if layout.unpack is not None and latents.ndim != 4 else _as_it_is
+    unpack = _as_it_is if layout.unpack is None else layout.unpack
 
     def as_latents(tensor: Any) -> Any:
         fitted = _fitted(tensor, latents)

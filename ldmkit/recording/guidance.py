@@ -128,7 +128,7 @@ def _fit(guided: Float32, parts: Float32, latents: Float32) -> _Fit:
             plain, rest = converted, better
     sums = bool(np.median(rest) <= _UNEXPLAINED)
     count, exact = parts.shape[1], rest.max(axis=1) < _ROUNDING
-    known = np.isfinite(plain).all(axis=2)  # (m, b)
+    known = np.asarray(np.isfinite(plain).all(axis=2))  # (m, b)
     means = np.array(
         [
             np.median(row[ok], axis=0) if ok.any() else np.full(row.shape[1], np.nan)

@@ -233,7 +233,7 @@ def _whose(vae: Any) -> str:
     weights = vae.state_dict()
     if not weights or any(weight.is_meta for weight in weights.values()):
         return ""
-    digest = hashlib.sha256(repr((type(vae).__name__, dict(vae.config))).encode())
+    digest = hashlib.sha256(repr((type(vae).__name__, vae.config)).encode())
     for name, weight in sorted(weights.items()):
         if not name.startswith(("encoder.", "quant_conv.")):
             digest.update(name.encode())
