@@ -203,8 +203,9 @@ def _is_real(value: Any) -> bool:
 
 def _is_empty(value: Any) -> bool:
     """Whether a list or array holds nothing (a tensor's own truth is of another kind)."""
-    size = value.numel() if isinstance(value, torch.Tensor) else np.size(value)
-    return not size if isinstance(value, (torch.Tensor, np.ndarray)) else not len(value)
+    if isinstance(value, torch.Tensor):
+        return not value.numel()
+    return not value.size if isinstance(value, np.ndarray) else not len(value)
 
 
 def _check_tensors(name: str, value: Any, alone: bool, several: bool) -> None:

@@ -146,8 +146,19 @@ def _fit(guided: Float32, parts: Float32, latents: Float32) -> _Fit:
 def _solved(guided: Float32, parts: Float32, latents: Float32 | None) -> tuple[Float64, Float64]:
     """Weights (m, b, count) of first, (second - first) ..., latents; and what they don't explain.
 
-    The latter as a share of what guidance moved, (m, b).
+    The latter as a share of what guidance moved, (m, b). Step by step, for the memory's sake.
     """
+    each = (slice(i, i + 1) for i in range(len(guided)))
+    steps = [
+        _solved_step(guided[i], parts[i], None if latents is None else latents[i]) for i in each
+    ]
+    weights, rest = (np.concatenate(column) for column in zip(*steps, strict=True))
+    return weights, rest
+
+
+def _solved_step(
+    guided: Float32, parts: Float32, latents: Float32 | None
+) -> tuple[Float64, Float64]:
     m, count, b = parts.shape[:3]
     first, others = parts[:, :1], parts[:, 1:] - parts[:, :1]
     columns = [first, others] if latents is None else [first, others, latents[:, None]]
@@ -159,6 +170,8 @@ def _solved(guided: Float32, parts: Float32, latents: Float32 | None) -> tuple[F
     basis = basis / scale[..., None]
     gram = np.einsum("mbck,mbdk->mbcd", basis, basis)
     right = np.einsum("mbck,mbk->mbc", basis, wanted)
+    broken = ~np.isfinite(gram).all(axis=(2, 3)) | ~np.isfinite(right).all(axis=2)
+    gram[broken], right[broken] = 0.0, 0.0  # latents that are NaN solve nothing
     weights = np.einsum("mbcd,mbd->mbc", np.linalg.pinv(gram, rcond=1e-10, hermitian=True), right)
     with np.errstate(all="ignore"):
         missed = wanted - np.einsum("mbc,mbck->mbk", weights, basis)
@@ -166,5 +179,6 @@ def _solved(guided: Float32, parts: Float32, latents: Float32 | None) -> tuple[F
         rest = np.sqrt((missed**2).sum(axis=2) / (moved**2).sum(axis=2))
         weights = weights / scale
     same = (size[..., 1:count] <= 1e-5 * size[..., :1]).any(axis=2)  # nothing to tell apart
+    same |= broken
     weights[same] = np.nan
     return weights, np.where(same | np.isnan(rest), 0.0, rest)
