@@ -110,7 +110,7 @@ def _small(pipe: Any, known: Mapping[str, Any]) -> dict[str, Any]:
     if "height" not in known or "width" not in known:
         return {}
     networks = (getattr(pipe, name, None) for name in ("unet", "transformer"))
-    config = next((found.config for found in networks if hasattr(found, "config")), None)
+    config = next((one for found in networks if (one := getattr(found, "config", None))), None)
     cells, own = getattr(config, "sample_size", None), None
     if isinstance(cells, int):
         own = cells * int(getattr(pipe, "vae_scale_factor", 8))

@@ -363,6 +363,7 @@ class Recording:
     unsafe: bool = False  # steps are drawn though a checker hid their picture
     result: Any = None  # what a pipeline gave
     _leave: bool = False
+    _shape: tuple[int, ...] = ()
     facts: dict[str, Any] = field(default_factory=lambda: {"call": {}, "versions": versions()})
     stages: tuple[Trajectory, ...] = ()
     _made: tuple[Any, Trajectory] | None = None
@@ -422,8 +423,9 @@ class Recording:
         """Hands the newest step to ``on_step``; its ``False`` ends the run."""
         if self.words is not None:
             self.words.tell()
-        if self.layout is None:
-            running = call_at_work(self.scheduler)
+        if self.layout is None or call.latents.shape != self._shape:  # or a second stage began
+            self._shape = call.latents.shape
+            running = {} if self.scheduler is None else call_at_work(self.scheduler)
             at_work = running.get("self")
             self.layout = Layout() if at_work is None else layout_of(at_work, running)
             self.pipe = at_work if self.pipe is None else self.pipe
