@@ -23,7 +23,9 @@ __all__ = [
     "SIDES",
     "Told",
     "arrays_of",
+    "check_drawable",
     "is_film",
+    "is_picture",
     "laid_out",
     "nothing",
     "of_one_shape",
@@ -319,6 +321,22 @@ def say_what_is_missing(
 def is_film(latents: torch.Tensor) -> bool:
     """(b, c, frames, h, w), or frames before channels, of more than one frame."""
     return latents.ndim == 5 and latents.shape[2] > 1
+
+
+def is_picture(latents: torch.Tensor) -> bool:
+    """(b, c, h, w), or a film (b, c, frames, h, w) of one frame."""
+    return latents.ndim == 4 or (latents.ndim == 5 and latents.shape[2] == 1)
+
+
+def check_drawable(latents: torch.Tensor) -> None:
+    """Refuses to draw latents that nobody described.
+
+    Raises:
+        ValueError: tokens, embeddings, films.
+    """
+    if not is_picture(latents):
+        shape = tuple(latents.shape)
+        raise ValueError(f"nobody described how latents of the shape {shape} are decoded")
 
 
 def _film(shape: Sequence[int], channels: int | None) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sides", "sides"]
+__all__ = ["Sides", "changes", "sides"]
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -182,3 +182,11 @@ def _solved_step(
     same |= broken
     weights[same] = np.nan
     return weights, np.where(same | np.isnan(rest), 0.0, rest)
+
+
+def changes(scales: Float64) -> bool:
+    """Whether guidance was another at some steps, or off: then it is exactly 1."""
+    known = scales[np.isfinite(scales)]
+    return bool((known == 1.0).any() and (scales != 1.0).any()) or bool(
+        known.size and np.ptp(known) > 1e-2
+    )

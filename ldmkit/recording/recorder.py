@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit import check
@@ -40,7 +39,9 @@ from ldmkit.recording.arrays import (
     SIDES,
     Told,
     arrays_of,
+    check_drawable,
     is_film,
+    is_picture,
     laid_out,
     nothing,
     of_one_shape,
@@ -52,6 +53,7 @@ from ldmkit.recording.arrays import (
     told_tensor,
 )
 from ldmkit.recording.call import ARRAYS
+from ldmkit.recording.guidance import changes
 from ldmkit.recording.hooks import (
     Call,
     Stage,
@@ -491,7 +493,7 @@ class Recording:
         channels = getattr(getattr(self.vae, "config", None), "latent_channels", None)
         say_what_is_missing(self.scheduler, calls, arrays, self.names, channels)
         facts, scales = dict(self.facts), arrays.pop("guidance")
-        if scales is not None and _changes(scales):  # else the call says it
+        if scales is not None and changes(scales):  # else the call says it
             told = [None if np.isnan(scale) else round(float(scale), 3) for scale in scales]
             facts["call"] = {**facts["call"], "guidance": told}
         pictures = or_said("The pictures of the steps", lambda: self._pictures(calls, arrays), {})
@@ -529,7 +531,7 @@ class Recording:
             return () if latent else images_of(self.result)
         if not calls or (self.vae is None and calls[-1].latents.shape[1] != 3):
             return ()
-        _check_drawable(calls)
+        check_drawable(calls[-1].latents)
         if self.stopped or calls[-1].output is None:
             last = arrays_of(calls[-1:], self._prediction, ("denoised",))["denoised"]
         else:
@@ -557,38 +559,16 @@ class Recording:
     def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:
         if self.preview == "none" or not len(arrays["timesteps"]) or is_film(calls[-1].latents):
             return {}  # of a film it is said already
-        if self.vae is None and not (_is_picture(calls[-1].latents) and _is_rgb(calls[-1].latents)):
+        latents = calls[-1].latents
+        if self.vae is None and not (is_picture(latents) and latents.shape[1] == 3):
             if self.result is not None:
                 say(f"{type(self.pipe).__name__} has no autoencoder: its steps have no pictures.")
             return {}
-        _check_drawable(calls)
+        check_drawable(calls[-1].latents)
         drawn = step_pictures(self.vae, arrays, self.preview, self.layout)
         if not drawn and self.vae is not None and {"latents", "denoised"} & set(self.names):
             raise ValueError("nobody described how its latents are decoded")
         return drawn
-
-
-def _changes(scales: NDArray[np.float64]) -> bool:
-    """Whether guidance was another at some steps, or off: then it is exactly 1."""
-    known = scales[np.isfinite(scales)]
-    return bool((known == 1.0).any() and (scales != 1.0).any()) or bool(
-        known.size and np.ptp(known) > 1e-2
-    )
-
-
-def _is_picture(latents: torch.Tensor) -> bool:
-    """(b, c, h, w), or a film (b, c, frames, h, w) of one frame."""
-    return latents.ndim == 4 or (latents.ndim == 5 and latents.shape[2] == 1)
-
-
-def _is_rgb(latents: torch.Tensor) -> bool:
-    return latents.shape[1] == 3
-
-
-def _check_drawable(calls: Sequence[Call]) -> None:
-    if not _is_picture(calls[-1].latents):
-        shape = tuple(calls[-1].latents.shape)
-        raise ValueError(f"nobody described how latents of the shape {shape} are decoded")
 
 
 # --- the other stages ----------------------------------------------------------------------------
