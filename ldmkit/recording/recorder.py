@@ -172,8 +172,8 @@ def record(
         }
         for one, heard_of in others.items():
             stage = functools.partial(_stage, tape, one, heard_of, parameters, call)
-            what = f"The steps of {type(one.network).__name__}"
-            tape.stages += or_said(what, stage, ()) if heard_of.calls else ()
+            if heard_of.calls:
+                tape.stages += or_said(f"The steps of {type(one.network).__name__}", stage, ())
         return tape.trajectory
 
 
@@ -509,12 +509,9 @@ class Recording:
 
     def _laid_out(self, calls: Sequence[Call]) -> list[Call]:
         layout = self.layout or Layout()
-        plain = replace(layout, unpack=None)
-        return or_said(
-            "Latents (c, h, w)",
-            lambda: [laid_out(call, layout) for call in calls],
-            [laid_out(call, plain) for call in calls],
-        )
+        as_it_is = [laid_out(call, replace(layout, unpack=None)) for call in calls]
+        made = lambda: [laid_out(call, layout) for call in calls]  # noqa: E731
+        return or_said("Latents (c, h, w)", made, as_it_is)
 
     def _arrays(self, calls: Sequence[Call]) -> dict[str, Any]:
         layout = self.layout or Layout()
@@ -598,5 +595,4 @@ def _stage(
     calls = [laid_out(one, Layout()) for one in of_one_shape(heard_of.calls)]
     arrays = arrays_of(calls, prediction_of(stage.scheduler), tape.names)
     del arrays["guidance"]
-    pictures = step_pictures(None, arrays, tape.preview)
-    return (Trajectory(**arrays, **pictures, **same, call=told),)
+    return (Trajectory(**arrays, **step_pictures(None, arrays, tape.preview), **same, call=told),)
