@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -21,26 +22,30 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 pytest_plugins = ("browser.pages",)
 
-LONGEST_FIRST = ("notebooks", "browser", "panels", "space", "recording")  # folders
+LONGEST_FIRST = ("browser", "notebooks", "panels", "critters", "recording", "space")  # folders
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Where tests are shared out (``-n 2``), what they share is made once.
-
-    A file goes to one process, all of JupyterLab's tests to one, and each notebook to one; the
-    longest come first, so that no process ends long before the others.
-    """
-    for item in items:
-        name = item.path.relative_to(Path(__file__).parent).as_posix()
-        if "executed" in item.fixturenames:
-            name += f"-{item.callspec.id}"
-        elif "lab" in item.fixturenames:
-            name = "jupyterlab"
-        item.add_marker(pytest.mark.xdist_group(name))
+    """The longest come first, so that no process of ``-n 2`` ends long before the others."""
 
     def length(item):
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
 
     items.sort(key=length)
+
+
+class Together(LoadScopeScheduling):
+    """What tests share is made once, in one process: browser and JupyterLab, a notebook, a file."""
+
+    def _split_scope(self, nodeid):
+        file, _, name = nodeid.partition("::")
+        folder = file.split("/")[-2]
+        if folder == "notebooks":
+            return name[name.rfind("[") :]
+        return folder if folder == "browser" else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Together(config, log)

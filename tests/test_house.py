@@ -71,7 +71,16 @@ def test_no_file_imports_another_in_a_circle():
     assert circles({name: imports_of(path, set(named)) for name, path in named.items()}) == []
 
 
-OF_OTHERS = ("_asdict", "_fields", "_make", "_replace", "_buffers", "_modules", "_parameters")
+OF_OTHERS = (
+    "_asdict",
+    "_fields",
+    "_make",
+    "_replace",
+    "_buffers",
+    "_modules",
+    "_parameters",
+    "_version",
+)
 
 
 def private(name):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ldmkit.check import short
+from ldmkit.check import say, short
 from ldmkit.loading.device import is_pipeline
 from ldmkit.loading.siblings import twin_of
 from ldmkit.records.stats import Table
 
 __all__ = ["anatomy"]
 
+_SIDE = 128  # pixels: four places of an autoencoder that shrinks 32 times
+_FRAMES = 9  # of a film: one, and eight that autoencoders of 4 and of 8 frames divide
 _COLUMNS = ("part", "class", "parameters", "in", "out", "milliseconds")
 
 
@@ -34,7 +36,8 @@ def anatomy(pipe: Any) -> Table:
     """The parts of a pipeline as a table: class, parameters, shapes and milliseconds.
 
     Makes one small picture in two steps to see what passes; the batch of a guided U-Net is two,
-    without and with the words. Milliseconds are the faster of two calls on this machine.
+    without and with the words. Pipelines that draw more than 128 pixels a side draw 128 here.
+    Milliseconds are the faster of two calls on this machine.
 
     Args:
         pipe: a diffusers pipeline.
@@ -88,14 +91,36 @@ def _trial(pipe: Any) -> None:
         call["prompt"] = "a red cat"
     if "generator" in known:
         call["generator"] = torch.Generator("cpu").manual_seed(0)
+    call |= _small(pipe, known)
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     try:
         pipe.set_progress_bar_config(**bar | {"disable": True})
         pipe(**call)
     except (TypeError, ValueError, AttributeError):
         return  # it wants more than words, such as a picture: parts and sizes are shown alone
+    except Exception as error:  # whatever a family's own parts raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        say(f"The trial run ended early ({reason}): what passed until then is shown.")
     finally:
         pipe.set_progress_bar_config(**bar)
+
+
+def _small(pipe: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords for a small picture, where the pipeline's own is larger or nobody can tell."""
+    if "height" not in known or "width" not in known:
+        return {}
+    networks = (getattr(pipe, name, None) for name in ("unet", "transformer"))
+    config = next((one for found in networks if (one := getattr(found, "config", None))), None)
+    cells, own = getattr(config, "sample_size", None), None
+    if isinstance(cells, int):
+        own = cells * int(getattr(pipe, "vae_scale_factor", 8))
+    if own is not None and own <= _SIDE and known["height"].default is None:
+        return {}
+    side = min(_SIDE, own or _SIDE)
+    small: dict[str, Any] = {"height": side, "width": side}
+    if "use_resolution_binning" in known:  # else the nearest size that it was trained on
+        small["use_resolution_binning"] = False
+    return small | ({"num_frames": _FRAMES} if "num_frames" in known else {})
 
 
 @contextmanager
@@ -156,6 +181,7 @@ def _shape(values: Any) -> str:
     if isinstance(items, (str, bytes)) or not hasattr(items, "__iter__"):
         return ""
     for item in items:
-        if isinstance(item, torch.Tensor) and item.ndim > 0:
+        several = isinstance(item, (list, tuple))  # Z-Image's pictures are a list
+        if (isinstance(item, torch.Tensor) and item.ndim > 0) or several:
             return _shape(item)
     return ""

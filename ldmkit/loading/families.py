@@ -1,14 +1,30 @@
 """What a family of pipelines does in its own way: the one place that knows families.
 
-A row says only what differs from the usual, and a family without a row is taken as usual.
+A row says only what differs from the usual, and a family without a row is taken as usual: latents
+(b, c, h, w), or tokens that the pipeline's own ``_unpack_latents`` turns into them; an answer of
+the network without words before the one with them.
+
+To add a family, write one row into ``FAMILIES`` and one case into ``tests/tiny_families.py`` (its
+exact classes on small random weights): under 40 lines together. Run ``ldmkit.record`` on it first,
+since most need no row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+__all__ = ["FAMILIES", "Family", "Layout", "answers_of", "family_of", "layout_of"]
+
+Names = Mapping[str, Any]  # of the pipeline's running call
+Order = Literal["apart", "text_first", "image_first"]
+_USUAL_ANSWERS = (("uncond", "text"),)
+
+# Turns what a step gets into (b, c, h, w), or (b, c, frames, h, w).
+Shaped = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -17,34 +33,257 @@ class Family:
 
     Attributes:
         classes: beginnings of the class names of its pipelines.
-        words_first: in one call of the network the half with the words comes first in the batch.
-            (Of two calls in one step the first is taken for the one with the words.)
+        answers: what the network is asked for in a step, in its order in batch or calls, once for
+            each number of answers: ``"text"`` and ``"uncond"``, others by what they are, and
+            ``"..."`` for any number of them.
+            Of two the numbers decide where they can: ``ldmkit.recording.guidance``.
+        unguided: the same where guidance is off and the network is asked more than once yet.
         doubled_by: keyword of the call that, above 1, makes the pipeline keep each picture's
             latents twice, the second time without words.
+        unpack: the pipeline's method that makes (b, c, h, w), or (b, c, 1, h, w), of its tokens;
+            or a function of (pipeline, names of its running call) that gives one.
+        asks: parameters of that method that the running call keeps under other names.
+        by_sigma_data: clean latents have the deviation ``sigma_data`` of the scheduler, and are
+            divided by it before they are decoded.
+        from_zero: pixels are in 0..1, where others have -1..1.
+        tokens: where the words stand among the network's tokens, or ``"apart"``: it reads them by
+            cross-attention.
         text_tokens: whose tokens the network's text is made of, in this order: names of
             tokenizers, and numbers of tokens that are of no word.
-        text_last: in joint attention the words stand behind the picture.
     """
 
     classes: tuple[str, ...] = ()
-    words_first: bool = False
+    answers: tuple[tuple[str, ...], ...] = _USUAL_ANSWERS
+    unguided: tuple[tuple[str, ...], ...] = ()
     doubled_by: str = ""
+    unpack: str | Callable[[Any, Mapping[str, Any]], Shaped] = "_unpack_latents"
+    asks: Mapping[str, str] = field(default_factory=dict)
+    by_sigma_data: bool = False
+    from_zero: bool = False
+    tokens: Order = "apart"
     text_tokens: tuple[str | int, ...] = ("tokenizer",)
-    text_last: bool = False
 
 
+def _by_ids(pipe: Any, names: Names) -> Shaped:
+    """FLUX.2: tokens (b, t, 4c) at places of their own, four channels of each a square."""
+    ids = names["latent_ids"] if "latent_ids" in names else names["latent_image_ids"]
+
+    def unpack(tokens: Any) -> Any:
+        placed = pipe._unpack_latents_with_ids(tokens, ids[:, : tokens.shape[1]])
+        return pipe._unpatchify_latents(placed)  # (b, 4c, h/2, w/2) -> (b, c, h, w)
+
+    return unpack
+
+
+def _unpatched(pipe: Any, names: Names) -> Shaped:
+    """Ernie: (b, 4c, h/2, w/2)."""
+    return pipe._unpatchify_latents
+
+
+def _by_grid(pipe: Any, names: Names) -> Shaped:
+    """Ideogram 4: tokens (b, t, p · p · c)."""
+    p, rows, columns = pipe.patch_size, names["grid_h"], names["grid_w"]
+
+    def unpack(tokens: Any) -> Any:
+        patches = tokens.reshape(len(tokens), rows, columns, p, p, -1)
+        return patches.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), -1, rows * p, columns * p)
+
+    return unpack
+
+
+def _fibo(pipe: Any, names: Names) -> Shaped:
+    """Bria FIBO: patches of two as in FLUX, or of one."""
+    own = pipe._unpack_latents if names["do_patching"] else pipe._unpack_latents_no_patch
+    return partial(
+        own, height=names["height"], width=names["width"], vae_scale_factor=pipe.vae_scale_factor
+    )
+
+
+def _last_of_sizes(pipe: Any, names: Names) -> Shaped:
+    """VisualCloze: tokens of a grid of pictures; its last row is the one that is made."""
+    sizes = names["processor_output"]["image_size"][0]
+    return lambda tokens: pipe._unpack_latents(tokens, sizes, pipe.vae_scale_factor)[-1]
+
+
+def _channels_last(pipe: Any, names: Names) -> Shaped:
+    """Kandinsky 5: (b, frames, h, w, c), perhaps with channels of another picture after."""
+    channels = names.get("num_channels_latents")
+    return lambda latents: latents[..., :channels].permute(0, 4, 1, 2, 3)
+
+
+def _last_picture(pipe: Any, names: Names) -> Shaped:
+    """JoyImage: (b, pictures, c, frames, h, w); the last is made."""
+    return lambda latents: latents[:, -1]
+
+
+def _codes(pipe: Any, names: Names) -> Shaped:
+    """aMUSEd: (b, h, w) of a codebook's numbers."""
+    return lambda latents: latents.unsqueeze(1)
+
+
+def _target_patches(pipe: Any, names: Names) -> Shaped:
+    """JoyImage Plus: (b, patches, c, frames, p, p); those of the picture that is made are first."""
+    f, rows, columns = names["shape_list"][0][0]
+
+    def unpack(latents: Any) -> Any:
+        b, _, c, pf, p, q = latents.shape
+        patches = latents[:, : f * rows * columns].reshape(b, f, rows, columns, c, pf, p, q)
+        patches = patches.permute(0, 4, 1, 5, 2, 6, 3, 7)
+        return patches.reshape(b, c, f * pf, rows * p, columns * q)
+
+    return unpack
+
+
+_TEXT_FIRST = (("text", "uncond"),)
+_PIX2PIX = (("text", "image", "uncond"),)
+
+# The first row that fits is taken: a longer name stands before its own beginning.
 FAMILIES = (
-    Family(classes=("DiT",), words_first=True, doubled_by="guidance_scale"),
-    Family(classes=("StableDiffusion3",), text_tokens=("tokenizer", "tokenizer_3"), text_last=True),
-    Family(classes=("Flux",), text_tokens=("tokenizer_2",)),
-    Family(classes=("HunyuanDiT",), text_tokens=("tokenizer", "tokenizer_2")),
-    Family(classes=("UnCLIP",), text_tokens=(4, "tokenizer")),
+    Family(("DiT",), _TEXT_FIRST, doubled_by="guidance_scale"),
+    Family(("StableDiffusionInstructPix2Pix", "StableDiffusionXLInstructPix2Pix"), _PIX2PIX),
+    Family(
+        ("StableDiffusionSAG",),
+        (*_USUAL_ANSWERS, ("uncond", "text", "degraded")),
+        unguided=(("text", "degraded"),),
+    ),
+    Family(
+        ("CycleDiffusion",), (("source", "text"), ("source_uncond", "uncond", "source", "text"))
+    ),
+    Family(
+        ("StableDiffusion3",),
+        (*_USUAL_ANSWERS, ("uncond", "text", "skipped")),
+        tokens="image_first",
+        text_tokens=("tokenizer", "tokenizer_3"),
+    ),
+    Family(("Lumina2", "CogView4"), _TEXT_FIRST, tokens="text_first"),
+    Family(("Lumina",), _TEXT_FIRST),
+    Family(("OmniGen",), (*_TEXT_FIRST, ("text", "uncond", "image")), tokens="text_first"),
+    Family(("DreamLite",), (*_USUAL_ANSWERS, ("uncond", "image", "text"))),
+    Family(("LEdits",), (("uncond", "text"), ("uncond", "edits", "..."))),
+    Family(("ZImage",), _TEXT_FIRST, tokens="image_first"),
+    Family(("HunyuanDiT",), text_tokens=("tokenizer", "tokenizer_2")),
+    Family(("UnCLIP",), text_tokens=(4, "tokenizer")),
+    Family(("HiDream", "HunyuanImage"), tokens="image_first"),
+    Family(("AuraFlow",), tokens="text_first"),
+    Family(("PRX",), tokens="text_first"),
+    Family(("Flux2", "BriaFibo2"), _TEXT_FIRST, unpack=_by_ids, tokens="text_first"),
+    Family(("BriaFibo",), unpack=_fibo, tokens="text_first"),
+    Family(("ErnieImage",), unpack=_unpatched, tokens="image_first"),
+    Family(("Ideogram4",), _TEXT_FIRST, unpack=_by_grid, tokens="text_first"),
+    Family(
+        ("VisualCloze",),
+        _TEXT_FIRST,
+        unpack=_last_of_sizes,
+        tokens="text_first",
+        text_tokens=("tokenizer_2",),
+    ),
+    Family(
+        ("FluxControlNetInpaint",),
+        asks={"height": "global_height", "width": "global_width"},
+        tokens="text_first",
+        text_tokens=("tokenizer_2",),
+    ),
+    Family(
+        ("LongCatImageEdit",),
+        _TEXT_FIRST,
+        asks={"height": "calculated_height", "width": "calculated_width"},
+        tokens="text_first",
+    ),
+    Family(("Flux",), _TEXT_FIRST, tokens="text_first", text_tokens=("tokenizer_2",)),
+    Family(
+        ("Chroma", "OvisImage", "LongCat", "QwenImage", "NucleusMoE", "Krea2"),
+        _TEXT_FIRST,
+        tokens="text_first",
+    ),
+    Family(("Bria",), tokens="text_first"),
+    Family(("Kandinsky5", "Kandinsky6"), _TEXT_FIRST, unpack=_channels_last),
+    Family(("JoyImageEditPlus",), _TEXT_FIRST, unpack=_target_patches),
+    Family(("JoyImage",), _TEXT_FIRST, unpack=_last_picture),
+    Family(("SanaSprint", "Cosmos"), _TEXT_FIRST, by_sigma_data=True),
+    Family(("Wuerstchen", "StableCascade"), _TEXT_FIRST),
+    Family(("Amused",), unpack=_codes),
+    Family(("ScoreSdeVe",), (("corrected", "text"),), from_zero=True),
+    Family(("KarrasVe",), (("corrected", "text"),)),
+    Family(("SemanticStableDiffusion",), (*_USUAL_ANSWERS, ("uncond", "text", "..."))),
 )
 
 _USUAL = Family()
 
 
 def family_of(pipe: Any) -> Family:
-    """The family of a pipeline."""
-    name = type(pipe).__name__
-    return next((row for row in FAMILIES if name.startswith(row.classes)), _USUAL)
+    """The family of a pipeline, or of the pipeline that a student's own was made of."""
+    names = [kind.__name__ for kind in type(pipe).__mro__ if "Pipeline" in kind.__name__]
+    fitting = (row for name in names for row in FAMILIES if name.startswith(row.classes))
+    return next(fitting, _USUAL)
+
+
+def answers_of(pipe: Any, names: Names) -> tuple[tuple[str, ...], ...]:
+    """What the network is asked for in a step, once for each number of answers.
+
+    A modular pipeline's guider says it itself, and one with perturbed attention (PAG, arXiv
+    2403.17377) that it asks once more.
+    """
+    guider = getattr(getattr(pipe, "guider", None), "_input_predictions", None)
+    if guider:
+        known = {"pred_cond": "text", "pred_uncond": "uncond"}
+        return (tuple(known.get(name, name) for name in guider),)
+    if getattr(pipe, "do_perturbed_attention_guidance", False):
+        return (("uncond", "text", "perturbed"), ("text", "perturbed"))
+    family = family_of(pipe)
+    own = getattr(pipe, "do_classifier_free_guidance", True)
+    guided = names.get("do_classifier_free_guidance", own)
+    return family.answers if guided else family.unguided or family.answers
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How what passes a step becomes pictures' latents.
+
+    Attributes:
+        answers: of the network, as ``answers_of`` tells them.
+        unpack: makes (b, c, h, w), or (b, c, frames, h, w), of what a step gets; ``None`` where
+            it is that already, or nobody described it.
+        doubled: each picture's latents are there twice.
+        described: the family has a row.
+        data: what clean latents are divided by before they are decoded.
+        from_zero: pixels are in 0..1, where others have -1..1.
+    """
+
+    answers: tuple[tuple[str, ...], ...] = _USUAL_ANSWERS
+    unpack: Shaped | None = None
+    doubled: bool = False
+    described: bool = False
+    data: float = 1.0
+    from_zero: bool = False
+
+
+def layout_of(pipe: Any, names: Names) -> Layout:
+    """What a pipeline's latents look like, from its running call.
+
+    Args:
+        pipe: the pipeline that is at work.
+        names: of its running call: ``height``, ``width``, ``guidance_scale``...
+    """
+    family = family_of(pipe)
+    try:
+        unpack = _unpack_of(pipe, family, names)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+        unpack = None  # another version's: its latents are kept as they are, which is said
+    above = names.get(family.doubled_by, 0)
+    doubled = isinstance(above, (int, float)) and above > 1
+    config = getattr(getattr(pipe, "scheduler", None), "config", {})
+    data = float(config.get("sigma_data") or 1.0) if family.by_sigma_data else 1.0
+    described = family is not _USUAL
+    return Layout(answers_of(pipe, names), unpack, doubled, described, data, family.from_zero)
+
+
+def _unpack_of(pipe: Any, family: Family, names: Names) -> Shaped | None:
+    if not isinstance(family.unpack, str):
+        return family.unpack(pipe, names)
+    own = getattr(pipe, family.unpack, None)
+    if own is None:
+        return None
+    known = {"vae_scale_factor": getattr(pipe, "vae_scale_factor", None), **names}
+    _, *wanted = inspect.signature(own).parameters
+    asked = {name: known[family.asks.get(name, name)] for name in wanted}
+    return lambda latents: latents if latents.ndim == 4 else own(latents, **asked)

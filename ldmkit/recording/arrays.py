@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ldmkit import check
 from ldmkit.check import say, short
+from ldmkit.loading.families import Layout
 from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.guidance import Sides, sides
 from ldmkit.recording.hooks import Call, Tape
@@ -22,6 +23,10 @@ __all__ = [
     "SIDES",
     "Told",
     "arrays_of",
+    "check_drawable",
+    "is_film",
+    "is_picture",
+    "laid_out",
     "nothing",
     "of_one_shape",
     "or_said",
@@ -44,16 +49,53 @@ def nothing() -> dict[str, Any]:
     return {**levels, **dict.fromkeys((*ARRAYS, "guidance"))}
 
 
+def laid_out(call: Call, layout: Layout) -> Call:
+    """A step with latents (b, c, h, w) and what belongs to them, where its family packs them.
+
+    The network's answers are cut into parts of the latents' batch; none where that can't be.
+    """
+    latents = _first_half(call.latents) if layout.doubled else call.latents
+    unpack = _as_it_is if layout.unpack is None else layout.unpack
+
+    def as_latents(tensor: Any) -> Any:
+        fitted = _fitted(tensor, latents)
+        return None if fitted is None else unpack(fitted)
+
+    guided = _first_half(call.model_output) if layout.doubled else call.model_output
+    parts = [as_latents(part) for part in _parts(call.network, len(latents))]
+    return replace(
+        call,
+        latents=unpack(latents),
+        model_output=as_latents(guided),
+        output=as_latents(_first_half(call.output) if layout.doubled else call.output),
+        network=[] if any(part is None for part in parts) else parts,
+    )
+
+
+def _as_it_is(latents: Any) -> Any:
+    return latents
+
+
+def _first_half(tensor: Any) -> Any:
+    return tensor[: len(tensor) // 2] if isinstance(tensor, torch.Tensor) else tensor
+
+
+def _parts(network: Sequence[torch.Tensor], batch: int) -> list[torch.Tensor]:
+    if any(len(output) % batch for output in network):
+        return []
+    return [part for output in network for part in torch.split(output, batch)]
+
+
 def arrays_of(
-    calls: Sequence[Call], prediction: str, names: Sequence[str], words_first: bool | None = None
+    calls: Sequence[Call], prediction: str, names: Sequence[str], layout: Layout | None = None
 ) -> dict[str, Any]:
     """The arrays of ``Trajectory``: levels, and what was asked for (the rest is ``None``).
 
     Args:
-        calls: the steps, of one shape.
+        calls: the steps, of one shape, as ``laid_out`` gives them.
         prediction: what the network predicts.
         names: of the arrays.
-        words_first: the usual order of the network's answers; ``None`` where they are not to be
+        layout: which of the network's answers had the words; ``None`` where they are not to be
             told apart.
 
     Returns:
@@ -70,51 +112,49 @@ def arrays_of(
     latents = stacked([call.latents for call in calls])  # (n, b, c, h, w)
     if "latents" in names:
         arrays["latents"] = np.concatenate([latents, _last_output(calls, latents)])
-    fitted = [_fitted(call.model_output, call.latents) for call in calls]
-    if set(names) <= {"latents"} or any(output is None for output in fitted):
+    if set(names) <= {"latents"} or any(call.model_output is None for call in calls):
         return arrays
-    guided = stacked(fitted)
+    guided = stacked([call.model_output for call in calls])
     if "model_output" in names:
         arrays["model_output"] = guided
     if np.isnan(levels).all() or prediction not in PREDICTIONS:
         return arrays
-    alpha, sigma = (column.reshape(-1, 1, 1, 1, 1) for column in levels.T)
-    if {"denoised", "noise_pred"} & set(names):
-        both = estimates(latents, guided, alpha, sigma, prediction)
-        for name, estimate in zip(("denoised", "noise_pred"), both, strict=True):
-            arrays[name] = estimate if name in names else None
-    if words_first is None or not set(SIDES) & set(names):
+    alpha, sigma = (_column(level) for level in levels.T)
+    skip, scale = (_column(one) for one in np.array([call.place.scalings() for call in calls]).T)
+
+    def both(output: Float32) -> tuple[Float32, Float32]:
+        """x0 and noise, of an answer that its scheduler may have scalings for."""
+        return estimates(latents, skip * latents + scale * output, alpha, sigma, prediction)
+
+    for name, estimate in zip(("denoised", "noise_pred"), both(guided), strict=True):
+        arrays[name] = estimate if name in names else None
+    if layout is None or not set(SIDES) & set(names):
         return arrays
     lost = Sides(None, None, np.full(len(calls), np.nan))
     what = "noise_pred_text and noise_pred_uncond"
-    apart = or_said(what, lambda: _apart(calls, guided, words_first), lost)
+    apart = or_said(what, lambda: _apart(calls, guided, latents, layout), lost)
     if apart is None:
         return arrays
     arrays["guidance"] = apart.scales
     for name, side in zip(SIDES, (apart.text, apart.uncond), strict=True):
         if name in names and side is not None:
-            arrays[name] = estimates(latents, side, alpha, sigma, prediction)[1]
+            arrays[name] = both(side)[1]
     return arrays
 
 
-def _apart(calls: Sequence[Call], guided: Float32, words_first: bool) -> Sides | None:
+def _column(values: Any) -> Any:
+    return values.reshape(-1, 1, 1, 1, 1)
+
+
+def _apart(
+    calls: Sequence[Call], guided: Float32, latents: Float32, layout: Layout
+) -> Sides | None:
     """The network's answers by words and no words; ``None`` where they can't be told apart."""
-    answers = [_answers(call) for call in calls]
-    if not all(len(parts) in (1, 2) for parts in answers):
+    if not all(call.network for call in calls):
         return None
-    flat = iter(stacked([part for parts in answers for part in parts]))  # in one transfer
-    words_first = words_first or any(len(call.network) == 2 for call in calls)
-    return sides(guided, [[next(flat) for _ in parts] for parts in answers], words_first)
-
-
-def _answers(call: Call) -> list[torch.Tensor]:
-    """What the network gave for a step, cut into parts of the latents' batch; or nothing."""
-    batch = call.latents.shape[0]
-    if any(len(output) % batch for output in call.network):
-        return []
-    parts = [part for output in call.network for part in torch.split(output, batch)]
-    fitted = [_fitted(part, call.latents) for part in parts]
-    return [] if any(part is None for part in fitted) else fitted  # type: ignore[return-value]
+    flat = iter(stacked([part for call in calls for part in call.network]))  # in one transfer
+    parts = [[next(flat) for _ in call.network] for call in calls]
+    return sides(guided, parts, layout.answers, latents, layout.described)
 
 
 def _fitted(output: Any, latents: torch.Tensor) -> torch.Tensor | None:
@@ -126,6 +166,8 @@ def _fitted(output: Any, latents: torch.Tensor) -> torch.Tensor | None:
         return None
     if output.numel() == latents.numel():
         return output.reshape(latents.shape)
+    if output.ndim == latents.ndim + 1 and output.shape[2] == 1:  # a picture as a film of one frame
+        output = output.squeeze(2)
     if output.ndim != latents.ndim or any(
         have < want for have, want in zip(output.shape, latents.shape, strict=True)
     ):
@@ -237,7 +279,7 @@ def say_what_is_missing(
         return
     if not len(arrays["timesteps"]):  # said already
         return
-    if calls[-1].latents.ndim == 5 and calls[-1].latents.shape[2] > 1:
+    if is_film(calls[-1].latents):
         say(_film(calls[-1].latents.shape, channels))
     missing = {name for name in names if name in arrays and arrays[name] is None}
     unknown = np.isnan(arrays["alphas"])
@@ -276,15 +318,37 @@ def say_what_is_missing(
         say(f"ldmkit doesn't know {who}: {guess}.")
 
 
+def is_film(latents: torch.Tensor) -> bool:
+    """(b, c, frames, h, w), or frames before channels, of more than one frame."""
+    return latents.ndim == 5 and latents.shape[2] > 1
+
+
+def is_picture(latents: torch.Tensor) -> bool:
+    """(b, c, h, w), or a film (b, c, frames, h, w) of one frame."""
+    return latents.ndim == 4 or (latents.ndim == 5 and latents.shape[2] == 1)
+
+
+def check_drawable(latents: torch.Tensor) -> None:
+    """Refuses to draw latents that nobody described.
+
+    Raises:
+        ValueError: tokens, embeddings, films.
+    """
+    if not is_picture(latents):
+        shape = tuple(latents.shape)
+        raise ValueError(f"nobody described how latents of the shape {shape} are decoded")
+
+
 def _film(shape: Sequence[int], channels: int | None) -> str:
     if shape[1] != channels == shape[2]:  # (b, frames, c, h, w)
         return (
             f"The latents are those of a film: its {shape[1]} frames are the channels of the "
-            f"record's arrays, each with its own {channels} channels one above the other."
+            f"record's arrays, each with its own {channels} channels one above the other, and no "
+            "pictures of its steps are drawn."
         )
     return (
         f"The latents are those of a film: its {shape[2]} frames stand one above the other in "
-        "the record's arrays."
+        "the record's arrays, and no pictures of its steps are drawn."
     )
 
 
@@ -312,6 +376,10 @@ class Told:
     def level(self) -> tuple[float, float]:
         """Alpha and sigma."""
         return self.alpha, self.sigma
+
+    def scalings(self) -> tuple[float, float]:
+        """The clean estimate is told as it is."""
+        return 0.0, 1.0
 
 
 def told_number(name: str, value: Any) -> float:

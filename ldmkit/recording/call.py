@@ -155,7 +155,8 @@ def _check_by_type(name: str, value: Any, parameter: Any) -> None:
     """Compares a value with what the pipeline's signature says of it."""
     default = getattr(parameter, "default", inspect.Parameter.empty)
     if value is None:
-        if default is not None and default is not inspect.Parameter.empty:
+        given = default is not None and default is not inspect.Parameter.empty
+        if given and not isinstance(default, list):  # None in a list's place is an empty one
             raise TypeError(f"{name} must not be None; leave it out for {short(default)}.")
         return
     annotation = str(getattr(parameter, "annotation", ""))
@@ -165,18 +166,23 @@ def _check_by_type(name: str, value: Any, parameter: Any) -> None:
     outer = set(
         re.findall(r"\w+", re.sub(r"(list|tuple)\[[^][]*\]", r"\1", annotation, flags=re.I))
     )
+    if name.endswith("_embeds") and isinstance(value, torch.Tensor) and value.numel():
+        return  # FLUX.2 Klein says that its negative ones are words
     if "Callable" in kinds:
         function(name, value)
     elif kinds & {"dict", "Dict"}:
         _check_is(name, value, Mapping, 'a dict like {"scale": 0.5}')
-    elif "Image" in kinds:
+    elif "Image" in kinds or name == "image":  # VisualCloze says that its grids are a tensor
         _check_pictures(name, value)
     elif kinds & {"Tensor", "FloatTensor"} and not kinds & {"int", "float"}:
         _check_tensors(name, value, "Tensor" in str(outer), bool(outer & _LISTS))
     elif outer & {*_LISTS, "Tensor", "ndarray"} and not (
-        outer & {"int", "float"} and _is_real(value)
+        (outer & {"int", "float"} and _is_real(value))
+        or ("str" in outer and isinstance(value, str))
     ):
-        _check_several(name, value, default, "str" in kinds)
+        # "tuple[int, int]" says how many; "tuple[int]" with a default of three says nothing
+        pair = isinstance(default, tuple) and annotation.count(",") == len(default) - 1
+        _check_several(name, value, default if pair else None, "str" in kinds)
     else:
         _check_one(name, value, outer - {"class", "None", "Optional", "typing"}, default)
 
@@ -189,7 +195,7 @@ def _check_one(name: str, value: Any, kinds: set[str], default: Any) -> None:
     elif "float" in kinds:
         number(name, value, like="0.5")
     elif "int" in kinds:
-        below_zero = isinstance(default, int) and default < 0
+        below_zero = (isinstance(default, int) and default < 0) or name.endswith("_index")
         whole(name, value, None if below_zero else 0, 2**63 - 1)
     elif _is_real(value):
         number(name, value)
@@ -201,8 +207,9 @@ def _is_real(value: Any) -> bool:
 
 def _is_empty(value: Any) -> bool:
     """Whether a list or array holds nothing (a tensor's own truth is of another kind)."""
-    size = value.numel() if isinstance(value, torch.Tensor) else np.size(value)
-    return not size if isinstance(value, (torch.Tensor, np.ndarray)) else not len(value)
+    if isinstance(value, torch.Tensor):
+        return not value.numel()
+    return not value.size if isinstance(value, np.ndarray) else not len(value)
 
 
 def _check_tensors(name: str, value: Any, alone: bool, several: bool) -> None:
@@ -239,7 +246,7 @@ def _check_several(name: str, value: Any, default: Any, strings: bool) -> None:
             f"{name} must hold {len(default)} numbers, got {short(value)}; write {default}."
         )
     for item in value if isinstance(value, (list, tuple)) else ():
-        if not isinstance(item, (list, tuple, torch.Tensor, np.ndarray, Image.Image)):
+        if not isinstance(item, (bool, list, tuple, torch.Tensor, np.ndarray, Image.Image)):
             number(f"Each item of {name}", item)
 
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sides", "sides"]
+__all__ = ["Sides", "changes", "sides"]
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -43,59 +42,151 @@ class Sides:
     scales: Float64
 
 
-def sides(guided: Float32, parts: Sequence[Sequence[Float32]], words_first: bool) -> Sides | None:
+def sides(
+    guided: Float32,
+    parts: Sequence[Sequence[Float32]],
+    answers: Sequence[Sequence[str]],
+    latents: Float32,
+    described: bool = False,
+) -> Sides | None:
     """Tells the network's answers apart, or ``None`` where they can't be.
 
     Args:
         guided: (n, b, ...) what the scheduler got in each step.
-        parts: for each step, what the network gave for it: one answer (b, ...) or two.
-        words_first: the usual order of the family, for where the numbers decide nothing.
+        parts: for each step, what the network gave for it: one answer (b, ...) or several.
+        answers: what they are in the family's order, once for each number of answers, or with
+            ``"..."`` at its end for more; of two that is asked only where the numbers decide
+            nothing.
+        latents: (n, b, ...) what entered each step.
+        described: the order is that of a family with a row: it holds also where the result is no
+            sum of the answers, such as Lumina 2's, which has the norm of the one with words.
     """
-    two = np.array([len(answers) == 2 for answers in parts])
-    if not two.any():
-        return Sides(guided, None, np.ones(len(guided)))
-    pairs = [answers for answers in parts if len(answers) == 2]
-    first, second = (np.stack([pair[i] for pair in pairs]) for i in (0, 1))
-    fit = _fit(guided[two], first, second)
-    if fit is None:
-        return None
-    share, sign, exact = fit  # (m,): guided = sign · (first + share · (second - first))
+    text, uncond = guided.copy(), np.full_like(guided, np.nan)  # one answer had the words
+    scales, found = np.ones(len(guided)), False
+    orders = {len(order): tuple(order) for order in answers if "..." not in order}
+    open_end = next((tuple(order) for order in answers if "..." in order), None)
+    counts = np.array([len(step) for step in parts])
+    for count in sorted(set(counts[counts > 1].tolist())):
+        at = counts == count
+        several = np.stack([step for step in parts if len(step) == count])  # (m, count, b, ...)
+        fit = _fit(guided[at], several, latents[at])
+        order = orders.get(count, open_end if open_end and count > 2 else None)
+        if order is None or "text" not in order or not (fit.sums or described):
+            return None
+        if count == 2 and set(order) == {"text", "uncond"}:
+            order = _order_of_two(fit.shares[:, 1], order) if fit.sums else order
+        alone = np.abs(fit.shares[:, order.index("text")] - 1.0) <= _SURE
+        if "uncond" not in order and alone.all():  # the other was asked for something else
+            continue
+        text[at] = fit.turned(several[:, order.index("text")], latents[at])
+        if "uncond" in order:
+            without, found = order.index("uncond"), True
+            uncond[at] = fit.turned(several[:, without], latents[at])
+            told = 1.0 - fit.shares[:, without] if count == 2 else np.nan
+            scales[at] = np.where(fit.exact, told, np.nan)
+        else:
+            scales[at] = np.nan
+    return Sides(text, uncond if found else None, scales)
+
+
+def _order_of_two(share: Float64, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of two answers had the words, by the share of the second in the sum of both."""
     typical = np.nanmedian(share) if np.isfinite(share).any() else 0.5
-    swapped = typical < 0.5 if abs(typical - 0.5) > 0.5 + _SURE else words_first
-    with_words, without = (first, second) if swapped else (second, first)
-    # Unguided, the answer with the words is what the scheduler got.
-    text, uncond = guided.copy(), np.full_like(guided, np.nan)
-    text[two], uncond[two] = sign * with_words, sign * without
-    scales = np.ones(len(guided))
-    scales[two] = np.where(exact, 1.0 - share if swapped else share, np.nan)
-    return Sides(text, uncond, scales)
+    if abs(typical - 0.5) <= 0.5 + _SURE:
+        return usual
+    return ("text", "uncond") if typical < 0.5 else ("uncond", "text")
 
 
-def _fit(guided: Float32, first: Float32, second: Float32) -> tuple[Float64, float, Any] | None:
-    """Least squares of guided = a · first + d · (second - first), for each step and picture.
+@dataclass(frozen=True)
+class _Fit:
+    """guided = sum · (first + Σ share_i · (answer_i - first)) + skip · latents, for each step.
 
-    ``a`` is 1, or another where the result was scaled after (``guidance_rescale``), and negative
-    where a pipeline turns the network's sign.
+    ``sum`` is 1, another where the result was scaled after (``guidance_rescale``), and negative
+    where a pipeline turns the network's sign. ``skip`` is 0 but where it converts the answer, as
+    from x0 to a velocity (PRX, Stable Diffusion's latent upscaler).
     """
-    shape = (*guided.shape[:2], -1)
-    g, p, q = (array.astype(np.float64).reshape(shape) for array in (guided, first, second))
-    d = q - p
-    pp, pd, dd, gp, gd = (_dot(*pair) for pair in ((p, p), (p, d), (d, d), (g, p), (g, d)))
+
+    shares: Float64  # (m, count), of a whole of 1
+    total: Float64  # (m, 1, ...)
+    skip: Float64 | None  # (m, 1, ...)
+    exact: NDArray[np.bool_]  # (m,)
+    sums: bool  # what was guided is such a sum at all
+
+    def turned(self, answer: Float32, latents: Float32) -> Float32:
+        """An answer as the scheduler would have got it alone."""
+        if self.skip is None:  # a sign is the answer's own, a scale is guidance's
+            return np.asarray(np.sign(np.median(self.total)) * answer, dtype=np.float32)
+        return np.asarray(self.total * answer + self.skip * latents, dtype=np.float32)
+
+
+def _fit(guided: Float32, parts: Float32, latents: Float32) -> _Fit:
+    """Least squares for each step and picture, with the latents only where it fails without."""
+    plain, rest = _solved(guided, parts, None)
+    if np.median(rest) > _ROUNDING / 20:
+        converted, better = _solved(guided, parts, latents)
+        if np.median(better) <= min(_ROUNDING, np.median(rest) / 10):
+            plain, rest = converted, better
+    sums = bool(np.median(rest) <= _UNEXPLAINED)
+    count, exact = parts.shape[1], rest.max(axis=1) < _ROUNDING
+    known = np.asarray(np.isfinite(plain).all(axis=2))  # (m, b)
+    means = np.array(
+        [
+            np.median(row[ok], axis=0) if ok.any() else np.full(row.shape[1], np.nan)
+            for row, ok in zip(plain, known, strict=True)
+        ]
+    )
+    shape = (-1, *(1 for _ in guided.shape[1:]))
+    whole = np.where(np.isfinite(means[:, 0]), means[:, 0], 1.0)
+    later = means[:, 1:count] / means[:, :1]
+    shares = np.concatenate([1.0 - later.sum(axis=1, keepdims=True), later], axis=1)
+    skip = means[:, count].reshape(shape) if means.shape[1] > count else None
+    return _Fit(shares, whole.reshape(shape), skip, exact, sums)
+
+
+def _solved(guided: Float32, parts: Float32, latents: Float32 | None) -> tuple[Float64, Float64]:
+    """Weights (m, b, count) of first, (second - first) ..., latents; and what they don't explain.
+
+    The latter as a share of what guidance moved, (m, b). Step by step, for the memory's sake.
+    """
+    each = (slice(i, i + 1) for i in range(len(guided)))
+    steps = [
+        _solved_step(guided[i], parts[i], None if latents is None else latents[i]) for i in each
+    ]
+    weights, rest = (np.concatenate(column) for column in zip(*steps, strict=True))
+    return weights, rest
+
+
+def _solved_step(
+    guided: Float32, parts: Float32, latents: Float32 | None
+) -> tuple[Float64, Float64]:
+    m, count, b = parts.shape[:3]
+    first, others = parts[:, :1], parts[:, 1:] - parts[:, :1]
+    columns = [first, others] if latents is None else [first, others, latents[:, None]]
+    basis = np.concatenate(columns, axis=1).reshape(m, -1, b, parts[0, 0, 0].size)
+    basis = basis.astype(np.float64).transpose(0, 2, 1, 3)  # (m, b, columns, k)
+    wanted = guided.reshape(m, b, -1).astype(np.float64)
+    size = np.sqrt(np.einsum("mbck,mbck->mbc", basis, basis))
+    scale = np.where(size > 0, size, 1.0)
+    basis = basis / scale[..., None]
+    gram = np.einsum("mbck,mbdk->mbcd", basis, basis)
+    right = np.einsum("mbck,mbk->mbc", basis, wanted)
+    broken = ~np.isfinite(gram).all(axis=(2, 3)) | ~np.isfinite(right).all(axis=2)
+    gram[broken], right[broken] = 0.0, 0.0  # latents that are NaN solve nothing
+    weights = np.einsum("mbcd,mbd->mbc", np.linalg.pinv(gram, rcond=1e-10, hermitian=True), right)
     with np.errstate(all="ignore"):
-        determinant = pp * dd - pd**2
-        a = (gp * dd - gd * pd) / determinant
-        b = (gd * pp - gp * pd) / determinant
-        rest = g - a[..., None] * p - b[..., None] * d
-        unexplained = np.sqrt(_dot(rest, rest) / dd) / np.abs(b)
-        share = np.where(dd > 1e-12 * pp, b / a, np.nan)  # (n, b)
-    known = np.isfinite(share) & np.isfinite(unexplained)
-    if known.any() and np.median(unexplained[known]) > _UNEXPLAINED:
-        return None
-    sign = -1.0 if known.any() and np.median(a[known]) < 0 else 1.0
-    rows = zip(share, known, strict=True)
-    shares = np.array([np.median(row[ok]) if ok.any() else np.nan for row, ok in rows])
-    return shares, sign, np.nanmax(unexplained, axis=1, initial=0.0) < _ROUNDING
+        missed = wanted - np.einsum("mbc,mbck->mbk", weights, basis)
+        moved = np.einsum("mbc,mbck->mbk", weights[..., 1:count], basis[:, :, 1:count])
+        rest = np.sqrt((missed**2).sum(axis=2) / (moved**2).sum(axis=2))
+        weights = weights / scale
+    same = (size[..., 1:count] <= 1e-5 * size[..., :1]).any(axis=2)  # nothing to tell apart
+    same |= broken
+    weights[same] = np.nan
+    return weights, np.where(same | np.isnan(rest), 0.0, rest)
 
 
-def _dot(x: Float64, y: Float64) -> Float64:
-    return np.asarray(np.einsum("nbk,nbk->nb", x, y))
+def changes(scales: Float64) -> bool:
+    """Whether guidance was another at some steps, or off: then it is exactly 1."""
+    known = scales[np.isfinite(scales)]
+    return bool((known == 1.0).any() and (scales != 1.0).any()) or bool(
+        known.size and np.ptp(known) > 1e-2
+    )

@@ -31,9 +31,11 @@ from ldmkit.recording.noise_law import place_of
 
 __all__ = [
     "Call",
+    "Stage",
     "Stop",
     "Tape",
     "Wrapped",
+    "call_at_work",
     "denoiser_of",
     "denoisers_of",
     "exclusive",
@@ -41,8 +43,9 @@ __all__ = [
     "hooked",
     "is_mine",
     "pipeline_at_work",
-    "prior_of",
     "scheduler_of",
+    "stages_of",
+    "step_of",
     "telling",
 ]
 
@@ -64,6 +67,9 @@ class Located(Protocol):
     def level(self) -> tuple[float, float]:
         """(alpha, sigma) of what enters the step."""
 
+    def scalings(self) -> tuple[float, float]:
+        """(skip, scale): the prediction is skip · latents + scale · model output."""
+
 
 @dataclass
 class Call:
@@ -83,14 +89,12 @@ class Tape:
     Attributes:
         calls: the steps.
         network: what the network gave waits here for the step that follows it.
-        halved: the pipeline's latents hold each picture twice, with and without words.
         owner: the scheduler whose steps these are, or the copy of it that a pipeline made.
         aside: steps of other copies of the scheduler.
     """
 
     calls: list[Call] = field(default_factory=list)
     network: list[torch.Tensor] = field(default_factory=list)
-    halved: bool = False
     owner: Any = None
     aside: int = 0
 
@@ -99,9 +103,14 @@ def scheduler_of(pipe: Any) -> Any | None:
     """The pipeline's scheduler (its decoder's, where a prior has one too), or ``None``."""
     for name in ("scheduler", "decoder_scheduler"):
         found = getattr(pipe, name, None)
-        if callable(getattr(found, "step", None)):
+        if callable(getattr(found, step_of(found), None)):
             return found
     return None
+
+
+def step_of(scheduler: Any) -> str:
+    """The name of a scheduler's step: score-SDE predicts, and corrects (arXiv 2011.13456)."""
+    return "step" if hasattr(scheduler, "step") else "step_pred"
 
 
 def denoiser_of(pipe: Any) -> torch.nn.Module | None:
@@ -111,21 +120,41 @@ def denoiser_of(pipe: Any) -> torch.nn.Module | None:
 
 def denoisers_of(pipe: Any) -> tuple[torch.nn.Module, ...]:
     """The networks that predict noise: some pipelines have a second for the last steps."""
-    first = (getattr(pipe, name, None) for name in ("unet", "transformer", "decoder"))
+    first = (getattr(pipe, name, None) for name in ("unet", "transformer", "decoder", "prior"))
+    second = (getattr(pipe, name, None) for name in ("transformer_2", "unconditional_transformer"))
     networks = [found for found in first if isinstance(found, torch.nn.Module)][:1]
-    second = getattr(pipe, "transformer_2", None)
-    return (*networks, second) if isinstance(second, torch.nn.Module) else tuple(networks)
+    return (*networks, *(found for found in second if isinstance(found, torch.nn.Module)))
 
 
-def prior_of(pipe: Any) -> tuple[Any, Any] | None:
-    """An unCLIP pipeline's prior, which runs before its decoder: (network, scheduler)."""
-    scheduler = getattr(pipe, "prior_scheduler", None)
-    for name in ("prior", "prior_prior"):
-        network = getattr(pipe, name, None)
-        # of embeddings; Wuerstchen's prior is another thing
-        if hasattr(network, "clip_mean") and callable(getattr(scheduler, "step", None)):
-            return network, scheduler
-    return None
+@dataclass(frozen=True)
+class Stage:
+    """What runs before or after the stage that a record is of, with a scheduler of its own.
+
+    Attributes:
+        name: the beginning of its keywords, such as ``prior_num_inference_steps``.
+        network: what predicts.
+        scheduler: whose steps they are.
+    """
+
+    name: str
+    network: torch.nn.Module
+    scheduler: Any
+
+
+def stages_of(pipe: Any) -> tuple[Stage, ...]:
+    """The other stages of a pipeline: a prior of embeddings, Karlo's super-resolution."""
+    found = []
+    for name, networks in (
+        ("prior", ("prior", "prior_prior")),
+        ("super_res", ("super_res_first",)),
+    ):
+        scheduler = getattr(pipe, f"{name}_scheduler", None)
+        parts = [
+            part for part in (getattr(pipe, one, None) for one in networks) if part is not None
+        ]
+        if callable(getattr(scheduler, "step", None)) and parts:
+            found.append(Stage(name, parts[0], scheduler))
+    return tuple(found)
 
 
 # --- what passes -------------------------------------------------------------------------------
@@ -155,9 +184,10 @@ def hooked(
             "heard; add one, or tell the steps yourself: ldmkit.recorder() and tape.step(...)."
         )
     networks, here = tuple(networks), threading.get_ident()
+    step = step_of(scheduler)
     methods = {
-        "step": functools.partial(
-            _record_step, scheduler, _names_of(scheduler.step), tape, here, after
+        step: functools.partial(
+            _record_step, scheduler, _names_of(getattr(scheduler, step)), tape, here, after
         ),
         "scale_model_input": functools.partial(_refuse_others, scheduler, here),
         "set_timesteps": functools.partial(_make_others_wait, scheduler, here),
@@ -232,7 +262,7 @@ def _record_step(
     if threading.get_ident() != here or not _follows(tape, scheduler, owner):
         return step(*args, **kwargs)
     model_output, timestep, sample = _arguments(scheduler, names, args, kwargs)
-    latents, guided = _copy(tape, sample), _copy(tape, model_output)
+    latents, guided = _copy(sample), _copy(model_output)
     if latents is None:
         raise TypeError(
             f"{type(scheduler).__name__}.step must get the latents as a tensor or an array of "
@@ -240,7 +270,7 @@ def _record_step(
         )
     place = place_of(owner, timestep)
     result = step(*args, **kwargs)
-    call = Call(place(), latents, guided, tape.network, _copy(tape, _first(result)))
+    call = Call(place(), latents, guided, tape.network, _copy(_first(result)))
     tape.network = []
     if tape.calls:
         tape.calls[-1].output = None  # only the last output is an array of its own
@@ -274,14 +304,18 @@ def _names_of(step: Callable[..., Any]) -> tuple[str, ...]:
         return ()
 
 
+# The scheduler of EDM's first form tells its noise level itself and has names of its own.
+_OF_KARRAS = ("model_output", "sigma_hat", "sample_hat")
+
+
 def _arguments(
     scheduler: Any, names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, ...]:
     """(model output, timestep, sample) by name; in this order where a student named them."""
     given = dict(zip(names, args, strict=False)) | kwargs
-    wanted = ("model_output", "timestep", "sample")
-    if given.keys() >= set(wanted):
-        return tuple(given[name] for name in wanted)
+    for wanted in (("model_output", "timestep", "sample"), _OF_KARRAS):
+        if given.keys() >= set(wanted):
+            return tuple(given[name] for name in wanted)
     own = sorted(kwargs, key=lambda name: names.index(name) if name in names else len(names))
     found = (*args, *(kwargs[name] for name in own))[:3]
     if len(found) < 3:
@@ -302,20 +336,21 @@ def _first(result: Any) -> Any:
     return getattr(result, "prev_sample", result[0] if isinstance(result, tuple) else None)
 
 
-def _copy(tape: Tape, tensor: Any) -> Any:
+def _copy(tensor: Any) -> Any:
     """A tensor as it is now: pipelines may go on writing into theirs."""
     if isinstance(tensor, np.ndarray) and tensor.dtype.kind in "fiu":  # a loop in numpy
         tensor = torch.tensor(tensor.astype(np.float32))
     if not isinstance(tensor, torch.Tensor):
         return None
-    part = tensor.detach()
-    return (part[: len(part) // 2] if tape.halved else part).clone()
+    return tensor.detach().clone()
 
 
 def _keep_output(tape: Tape, here: int, module: torch.nn.Module, args: Any, output: Any) -> None:
     if threading.get_ident() != here:
         return
-    found = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+    items = tuple(output.values()) if isinstance(output, Mapping) else output
+    first = items[0] if isinstance(items, tuple) and items else items
+    found = getattr(output, "sample", first)
     if isinstance(found, list) and all(isinstance(part, torch.Tensor) for part in found):
         found = torch.stack(found) if len({part.shape for part in found}) == 1 else None
     if isinstance(found, torch.Tensor):
@@ -441,14 +476,19 @@ def _refuse_others(
 
 
 def pipeline_at_work(scheduler: Any) -> Any | None:
-    """The pipeline with this scheduler that this thread is within; ``None`` in a loop of a cell.
+    """The pipeline with this scheduler that this thread is within; ``None`` in a loop of a cell."""
+    return call_at_work(scheduler).get("self")
+
+
+def call_at_work(scheduler: Any) -> Mapping[str, Any]:
+    """The names of that pipeline's running call, ``self`` among them; nothing in a cell's loop.
 
     Of this thread alone: to read what stands on another's stack while it runs may end the process.
     """
     frame = sys._getframe(1)
     while frame and not _runs(frame, scheduler):
         frame = frame.f_back  # type: ignore[assignment]
-    return frame.f_locals["self"] if frame else None
+    return frame.f_locals if frame else {}
 
 
 def _runs(frame: types.FrameType, scheduler: Any) -> bool:

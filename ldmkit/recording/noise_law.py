@@ -7,7 +7,11 @@ One law holds for every scheduler that a record describes (``ldmkit.records.law`
 - *variance preserving* (DDIM, DDPM, PNDM, LCM, TCD; DPM++, UniPC, DEIS): alpha² + sigma² = 1
   (DDPM, arXiv 2006.11239, eq. 4);
 - *variance exploding* (Euler, Heun, LMS and kin): alpha = 1 (EDM, arXiv 2206.00364, eq. 1);
-- *flow matching*: alpha = 1 - sigma (arXiv 2210.02747, eq. 22).
+- *flow matching*: alpha = 1 - sigma (arXiv 2210.02747, eq. 22);
+- *TrigFlow* (Sana Sprint): alpha = cos t, sigma = σ_data · sin t (sCM, arXiv 2410.11081, eq. 4).
+
+Where a scheduler has scalings of its own for what the network gives (EDM, arXiv 2206.00364, eq. 7;
+consistency models, arXiv 2303.01469, appendix C), the clean estimate is what these make of it.
 
 Numpy only, apart from reading numbers off a scheduler. Clipping or thresholding that a scheduler
 may do afterwards is not part of an estimate: it is what the network said.
@@ -37,7 +41,7 @@ __all__ = [
 ]
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")  # as ``prediction_of`` names them
-Space = Literal["vp_timestep", "vp_sigma", "exploding", "flow"]
+Space = Literal["vp_timestep", "vp_ratio", "vp_sigma", "exploding", "told", "flow", "trig"]
 
 # Read from diffusers 0.42. A subclass follows its parent; any other scheduler is told apart by
 # what it has.
@@ -71,7 +75,11 @@ _SPACES: dict[str, Space | None] = {
     ),
     **dict.fromkeys(
         (
+            "CMStochasticIterativeScheduler",
+            "CosineDPMSolverMultistepScheduler",
             "DPMSolverSDEScheduler",
+            "EDMDPMSolverMultistepScheduler",
+            "EDMEulerScheduler",
             "EulerDiscreteScheduler",
             "EulerAncestralDiscreteScheduler",
             "HeunDiscreteScheduler",
@@ -82,7 +90,13 @@ _SPACES: dict[str, Space | None] = {
         "exploding",
     ),
     "LTXEulerAncestralRFScheduler": "flow",
+    "DDPMWuerstchenScheduler": "vp_ratio",
+    "KarrasVeScheduler": "told",
+    "SCMScheduler": "trig",
+    "ScoreSdeVeScheduler": "exploding",
     "DDIMInverseScheduler": None,  # tells the network where it goes to, not where it stands
+    # Of films: paths of their own between noise and picture.
+    **dict.fromkeys(("HeliosScheduler", "HeliosDMDScheduler", "MiniMaxH3Scheduler"), None),
 }
 
 # These precondition the network's input and output in ways of their own: no guess is right.
@@ -133,6 +147,9 @@ def guess_of(scheduler: Any) -> str:
     return " and ".join(guesses)
 
 
+Scalings = Callable[[float], tuple[float, float]]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a scheduler stands when a step begins.
@@ -143,32 +160,53 @@ class Place:
     Attributes:
         space: the law that the scheduler follows, ``None`` where nobody can know.
         timestep: what the network was told.
-        table: ᾱ for each timestep or sigma for each step, as it stood before the step.
+        table: ᾱ for each timestep, or sigma (TrigFlow: t) for each step, as it stood before the
+            step; a function of the timestep where ᾱ is continuous.
         index: number of the step in a table of sigmas.
+        data: deviation of clean latents, σ_data of TrigFlow.
+        own: the scheduler's scalings of what the network gives, by sigma (TrigFlow: t).
     """
 
     space: Space | None
     timestep: Any
     table: Any
     index: int | None
+    data: float = 1.0
+    own: Scalings | None = None
 
     def level(self) -> tuple[float, float]:
         """(alpha, sigma) of what enters the step; NaN where nothing says it."""
-        unknown = (math.nan, math.nan)
-        at = number(self.timestep) if self.space == "vp_timestep" else self.index
-        if self.space is None or self.table is None or at is None or math.isnan(at):
-            return unknown
-        if np.ndim(self.table) and (at != int(at) or not 0 <= at < len(self.table)):
-            return unknown
-        value = float(self.table[int(at)] if np.ndim(self.table) else self.table)
-        if self.space == "vp_timestep":  # ᾱ of DDPM, eq. 4
+        value = self._value()
+        if math.isnan(value):
+            return math.nan, math.nan
+        if self.space in ("vp_timestep", "vp_ratio"):  # ᾱ of DDPM, eq. 4
             return math.sqrt(value), math.sqrt(max(0.0, 1.0 - value))
         if self.space == "flow":
             return 1.0 - value, value
-        if self.space == "exploding":
+        if self.space == "trig":
+            return math.cos(value), self.data * math.sin(value)
+        if self.space in ("exploding", "told"):
             return 1.0, value
         alpha = 1.0 / math.sqrt(1.0 + value * value)  # their sigma is the ratio sigma/alpha
         return alpha, value * alpha
+
+    def scalings(self) -> tuple[float, float]:
+        """(skip, scale): the prediction is skip · latents + scale · model output."""
+        value = self._value()
+        return (0.0, 1.0) if self.own is None or math.isnan(value) else self.own(value)
+
+    def _value(self) -> float:
+        """What the table says of this step; NaN where nothing does."""
+        if self.space == "told":
+            return number(self.timestep)
+        if self.space == "vp_ratio":
+            return float(self.table(self.timestep.flatten()[:1], self.timestep.device))
+        at = number(self.timestep) if self.space == "vp_timestep" else self.index
+        if self.space is None or self.table is None or at is None or math.isnan(at):
+            return math.nan
+        if np.ndim(self.table) and (at != int(at) or not 0 <= at < len(self.table)):
+            return math.nan
+        return float(self.table[int(at)] if np.ndim(self.table) else self.table)
 
 
 def place_of(scheduler: Any, timestep: Any) -> Callable[[], Place]:
@@ -184,23 +222,54 @@ def place_of(scheduler: Any, timestep: Any) -> Callable[[], Place]:
     space = space_of(scheduler)
     if space == "vp_sigma" and _setting(scheduler, "use_flow_sigmas"):
         space = "flow"
-    name, offset = ("alphas_cumprod" if space == "vp_timestep" else "sigmas"), 0
+    tables = {"vp_timestep": "alphas_cumprod", "vp_ratio": "_alpha_cumprod", "trig": "timesteps"}
+    name, offset = tables.get(str(space), "sigmas"), 0
+    if "ScoreSdeVeScheduler" in _names(scheduler):
+        name = "discrete_sigmas"
     if not getattr(scheduler, "state_in_first_order", True):
         kinds = [kind for kind in _names(scheduler) if kind in _SECOND_CALLS]
         name, offset = _SECOND_CALLS[kinds[0]] if kinds else (name, offset)
-    table = getattr(scheduler, name, None)
+    table, data = getattr(scheduler, name, None), 1.0
+    if space == "trig":
+        data = float(_setting(scheduler, "sigma_data") or 1.0)
+    own = _scalings_of(scheduler)
 
     def place() -> Place:
         index = getattr(scheduler, "step_index", None)
         if index is None or not _is_known(scheduler):  # a student's may count as it likes
-            return Place(space, timestep, table, _found(scheduler, timestep))
-        return Place(space, timestep, table, index - 1 + offset)
+            return Place(space, timestep, table, _found(scheduler, timestep), data, own)
+        return Place(space, timestep, table, index - 1 + offset, data, own)
 
     return place
 
 
+def _scalings_of(scheduler: Any) -> Scalings | None:
+    """A scheduler's own way from latents and model output to x0: (skip, scale) by sigma."""
+    names = _names(scheduler) if _is_known(scheduler) else []
+    if "SCMScheduler" in names:  # x0 = cos t · x - sin t · F, sCM, eq. 5
+        return lambda t: (math.cos(t), -math.sin(t))
+    if "ScoreSdeVeScheduler" in names:  # a score is -noise / sigma
+        return lambda sigma: (1.0, sigma * sigma)
+    if "KarrasVeScheduler" in names:
+        return lambda sigma: (1.0, sigma)
+    if "CMStochasticIterativeScheduler" in names:
+        boundary = scheduler.get_scalings_for_boundary_condition
+        return lambda sigma: tuple(map(float, boundary(sigma)))  # type: ignore[return-value]
+    if hasattr(scheduler, "precondition_outputs") and names:
+        made: Any = scheduler.precondition_outputs  # linear in (latents, model output, sigma)
+        one, zero = np.float64(1), np.float64(0)
+
+        def edm(sigma: float) -> tuple[float, float]:
+            return float(made(one, zero, sigma)), float(made(zero, one, sigma))
+
+        return edm
+    return None
+
+
 def _found(scheduler: Any, timestep: Any) -> int | None:
     """The number of a step in the schedule of a scheduler that doesn't count."""
+    if "ScoreSdeVeScheduler" in _names(scheduler):  # its sigmas go up, its t from 1 to 0
+        return int(number(timestep) * (len(scheduler.timesteps) - 1))
     if space_of(scheduler) in (None, "vp_timestep"):
         return None
     schedule = [number(t) for t in getattr(scheduler, "timesteps", ())]
@@ -224,6 +293,8 @@ def prediction_of(scheduler: Any) -> str:
     """What the network predicts, one of ``PREDICTIONS``, or a name that nobody knows."""
     if space_of(scheduler) == "flow":
         return "flow"
+    if _scalings_of(scheduler) is not None:
+        return "sample"  # what the scheduler's own scalings give
     name = _setting(scheduler, "prediction_type") or "epsilon"
     return {"original_sample": "sample", "flow_prediction": "flow"}.get(name, name)
 

@@ -1,12 +1,13 @@
 """Pictures of latents: by the pipeline's autoencoder, by a small decoder, or by a linear fit.
 
 The fit is least squares of the autoencoder's decode on its latents: one matrix of (c + 1, 3) per
-autoencoder, kept in memory. No table of factors from elsewhere is used.
+autoencoder, kept in memory by a hash of its weights. No table of factors from elsewhere is used.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,12 +36,15 @@ __all__ = [
 _CHEAP = {"cpu": 2e10, "cuda": 1e12, "mps": 3e11}
 _BATCH_PIXELS = 64 * 64 * 16  # decoded at once: 16 pictures of 64×64; more fall out of the cache
 
-_fits: weakref.WeakKeyDictionary[Any, NDArray[np.float32]] = weakref.WeakKeyDictionary()
+_fits: dict[str, NDArray[np.float32]] = {}  # by a hash of the weights
+_stamped: weakref.WeakKeyDictionary[Any, tuple[Any, NDArray[np.float32]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def autoencoder_of(pipe: Any) -> Any | None:
     """The autoencoder of a latent pipeline, or ``None`` (pixel models have none)."""
-    for name in ("vae", "movq"):
+    for name in ("vae", "movq", "vqvae", "vqgan"):  # the latter two of latent diffusion and Cascade
         vae = getattr(pipe, name, None)
         if hasattr(vae, "decode") and hasattr(vae, "config"):
             return vae
@@ -52,20 +56,54 @@ def _is_movq(vae: Any) -> bool:
     return getattr(vae.config, "norm_type", None) == "spatial"
 
 
+def _is_paella(vae: Any) -> bool:
+    """Wuerstchen's and Cascade's: its pictures are in 0..1, its factor is the other way round."""
+    return getattr(vae.config, "up_down_scale_factor", None) is not None
+
+
+def _is_of_films(vae: Any) -> bool:
+    """Whether it decodes (b, c, frames, h, w), as Wan's and Qwen-Image's do."""
+    return any(weight.ndim == 5 for weight in getattr(vae, "decoder", vae).parameters())
+
+
 def _factor(vae: Any) -> float:
-    return 1.0 if _is_movq(vae) else vae.config.scaling_factor
+    if _is_movq(vae):
+        return 1.0
+    if _is_paella(vae):
+        return 1.0 / float(vae.config.scale_factor)
+    return float(getattr(vae.config, "scaling_factor", None) or 1.0)
 
 
 def unscale(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Latents as the network sees them to latents as the autoencoder does."""
+    if (patch := _patch(vae)) > 1:
+        mean, std = _of_batches(vae, latents)
+        patched = torch.nn.functional.pixel_unshuffle(latents, patch)
+        return torch.nn.functional.pixel_shuffle(patched * std + mean, patch)
     mean, std = _statistics(vae, latents)
     return latents * std / _factor(vae) + mean
 
 
 def scale(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Latents as the autoencoder gives them to latents as the network sees them."""
+    if (patch := _patch(vae)) > 1:
+        mean, std = _of_batches(vae, latents)
+        patched = torch.nn.functional.pixel_unshuffle(latents, patch)
+        return torch.nn.functional.pixel_shuffle((patched - mean) / std, patch)
     mean, std = _statistics(vae, latents)
     return (latents - mean) * _factor(vae) / std
+
+
+def _patch(vae: Any) -> int:
+    """Side of the squares of latents that FLUX.2's autoencoder normalises as channels; or 1."""
+    known = getattr(getattr(vae, "bn", None), "running_mean", None)
+    return 1 if known is None else round((len(known) / vae.config.latent_channels) ** 0.5)
+
+
+def _of_batches(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, std) per channel of such squares, as the autoencoder's batch norm counted them."""
+    std = torch.sqrt(vae.bn.running_var + vae.config.batch_norm_eps)
+    return vae.bn.running_mean.view(1, -1, 1, 1).to(like), std.view(1, -1, 1, 1).to(like)
 
 
 def _statistics(vae: Any, like: torch.Tensor) -> tuple[Any, Any]:
@@ -98,11 +136,15 @@ def decode(vae: Any, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
     """
     factor = 2 ** (len(getattr(vae.config, "block_out_channels", (0,) * 4)) - 1)
     unrounded = {"force_not_quantize": True} if _is_movq(vae) else {}
+    of_films, from_0_to_1 = _is_of_films(vae), _is_paella(vae)
     with at_work(vae) as device, _precise(vae, device) as precise:
 
         def pixels(tensor: torch.Tensor) -> torch.Tensor:
             tensor = unscale(vae, tensor.to(precise.dtype))
-            return torch.as_tensor(precise.decode(tensor, return_dict=False, **unrounded)[0])
+            tensor = tensor.unsqueeze(2) if of_films else tensor
+            made = torch.as_tensor(precise.decode(tensor, return_dict=False, **unrounded)[0])
+            made = made[:, :, 0] if of_films else made
+            return made * 2 - 1 if from_0_to_1 else made
 
         return _in_batches(pixels, latents, device, factor)
 
@@ -169,9 +211,34 @@ def linear_rgb(vae: Any, channels: int) -> NDArray[np.float32]:
         (c + 1, 3): colours in 0..1 are ``latents @ fit[:-1] + fit[-1]``, latents at the
         network's scale.
     """
-    if vae not in _fits:
-        _fits[vae] = _fit(vae, channels)
-    return _fits[vae]
+    stamp = _stamp_of(vae)
+    if vae not in _stamped or _stamped[vae][0] != stamp:
+        whose = _whose(vae)
+        fit = _fits.get(whose) if whose else None
+        fit = _fit(vae, channels) if fit is None else fit
+        _stamped[vae] = (stamp, fit)
+        if whose:
+            _fits[whose] = fit
+    return _stamped[vae][1]
+
+
+def _stamp_of(vae: Any) -> tuple[Any, ...]:
+    """Changes whenever the weights do, and costs nothing to read."""
+    weights = (*vae.parameters(), *vae.buffers())
+    return tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
+
+
+def _whose(vae: Any) -> str:
+    """The hash of all that decodes; nothing where weights come and go layer by layer."""
+    weights = vae.state_dict()
+    if not weights or any(weight.is_meta for weight in weights.values()):
+        return ""
+    digest = hashlib.sha256(repr((type(vae).__name__, vae.config)).encode())
+    for name, weight in sorted(weights.items()):
+        if not name.startswith(("encoder.", "quant_conv.")):
+            digest.update(name.encode())
+            digest.update(weight.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _fit(vae: Any, channels: int) -> NDArray[np.float32]:

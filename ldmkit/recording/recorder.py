@@ -19,19 +19,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit import check
 from ldmkit.check import heard_by, say, short
 from ldmkit.loading.device import Released, in_use
-from ldmkit.loading.families import Family, family_of
+from ldmkit.loading.families import Layout, family_of, layout_of
 from ldmkit.loading.memory import told_of_memory
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.students import say_if_astray
@@ -41,6 +40,10 @@ from ldmkit.recording.arrays import (
     SIDES,
     Told,
     arrays_of,
+    check_drawable,
+    is_film,
+    is_picture,
+    laid_out,
     nothing,
     of_one_shape,
     or_said,
@@ -52,17 +55,20 @@ from ldmkit.recording.arrays import (
 )
 from ldmkit.recording.attention import MapRecorder, check_attention
 from ldmkit.recording.call import ARRAYS
+from ldmkit.recording.guidance import changes
 from ldmkit.recording.hooks import (
     Call,
+    Stage,
     Stop,
     Tape,
+    call_at_work,
     denoisers_of,
     exclusive,
     guarded,
     hooked,
-    pipeline_at_work,
-    prior_of,
     scheduler_of,
+    stages_of,
+    step_of,
     telling,
 )
 from ldmkit.recording.intervene import interventions_of
@@ -142,7 +148,7 @@ def record(
     checks.check_preview(preview)
     checks.check_flag("unsafe_previews", unsafe_previews)
     check.function("on_step", on_step)
-    scheduler, networks, prior = scheduler_of(pipe), denoisers_of(pipe), prior_of(pipe)
+    scheduler, networks = scheduler_of(pipe), denoisers_of(pipe)
     _check_parts(pipe, scheduler, networks)
     seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
     call = _complete(pipe, parameters, prompt, call)
@@ -153,22 +159,24 @@ def record(
     if seeds is not None:
         call["generator"] = _generator(seeds)
     tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
-    tape.on_step, tape.family = on_step, family_of(pipe)
+    tape.on_step = on_step
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
     if looked is not None:
         check_visible(pipe, networks, "attention")
-        tape.maps = MapRecorder(pipe, tape.family, call, looked, most, scheduler)
-    tape.tape.halved = _number_of(tape.family.doubled_by, call, parameters) > 1
-    parts, earlier = (scheduler, *networks, *(prior or ())), Tape()
+        tape.maps = MapRecorder(pipe, family_of(pipe), call, looked, most, scheduler)
+    others = {stage: Tape() for stage in stages_of(pipe)}
+    parts = (scheduler, *networks, *(p for one in others for p in (one.network, one.scheduler)))
     with in_use(pipe, tape.leave):  # release() waits for it
         with (
             _kept_without_memory(tape),
             exclusive(*parts),
             guarded(pipe, *parts),
             _listening(tape),
-            hooked(prior[1], (), earlier) if prior else nullcontext(),
             heard(tape.words),
+            ExitStack() as apart,
         ):
+            for one, heard_of in others.items():
+                apart.enter_context(hooked(one.scheduler, (), heard_of))
             tape.result = pipe(**call)
         if tape.stopped and callable(getattr(pipe, "maybe_free_model_hooks", None)):
             pipe.maybe_free_model_hooks()  # the loop was left from inside: its end falls to us
@@ -180,9 +188,10 @@ def record(
             "call": with_true_steps(told, scheduler),
             "model": origin_of(pipe).name,
         }
-        if prior is not None and earlier.calls:
-            stage = functools.partial(_stage, tape.facts, prior, earlier, names, parameters, call)
-            tape.stages = or_said("The prior's steps", stage, ())
+        for one, heard_of in others.items():
+            stage = functools.partial(_stage, tape, one, heard_of, parameters, call)
+            if heard_of.calls:
+                tape.stages += or_said(f"The steps of {type(one.network).__name__}", stage, ())
         return tape.trajectory
 
 
@@ -197,19 +206,6 @@ def _check_parts(pipe: Any, scheduler: Any, networks: Sequence[torch.nn.Module])
         # What comes and goes layer by layer is nowhere in between, too, but has a hook for it.
         if weight is not None and weight.is_meta and not hasattr(network, "_hf_hook"):
             Released()()  # a sibling's release took the weights: says so
-
-
-def _number_of(name: str, call: Mapping[str, Any], parameters: Mapping[str, Any]) -> float:
-    """A keyword's number in this call, or the pipeline's own; 0 where there is none."""
-    own = parameters[name].default if name in parameters else 0
-    value = call.get(name, own)
-    return float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def _guides_by_more(pipe: Any) -> bool:
-    """Whether the pipeline asks the network for more than answers with and without words."""
-    guider = getattr(getattr(pipe, "guider", None), "_input_predictions", ())
-    return len(guider) > 2 or bool(getattr(pipe, "do_perturbed_attention_guidance", False))
 
 
 def _complete(
@@ -302,7 +298,7 @@ def recorder(
         ValueError: an unknown name in ``keep`` or ``preview``.
         RuntimeError: this thread is recording with the scheduler already.
     """
-    if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+    if scheduler is not None and not callable(getattr(scheduler, step_of(scheduler), None)):
         raise TypeError(
             "recorder takes a scheduler, an object with step(model_output, timestep, sample), got "
             f"{short(scheduler)}; give pipe.scheduler, or record(pipe, ...) a whole pipeline."
@@ -406,13 +402,14 @@ class Recording:
     on_step: OnStep | None = None
     tape: Tape = field(default_factory=Tape)
     stopped: bool = False
-    family: Family = field(default_factory=Family)
+    layout: Layout | None = None  # what latents look like, from the first step on
     pipe: Any = None  # where one is at work; its checker looks at the picture
     words: Heard | None = None
     maps: MapRecorder | None = None
     unsafe: bool = False  # steps are drawn though a checker hid their picture
     result: Any = None  # what a pipeline gave
     _leave: bool = False
+    _shape: tuple[int, ...] = ()
     facts: dict[str, Any] = field(default_factory=lambda: {"call": {}, "versions": versions()})
     stages: tuple[Trajectory, ...] = ()
     _made: tuple[Any, Trajectory] | None = None
@@ -474,8 +471,12 @@ class Recording:
             self.words.tell()
         if self.maps is not None:
             self.maps.step()
-        if self.pipe is None and self.scheduler is not None:
-            self.pipe = pipeline_at_work(self.scheduler)
+        if self.layout is None or call.latents.shape != self._shape:  # or a second stage began
+            self._shape = call.latents.shape
+            running = {} if self.scheduler is None else call_at_work(self.scheduler)
+            at_work = running.get("self")
+            self.layout = Layout() if at_work is None else layout_of(at_work, running)
+            self.pipe = at_work if self.pipe is None else self.pipe
         if self._leave:
             raise Stop
         if self.on_step is None:
@@ -488,7 +489,7 @@ class Recording:
     def _step(self, call: Call) -> Step:
         """One step by name; only what was asked for is worked out."""
         with heard_by(lambda words: None):  # what is missing is said once, at the end
-            arrays = self._arrays([call])
+            arrays = self._arrays(self._laid_out([call]))
         values = {name: None if arrays[name] is None else arrays[name][0] for name in ARRAYS}
         return Step(
             index=len(self.tape.calls) - 1,
@@ -520,7 +521,7 @@ class Recording:
         return self._made[1]
 
     def _trajectory(self) -> Trajectory:
-        calls = of_one_shape(self.tape.calls)
+        calls = self._laid_out(of_one_shape(self.tape.calls))
         arrays = or_said("The arrays of the steps", lambda: self._arrays(calls), nothing())
         images = or_said("The picture", lambda: self._images(calls), ())
         if not calls and not images:
@@ -538,7 +539,7 @@ class Recording:
         channels = getattr(getattr(self.vae, "config", None), "latent_channels", None)
         say_what_is_missing(self.scheduler, calls, arrays, self.names, channels)
         facts, scales = dict(self.facts), arrays.pop("guidance")
-        if scales is not None and _changes(scales):  # else the call says it
+        if scales is not None and changes(scales):  # else the call says it
             told = [None if np.isnan(scale) else round(float(scale), 3) for scale in scales]
             facts["call"] = {**facts["call"], "guidance": told}
         pictures = or_said("The pictures of the steps", lambda: self._pictures(calls, arrays), {})
@@ -554,9 +555,15 @@ class Recording:
             stages=self.stages,
         )
 
+    def _laid_out(self, calls: Sequence[Call]) -> list[Call]:
+        layout = self.layout or Layout()
+        as_it_is = [laid_out(call, replace(layout, unpack=None)) for call in calls]
+        made = lambda: [laid_out(call, layout) for call in calls]  # noqa: E731
+        return or_said("Latents (c, h, w)", made, as_it_is)
+
     def _arrays(self, calls: Sequence[Call]) -> dict[str, Any]:
-        order = None if _guides_by_more(self.pipe) else self.family.words_first
-        return arrays_of(calls, self._prediction, self.names, order) if calls else nothing()
+        layout = self.layout or Layout()
+        return arrays_of(calls, self._prediction, self.names, layout) if calls else nothing()
 
     @property
     def _prediction(self) -> str:
@@ -569,18 +576,20 @@ class Recording:
             return () if latent else images_of(self.result)
         if not calls or (self.vae is None and calls[-1].latents.shape[1] != 3):
             return ()
-        _check_drawable(calls)
+        check_drawable(calls[-1].latents)
         if self.stopped or calls[-1].output is None:
             last = arrays_of(calls[-1:], self._prediction, ("denoised",))["denoised"]
         else:
             last = stacked([calls[-1].output])
-        return () if last is None or not np.isfinite(last).all() else pictures_of(self.vae, last[0])
+        if last is None or not np.isfinite(last).all():
+            return ()
+        return pictures_of(self.vae, last[0] / (self.layout or Layout()).data)
 
     def _attention(self, calls: Sequence[Call], images: Sequence[Image.Image]) -> Any:
         if self.maps is None or not calls:
             return None
         ratio = images[0].height / images[0].width if images else 1.0
-        return self.maps.record(len(calls), calls[-1].latents, ratio)
+        return self.maps.record(len(calls), self.tape.calls[-1].latents, ratio)  # as packed
 
     def _checked(
         self, images: tuple[Image.Image, ...], calls: Sequence[Call]
@@ -599,50 +608,45 @@ class Recording:
         return images, hidden
 
     def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:
-        undrawn = self.vae is None and (not calls or calls[-1].latents.ndim != 4)
-        if self.preview == "none" or not len(arrays["timesteps"]) or undrawn:
+        if self.preview == "none" or not len(arrays["timesteps"]) or is_film(calls[-1].latents):
+            return {}  # of a film it is said already
+        latents = calls[-1].latents
+        if self.vae is None and not (is_picture(latents) and latents.shape[1] == 3):
+            if self.result is not None:
+                say(f"{type(self.pipe).__name__} has no autoencoder: its steps have no pictures.")
             return {}
-        _check_drawable(calls)
-        drawn = step_pictures(self.vae, arrays, self.preview)
+        check_drawable(calls[-1].latents)
+        drawn = step_pictures(self.vae, arrays, self.preview, self.layout)
         if not drawn and self.vae is not None and {"latents", "denoised"} & set(self.names):
             raise ValueError("nobody described how its latents are decoded")
         return drawn
 
 
-def _changes(scales: NDArray[np.float64]) -> bool:
-    """Whether guidance was another at some steps, or off: then it is exactly 1."""
-    known = scales[np.isfinite(scales)]
-    return bool((known == 1.0).any() and (scales != 1.0).any()) or bool(
-        known.size and np.ptp(known) > 1e-2
-    )
-
-
-def _check_drawable(calls: Sequence[Call]) -> None:
-    if calls[-1].latents.ndim != 4:
-        shape = tuple(calls[-1].latents.shape)
-        raise ValueError(f"nobody described how latents of the shape {shape} are decoded")
-
-
-# --- a stage before: the prior of unCLIP ---------------------------------------------------------
+# --- the other stages ----------------------------------------------------------------------------
 
 
 def _stage(
-    facts: Mapping[str, Any],
-    prior: tuple[Any, Any],
-    tape: Tape,
-    names: Sequence[str],
+    tape: Recording,
+    stage: Stage,
+    heard_of: Tape,
     parameters: Mapping[str, Any],
     call: Mapping[str, Any],
 ) -> tuple[Trajectory, ...]:
-    """The prior's steps as a record of their own, with (d, 1, 1) for (c, h, w).
+    """The steps of another stage as a record of their own; of a prior (d, 1, 1) for (c, h, w).
 
     unCLIP diffuses twice, first an embedding, then a picture of it (arXiv 2204.06125, section 2).
     """
     told = {
-        name: call.get(f"prior_{name}", parameters[f"prior_{name}"].default)
+        name: call.get(f"{stage.name}_{name}", parameters[f"{stage.name}_{name}"].default)
         for name in ("num_inference_steps", "guidance_scale")
-        if f"prior_{name}" in parameters
+        if f"{stage.name}_{name}" in parameters
     }
-    told |= {"scheduler": type(prior[1]).__name__}
-    same = {name: facts[name] for name in ("prompt", "seed", "model", "versions")}
-    return (Trajectory(**prior_arrays(*prior, tape, names), **same, call=told),)
+    told |= {"scheduler": type(stage.scheduler).__name__}
+    same = {name: tape.facts[name] for name in ("prompt", "seed", "model", "versions")}
+    if hasattr(stage.network, "clip_mean"):
+        arrays = prior_arrays(stage.network, stage.scheduler, heard_of, tape.names)
+        return (Trajectory(**arrays, **same, call=told),)
+    calls = [laid_out(one, Layout()) for one in of_one_shape(heard_of.calls)]
+    arrays = arrays_of(calls, prediction_of(stage.scheduler), tape.names)
+    del arrays["guidance"]
+    return (Trajectory(**arrays, **step_pictures(None, arrays, tape.preview), **same, call=told),)

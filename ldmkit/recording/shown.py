@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.loading.device import works_on
+from ldmkit.loading.families import Layout
 from ldmkit.recording import preview as previews
 from ldmkit.recording.small import small_decoder
 from ldmkit.records.law import at_unit_variance, clean_of
@@ -22,6 +23,7 @@ _PICTURES = ("images", "image", "frames", "videos", "video")
 
 # Pixels in -1..1 are their own colours: what a model without an autoencoder diffuses.
 _PIXEL_RGB = np.concatenate([np.eye(3), np.ones((1, 3))]).astype(np.float32) / 2
+_ZERO_RGB = np.concatenate([np.eye(3), np.zeros((1, 3))]).astype(np.float32)  # or in 0..1
 
 
 def images_of(output: Any) -> tuple[Image.Image, ...]:
@@ -74,19 +76,29 @@ def pictures_of(vae: Any, latents: NDArray[np.float32]) -> tuple[Image.Image, ..
     return tuple(Image.fromarray(picture) for picture in colours.transpose(0, 2, 3, 1))
 
 
-def step_pictures(vae: Any, arrays: Mapping[str, Any], preview: str) -> dict[str, Any]:
-    """``rgb`` and ``previews`` of a record."""
+def step_pictures(
+    vae: Any, arrays: Mapping[str, Any], preview: str, layout: Layout | None = None
+) -> dict[str, Any]:
+    """``rgb`` and ``previews`` of a record.
+
+    Args:
+        vae: the autoencoder, or ``None``.
+        arrays: of the record.
+        preview: how steps are drawn.
+        layout: what clean latents are divided by before they are decoded, and where pixels begin.
+    """
+    data, from_zero = (layout.data, layout.from_zero) if layout is not None else (1.0, False)
     kept = {name: arrays[name] for name in ("latents", "denoised") if arrays[name] is not None}
     if preview == "none" or not kept:
         return {}
     shape = next(iter(kept.values())).shape
     if vae is None:
-        return {"rgb": _PIXEL_RGB} if shape[2] == 3 else {}
+        return {"rgb": _ZERO_RGB if from_zero else _PIXEL_RGB} if shape[2] == 3 else {}
     if shape[2] != getattr(vae.config, "latent_channels", shape[2]):
         return {}  # packed in a way that nobody described
-    rgb = previews.linear_rgb(vae, shape[2])
-    lanes = {lane: _at_unit_scale(arrays, lane) for lane in kept}
-    unguided = _unguided_estimates(arrays)
+    rgb = previews.linear_rgb(vae, shape[2]) / np.array([[data]] * shape[2] + [[1.0]], np.float32)
+    lanes = {lane: _at_unit_scale(arrays, lane) / data for lane in kept}
+    unguided = {lane: x0 / data for lane, x0 in _unguided_estimates(arrays).items()}
     small = small_decoder(vae, works_on(vae)) if preview == "auto" else None
     if small is not None:
         decode = partial(previews.decode_small, small)

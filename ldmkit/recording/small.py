@@ -87,7 +87,7 @@ def _conv(enters: int, leaves: int) -> nn.Conv2d:
 
 def fingerprint(vae: Any) -> str:
     """sha256 of what decodes, in float16: the same in float32, other after any training."""
-    digest = hashlib.sha256(repr(vae.config.scaling_factor).encode())
+    digest = hashlib.sha256(repr(getattr(vae.config, "scaling_factor", None)).encode())
     for part in ("post_quant_conv", "decoder"):
         module = getattr(vae, part, None)
         for name, weight in sorted(module.state_dict().items()) if module is not None else ():

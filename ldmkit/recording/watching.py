@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from ldmkit.loading.families import Family
+from ldmkit.loading.families import Family, answers_of
 
 __all__ = [
     "Run",
@@ -116,7 +116,7 @@ class Watcher:
         text = keys - self.places
         if text not in (self.length, self.length + extra) or queries not in (keys, self.places):
             return None
-        if self.family.text_last:
+        if self.family.tokens == "image_first":
             return slice(self.places, keys), slice(0, self.places)
         return slice(0, text), slice(queries - self.places, queries)
 
@@ -239,17 +239,18 @@ def rows_with_words(watcher: Watcher, pictures: int, call: int, pipe: Any) -> ra
         watcher: in a call of the network.
         pictures: that are made side by side.
         call: how many calls of this step came before. Of two the first has the words.
-        pipe: the pipeline; perturbed attention puts its answers behind the others.
+        pipe: the pipeline; its family tells the order of several in one batch.
     """
     parts, rest = divmod(watcher.batch, pictures)
-    if rest or parts not in (1, 2, 3):
+    if rest:
         return None
     if parts == 1:
         return range(pictures) if call == 0 else None
-    perturbed = bool(getattr(pipe, "do_perturbed_attention_guidance", False))
-    alone = perturbed and not getattr(pipe, "do_classifier_free_guidance", True)
-    first = watcher.family.words_first or alone or (parts == 3 and not perturbed)
-    return range(pictures) if first else range(pictures, 2 * pictures)
+    order = next((one for one in answers_of(pipe, {}) if len(one) == parts), ())
+    if "text" not in order:
+        return None
+    first = order.index("text") * pictures
+    return range(first, first + pictures)
 
 
 # --- what is refused -----------------------------------------------------------------------------

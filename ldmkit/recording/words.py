@@ -89,9 +89,9 @@ class Heard:
     ) -> _Reading:
         frame = _count(tokenizer, text.replace(words, "", 1))  # begin, end, a template
         ahead = frame if self._ahead is None else self._ahead
-        return _Reading(
-            keyword, _encoder(self.pipe, name), _count(tokenizer, text) - frame, most - ahead
-        )
+        tokens, read = _count(tokenizer, text) - frame, most - ahead
+        # A template longer than all that is read: what of it stands behind the words is not known.
+        return _Reading(keyword, _encoder(self.pipe, name), tokens, read if read > 0 else tokens)
 
     def _origins(self, text: str, tokenizer: Any) -> list[tuple[str, str]]:
         """Which keyword a text came from, and the part of it that are the reader's words.

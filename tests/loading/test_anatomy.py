@@ -56,6 +56,32 @@ def test_a_pipeline_that_wants_a_picture_shows_its_sizes():
     assert rows["unet"]["parameters"] > 0
 
 
+@pytest.mark.parametrize("raises", [None, IndexError("index 256"), RuntimeError("no such size")])
+def test_a_large_model_draws_a_small_picture_and_nothing_is_raised(raises, monkeypatch):
+    """Pipelines of FLUX.2, AuraFlow and Cosmos drew 1,024 pixels, or raised."""
+    pipe, sizes = tiny.pipeline(size="small"), []
+    plain = type(pipe).__call__
+
+    def large(self, prompt=None, height: int = 1024, width: int = 1024, num_inference_steps=50):
+        sizes.append((height, width, num_inference_steps))
+        if raises is not None:
+            raise raises
+        return plain(self, prompt, height, width, num_inference_steps)
+
+    monkeypatch.setattr(type(pipe), "__call__", large)
+    pipe.unet.register_to_config(sample_size=128)
+    if raises is None:
+        table = ldmkit.anatomy(pipe)
+    else:
+        with pytest.warns(UserWarning, match=f"ended early \\({type(raises).__name__}") as said:
+            table = ldmkit.anatomy(pipe)
+        assert len(said) == 1
+    assert sizes == [(128, 128, 2)]
+    rows = {row["part"]: row for row in table}
+    assert rows["unet"].get("in") == (None if raises else "2 × 4 × 32 × 32")
+    assert rows["unet"]["parameters"] > 0
+
+
 def test_what_is_no_pipeline():
     with pytest.raises(TypeError, match="anatomy takes a diffusers pipeline, got 'critters'"):
         ldmkit.anatomy("critters")

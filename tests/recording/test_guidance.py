@@ -14,7 +14,6 @@ from ldmkit.recording import record
 from ldmkit.recording.guidance import sides
 
 BARELY = 1e-5
-UNPACKED = "ignore:The pictures of the steps can't be made"
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -34,11 +33,10 @@ def watched(pipe, network, prompt=None, **call):
 
 def noise(traj, step, output):
     """ε of an answer in flow matching, noise = x + (1 - sigma) · v (arXiv 2210.02747)."""
-    packed = output.transpose(1, 2).unsqueeze(2) if output.ndim == 3 else output
+    packed = families.unpacked(output) if output.ndim == 3 else output
     return traj.latents[step] + (1 - traj.sigmas[step]) * packed.numpy()
 
 
-@pytest.mark.filterwarnings(UNPACKED)
 @pytest.mark.parametrize(
     ("build", "call"),
     [
@@ -66,7 +64,6 @@ def test_one_batch_without_words_first():
         assert np.abs(traj.noise_pred_text[step] - noise(traj, step, both[1:])).max() <= BARELY
 
 
-@pytest.mark.filterwarnings(UNPACKED)
 def test_guidance_that_is_distilled_asks_once():
     pipe = families.flux()
     traj, _ = watched(pipe, pipe.transformer, **families.FLUX_CALL)
@@ -143,28 +140,32 @@ def test_the_figure_advises_nothing_that_was_done():
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_perturbed_attention_is_said_once(guidance_scale):
+def test_perturbed_attention_is_no_answer_without_words(guidance_scale):
     pipe = families.pag()
     call = {"num_inference_steps": 3, "guidance_scale": guidance_scale, "pag_scale": 2.0}
-    with pytest.warns(UserWarning, match="nothing says which of the network's answers") as said:
-        traj = record(pipe, "a red cat", seed=7, keep="all", **call)
-    assert len(said) == 1
-    assert traj.noise_pred_text is None
-    assert traj.noise_pred_uncond is None
-    assert traj.model_output is not None
-    without = record(pipe, "a red cat", seed=7, keep="all", **(call | {"pag_scale": 0.0}))
-    assert without.noise_pred_text is not None
+    traj, answers = watched(pipe, pipe.unet, "a red cat", **call)
+    guided = guidance_scale > 1
+    parts = np.stack([answer.numpy() for answer in answers])  # (n, parts, ...)
+    assert parts.shape[1] == 2 + guided
+    alpha, sigma = (v.reshape(-1, 1, 1, 1, 1) for v in (traj.alphas, traj.sigmas))
+    words = sigma * traj.latents[:-1] + alpha * parts[:, [1 if guided else 0]]  # of v-prediction
+    assert np.abs(traj.noise_pred_text - words).max() <= BARELY
+    assert (traj.noise_pred_uncond is not None) is guided
+    if guided:
+        without = sigma * traj.latents[:-1] + alpha * parts[:, [0]]
+        assert np.abs(traj.noise_pred_uncond - without).max() <= BARELY
 
 
-def test_three_answers_are_said_once():
+def test_three_answers_of_which_one_had_the_picture_alone():
     pipe = families.pix2pix()
     picture = Image.fromarray(np.arange(32 * 32 * 3).reshape(32, 32, 3).astype(np.uint8))
     call = {"num_inference_steps": 3, "image": picture, "guidance_scale": 3.0}
-    with pytest.warns(UserWarning, match="nothing says which of the network's answers") as said:
-        traj = record(pipe, "make it red", seed=7, keep="all", **call)
-    assert len(said) == 1
-    assert traj.noise_pred_text is None
-    assert traj.model_output.shape == (3, 1, 4, 8, 8)
+    traj, answers = watched(pipe, pipe.unet, "make it red", **call)
+    alpha, sigma = (v.reshape(-1, 1, 1, 1, 1) for v in (traj.alphas, traj.sigmas))
+    parts = np.stack([answer.numpy() for answer in answers])
+    for i, side in ((0, traj.noise_pred_text), (2, traj.noise_pred_uncond)):
+        noise = sigma * traj.latents[:-1] + alpha * parts[:, [i]]
+        assert np.abs(side - noise).max() <= BARELY
 
 
 def test_guidance_rescaled_after_it_was_done():
@@ -186,6 +187,10 @@ def answers(count=3, batch=2, seed=0):
     return words, words + 0.1 * rng.standard_normal(words.shape).astype(np.float32)
 
 
+def _order(words_first):
+    return (("text", "uncond"),) if words_first else (("uncond", "text"),)
+
+
 @pytest.mark.parametrize("scale", [1.5, 4.0, 12.0, -2.0])
 @pytest.mark.parametrize("words_come_first", [True, False])
 @pytest.mark.parametrize("usual", [True, False])
@@ -197,7 +202,7 @@ def test_the_numbers_tell_whatever_the_order(scale, words_come_first, usual, tur
         words, without, scale = without, words, 1 - scale
     pair = (words, without) if words_come_first else (without, words)
     parts = [[turned * pair[0][i], turned * pair[1][i]] for i in range(3)]
-    found = sides(guided, parts, words_first=usual)
+    found = sides(guided, parts, _order(usual), guided)
     assert np.abs(found.text - words).max() <= BARELY
     assert np.abs(found.uncond - without).max() <= BARELY
     assert np.abs(found.scales - scale).max() <= 1e-3
@@ -206,16 +211,28 @@ def test_the_numbers_tell_whatever_the_order(scale, words_come_first, usual, tur
 def test_the_usual_order_where_both_are_the_same():
     words, _ = answers()
     parts = [[words[i], words[i]] for i in range(3)]
-    found = sides(words, parts, words_first=True)
+    found = sides(words, parts, _order(True), words)
     assert np.array_equal(found.text, words)
     assert np.isnan(found.scales).all()
+
+
+def test_an_answer_that_was_converted_before_the_step():
+    """PRX in pixels predicts x0 and steps with (latents - x0) / t."""
+    words, without = answers()
+    latents = answers(seed=3)[0]
+    t = np.array([1.0, 0.6, 0.2], np.float32).reshape(3, 1, 1, 1, 1)
+    guided = (latents - (without + np.float32(4) * (words - without))) / t
+    parts = [[without[i], words[i]] for i in range(3)]
+    found = sides(guided, parts, _order(True), latents)
+    assert np.abs(found.text - (latents - words) / t).max() <= 1e-4
+    assert np.abs(found.uncond - (latents - without) / t).max() <= 1e-4
 
 
 def test_what_is_no_sum_of_the_two_is_not_told_apart():
     words, without = answers()
     other = answers(seed=5)[0]
     parts = [[without[i], words[i]] for i in range(3)]
-    assert sides(other, parts, words_first=False) is None
+    assert sides(other, parts, _order(False), words) is None
 
 
 @functools.cache
@@ -227,7 +244,7 @@ def test_half_precision_is_told_apart():
     words, without = answers()
     half = (without + 4 * (words - without)).astype(np.float16).astype(np.float32)
     parts = [[without[i], words[i]] for i in range(3)]
-    found = sides(half, parts, words_first=True)
+    found = sides(half, parts, _order(True), words)
     assert np.array_equal(found.text, words)
     assert np.abs(found.scales - 4).max() <= 0.02
 

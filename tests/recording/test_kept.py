@@ -263,7 +263,7 @@ def test_frames_of_a_video_are_told():
         traj = record(animatediff(), "a cat", seed=7, num_frames=3, num_inference_steps=2, **SIZE)
     assert said[0] == (
         "The latents are those of a film: its 3 frames stand one above the other in the record's "
-        "arrays."
+        "arrays, and no pictures of its steps are drawn."
     )
     assert traj.latents.shape == (3, 1, 4, 3 * 8, 8)
     assert len(traj.images) == 3  # its frames, one by one
@@ -282,5 +282,5 @@ def test_frames_before_channels_are_told():
     assert traj.latents.shape == (3, 1, 6, 4 * 8, 8)
     assert said[-1] == (
         "The latents are those of a film: its 6 frames are the channels of the record's arrays, "
-        "each with its own 4 channels one above the other."
+        "each with its own 4 channels one above the other, and no pictures of its steps are drawn."
     )

@@ -59,11 +59,9 @@ FLOW = (
     "FlowMatchLCMScheduler",
 )
 UNKNOWN = (
-    "CMStochasticIterativeScheduler",
     "DDIMInverseScheduler",
-    "EDMDPMSolverMultistepScheduler",
-    "EDMEulerScheduler",
-    "SCMScheduler",
+    "HeliosScheduler",
+    "MiniMaxH3Scheduler",
 )
 
 
@@ -82,6 +80,97 @@ def answer(seen, timestep, flow):
         return ((seen - (1 - sigma) * TARGET) / sigma - TARGET).float()
     alpha = 1 / np.sqrt(1 + ratio(timestep) ** 2)
     return ((seen - alpha * TARGET) / (alpha * ratio(timestep))).float()
+
+
+# Schedulers with scalings of their own: (class, its config, the answer of a network whose data is
+# TARGET, (alpha, sigma) by what the step was told). Written down from the papers.
+def _edm(seen, sigma, data=0.5):
+    """EDM, arXiv 2206.00364, eq. 7, of x0."""
+    skip, scale = data**2 / (sigma**2 + data**2), sigma * data / np.sqrt(sigma**2 + data**2)
+    return (TARGET - skip * seen) / scale
+
+
+def _consistency(seen, sigma, data=0.5, least=0.002):
+    """Consistency models, arXiv 2303.01469, appendix C."""
+    skip = data**2 / ((sigma - least) ** 2 + data**2)
+    return (TARGET - skip * seen) / ((sigma - least) * data / np.sqrt(sigma**2 + data**2))
+
+
+def _wuerstchen(t):
+    """Its own ᾱ, a squared cosine (arXiv 2102.09672, eq. 17)."""
+    kept = np.clip(
+        np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2,
+        1e-4,
+        0.9999,
+    )
+    return np.sqrt(kept), np.sqrt(1 - kept)
+
+
+def _exploding(sigma):
+    return 1.0, sigma
+
+
+OWN = {
+    "EDMEulerScheduler": ({}, _edm, _exploding),
+    "EDMDPMSolverMultistepScheduler": ({}, _edm, _exploding),
+    "CMStochasticIterativeScheduler": ({"clip_denoised": False}, _consistency, _exploding),
+    "SCMScheduler": (
+        {},
+        lambda x, t: (np.cos(t) * x - TARGET) / np.sin(t),
+        lambda t: (np.cos(t), 0.5 * np.sin(t)),
+    ),
+    "DDPMWuerstchenScheduler": (
+        {},
+        lambda x, t: (x - _wuerstchen(t)[0] * TARGET) / _wuerstchen(t)[1],
+        _wuerstchen,
+    ),
+    "KarrasVeScheduler": ({}, lambda x, sigma: (TARGET - x) / sigma, _exploding),
+    "ScoreSdeVeScheduler": ({}, lambda x, sigma: (TARGET - x) / sigma**2, _exploding),
+}
+
+
+@pytest.mark.filterwarnings("ignore:noise_pred_text, noise_pred_uncond can't be told")
+@pytest.mark.parametrize("name", OWN)
+def test_levels_and_estimates_of_schedulers_with_scalings_of_their_own(name):
+    config, answer_of, level = OWN[name]
+    scheduler = getattr(diffusers, name)(**config)
+    only = {"intermediate_timesteps": None} if name == "SCMScheduler" else {}
+    scheduler.set_timesteps(4, **only)
+    told = [float(t) for t in scheduler.timesteps]
+    steps = told[:-1] if name in ("SCMScheduler", "DDPMWuerstchenScheduler") else told
+    sigmas = [float(s) for s in getattr(scheduler, "sigmas", steps)]
+    if name == "KarrasVeScheduler":
+        sigmas = [float(s) for s in scheduler.schedule[[int(t) for t in steps]]]
+    if name == "ScoreSdeVeScheduler":
+        scheduler.set_sigmas(4)
+        sigmas = [0.01 * (1348 / 0.01) ** (int(t * 3) / 3) for t in steps]
+    x = 2 * torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    noise = torch.Generator().manual_seed(5)
+    at = steps if name in ("SCMScheduler", "DDPMWuerstchenScheduler") else sigmas
+    with recorder(scheduler, keep="all") as tape:
+        for t, place in zip(scheduler.timesteps, at, strict=False):
+            scaled = getattr(scheduler, "scale_model_input", lambda x, t: x)
+            if name.startswith(("EDM", "CM")):
+                scaled(x, t)
+            said = answer_of(x.double(), place).float()
+            if name == "KarrasVeScheduler":
+                x = scheduler.step(said, place, place / 2, x).prev_sample
+            elif name == "ScoreSdeVeScheduler":
+                x = scheduler.step_pred(said, t, x, generator=noise).prev_sample
+            elif name == "DDPMWuerstchenScheduler":
+                x = scheduler.step(said, t.expand(1), x, generator=noise).prev_sample
+            else:
+                x = scheduler.step(said, t, x, generator=noise).prev_sample
+    traj = tape.trajectory
+    assert len(traj.sigmas) == len(steps)
+    expected = np.array([level(place) for place in at[: len(steps)]])
+    assert np.abs(traj.alphas - expected[:, 0]).max() <= 1e-6
+    assert np.abs(traj.sigmas / expected[:, 1] - 1).max() <= 1e-5
+    far = 1e-3 if "Score" in name or "EDM" in name or "Karras" in name else 1e-4
+    assert np.abs(traj.denoised - TARGET.numpy()).max() <= far * max(1.0, traj.sigmas.max() / 80)
+    alpha, sigma = (level.reshape(-1, 1, 1, 1, 1) for level in (traj.alphas, traj.sigmas))
+    law = alpha * traj.denoised + sigma * traj.noise_pred - traj.latents[:-1]
+    assert np.abs(law).max() <= 1e-5 * max(1.0, np.abs(traj.latents).max())
 
 
 def made(name, monkeypatch):

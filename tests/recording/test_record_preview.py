@@ -43,6 +43,18 @@ def test_the_fit_finds_a_linear_autoencoder():
     assert preview.linear_rgb(vae, 4) is fit, "fitted once per autoencoder"
 
 
+def test_the_fit_is_kept_by_the_weights():
+    """Another pipeline's copy has it, what was trained on has not."""
+    vae, again = (tiny.pipeline(size="small").vae for _ in range(2))
+    fit = preview.linear_rgb(vae, 4)
+    assert preview.linear_rgb(again, 4) is fit
+    with torch.no_grad():
+        again.decoder.conv_out.bias += 0.5
+    other = preview.linear_rgb(again, 4)
+    assert np.abs(other[4] - fit[4]).min() > 0.1
+    assert preview.linear_rgb(vae, 4) is fit
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -47,7 +47,8 @@ def test_the_decoders_steps_and_before_them_the_priors(run):
     pipe, _, _, traj = run
     assert len(traj.timesteps) == 3
     assert traj.latents.shape == (4, 1, 3 if hasattr(pipe, "decoder_scheduler") else 4, 8, 8)
-    (stage,) = traj.stages
+    stage, *later = traj.stages
+    assert len(later) == hasattr(pipe, "super_res_scheduler")
     assert len(stage.timesteps) == 4
     assert stage.latents.shape == (5, 1, tiny_unclip.WIDTH, 1, 1)
     assert (stage.prompt, stage.seed) == ("a red cat", 7)
