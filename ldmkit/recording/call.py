@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from ldmkit.check import choice, did_you_mean, function, nearest, number, short, whole
-from ldmkit.loading.device import check_open
+from ldmkit.loading.device import Released, check_open
+from ldmkit.loading.origin import origin_of
 
 __all__ = [
     "ARRAYS",
@@ -28,12 +29,16 @@ __all__ = [
     "check_generator",
     "check_keep",
     "check_least",
+    "check_network",
+    "check_parts",
     "check_preview",
     "check_prompt",
     "check_seed",
+    "complete",
     "first_noise",
     "generators",
     "parameters_of",
+    "tellable",
 ]
 
 ARRAYS = (
@@ -492,3 +497,70 @@ def check_least(scheduler: Any, call: Mapping[str, Any]) -> None:
             "num_inference_steps must be at least 2 with UnCLIPScheduler, got "
             f"{call['num_inference_steps']}."
         )
+
+
+# --- what record and recorder are given ----------------------------------------------------------
+
+
+def check_parts(pipe: Any, scheduler: Any, networks: Sequence[torch.nn.Module]) -> None:
+    """Refuses a pipeline without a scheduler, and one whose weights are gone."""
+    if scheduler is None:
+        raise TypeError(
+            "record takes a pipeline with a scheduler whose steps it can follow, and "
+            f"{type(pipe).__name__} has none; open one with ldmkit.load(name)."
+        )
+    for network in networks:
+        weight = next(network.parameters(), None)
+        # What comes and goes layer by layer is nowhere in between, too, but has a hook for it.
+        if weight is not None and weight.is_meta and not hasattr(network, "_hf_hook"):
+            Released()()  # a sibling's release took the weights: says so
+
+
+def complete(
+    pipe: Any,
+    parameters: Mapping[str, Any],
+    prompt: Any,
+    call: dict[str, Any],
+) -> dict[str, Any]:
+    """Checks the keywords and adds the model's defaults."""
+    check_call(pipe, parameters, call)
+    check_prompt("prompt", prompt)
+    if prompt == "" and ("prompt" not in parameters or call.get("prompt_embeds") is not None):
+        prompt = None  # what ``Trajectory.keywords`` says of a run that was told no words
+    if prompt is not None:
+        if "prompt" not in parameters:
+            raise TypeError(f"{type(pipe).__name__} takes no prompt; leave it out.")
+        call = {"prompt": prompt if isinstance(prompt, str) else list(prompt), **call}
+    elif "prompt" in parameters and call.get("prompt_embeds") is None:
+        raise TypeError(
+            f"{type(pipe).__name__} needs a prompt, got None; "
+            'write record(pipe, "a red cat"), or "" for no words.'
+        )
+    for name, value in origin_of(pipe).defaults.items():
+        if name in parameters:
+            call.setdefault(name, value)
+    return call
+
+
+def check_network(network: Any) -> tuple[torch.nn.Module, ...]:
+    """One network, several or none, as a tuple."""
+    several = network if isinstance(network, (list, tuple)) else [network]
+    found = tuple(several) if network is not None else ()
+    if not all(isinstance(one, torch.nn.Module) for one in found):
+        raise TypeError(
+            "network must be the torch.nn.Module that predicts noise, or a list of them, got "
+            f"{short(network)}; give pipe.unet or pipe.transformer, or None."
+        )
+    return found
+
+
+def tellable(names: tuple[str, ...], keep: str | Sequence[str]) -> tuple[str, ...]:
+    """What a loop that tells its steps itself can keep."""
+    known = ("latents", "denoised", "noise_pred")
+    unknown = [name for name in names if name not in known]
+    if unknown and keep != "all":
+        raise ValueError(
+            f"keep takes {', '.join(known)} where a loop tells its steps itself, got "
+            f"{unknown[0]!r}; give recorder the loop's scheduler and network for more."
+        )
+    return known if unknown else names

@@ -149,9 +149,9 @@ def record(
     checks.check_flag("unsafe_previews", unsafe_previews)
     check.function("on_step", on_step)
     scheduler, networks = scheduler_of(pipe), denoisers_of(pipe)
-    _check_parts(pipe, scheduler, networks)
+    checks.check_parts(pipe, scheduler, networks)
     seeds = checks.check_seed(seed, call.get("generator"), "generator" in parameters)
-    call = _complete(pipe, parameters, prompt, call)
+    call = checks.complete(pipe, parameters, prompt, call)
     say_if_astray(pipe, scheduler, call)
     told = kept(pipe, call, parameters, scheduler)  # before: a generator is drawn from
     if changed := interventions_of(networks):
@@ -193,45 +193,6 @@ def record(
             if heard_of.calls:
                 tape.stages += or_said(f"The steps of {type(one.network).__name__}", stage, ())
         return tape.trajectory
-
-
-def _check_parts(pipe: Any, scheduler: Any, networks: Sequence[torch.nn.Module]) -> None:
-    if scheduler is None:
-        raise TypeError(
-            "record takes a pipeline with a scheduler whose steps it can follow, and "
-            f"{type(pipe).__name__} has none; open one with ldmkit.load(name)."
-        )
-    for network in networks:
-        weight = next(network.parameters(), None)
-        # What comes and goes layer by layer is nowhere in between, too, but has a hook for it.
-        if weight is not None and weight.is_meta and not hasattr(network, "_hf_hook"):
-            Released()()  # a sibling's release took the weights: says so
-
-
-def _complete(
-    pipe: Any,
-    parameters: Mapping[str, Any],
-    prompt: Any,
-    call: dict[str, Any],
-) -> dict[str, Any]:
-    """Checks the keywords and adds the model's defaults."""
-    checks.check_call(pipe, parameters, call)
-    checks.check_prompt("prompt", prompt)
-    if prompt == "" and ("prompt" not in parameters or call.get("prompt_embeds") is not None):
-        prompt = None  # what ``Trajectory.keywords`` says of a run that was told no words
-    if prompt is not None:
-        if "prompt" not in parameters:
-            raise TypeError(f"{type(pipe).__name__} takes no prompt; leave it out.")
-        call = {"prompt": prompt if isinstance(prompt, str) else list(prompt), **call}
-    elif "prompt" in parameters and call.get("prompt_embeds") is None:
-        raise TypeError(
-            f"{type(pipe).__name__} needs a prompt, got None; "
-            'write record(pipe, "a red cat"), or "" for no words.'
-        )
-    for name, value in origin_of(pipe).defaults.items():
-        if name in parameters:
-            call.setdefault(name, value)
-    return call
 
 
 def _generator(seeds: int | tuple[int, ...]) -> Any:
@@ -312,27 +273,16 @@ def recorder(
         )
     names = checks.check_keep(keep)
     if scheduler is None:
-        names = _tellable(names, keep)
+        names = checks.tellable(names, keep)
     if vae is not None and not callable(getattr(vae, "decode", None)):
         raise TypeError(f"vae must be an autoencoder like pipe.vae, got {short(vae)}; or None.")
-    networks = _networks(network)
+    networks = checks.check_network(network)
     tape = Recording(scheduler, networks, vae, names, preview)
     tape.on_step = check.function("on_step", on_step)
     tape.unsafe = checks.check_flag("unsafe_previews", unsafe_previews)
     tape.facts["prompt"] = _frozen(prompt)
     with exclusive(scheduler, *networks), _listening(tape):
         yield tape
-
-
-def _networks(network: Any) -> tuple[torch.nn.Module, ...]:
-    several = network if isinstance(network, (list, tuple)) else [network]
-    found = tuple(several) if network is not None else ()
-    if not all(isinstance(one, torch.nn.Module) for one in found):
-        raise TypeError(
-            "network must be the torch.nn.Module that predicts noise, or a list of them, got "
-            f"{short(network)}; give pipe.unet or pipe.transformer, or None."
-        )
-    return found
 
 
 @contextmanager
@@ -371,18 +321,6 @@ def _kept_without_memory(tape: Recording) -> Iterator[None]:
             raise
         tape.stopped = False
         say(f"All steps were made and are kept, but then: {error}")
-
-
-def _tellable(names: tuple[str, ...], keep: str | Sequence[str]) -> tuple[str, ...]:
-    """What a loop that tells its steps itself can keep."""
-    known = ("latents", "denoised", "noise_pred")
-    unknown = [name for name in names if name not in known]
-    if unknown and keep != "all":
-        raise ValueError(
-            f"keep takes {', '.join(known)} where a loop tells its steps itself, got "
-            f"{unknown[0]!r}; give recorder the loop's scheduler and network for more."
-        )
-    return known if unknown else names
 
 
 @dataclass(eq=False)
