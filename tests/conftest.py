@@ -14,10 +14,10 @@ from xdist.scheduler import LoadScopeScheduling
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
-# Small models gain nothing from more threads, and CI has two cores.
+# Small models gain nothing from more threads, and CI has two cores: of two processes each has one.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
-if "PYTEST_XDIST_WORKER" in os.environ:  # threads that spin would wait for those of the other half
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 pytest_plugins = ("browser.pages",)
