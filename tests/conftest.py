@@ -22,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 pytest_plugins = ("browser.pages",)
 
-LONGEST_FIRST = ("browser", "notebooks", "panels", "critters", "recording", "space")  # folders
+LONGEST_FIRST = ("browser", "notebooks", "recipes", "panels", "critters", "distilling", "recording")
 
 
 def pytest_collection_modifyitems(items):

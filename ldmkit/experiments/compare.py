@@ -93,9 +93,12 @@ def compare(
 
 def _models(models: Any) -> dict[str, Any]:
     if not isinstance(models, Mapping):
-        return {"": models}
+        models = {"": models}
     if not models:
         raise ValueError('compare needs a pipeline, got {}; write {"teacher": pipe}.')
+    for model in models.values():
+        if None in (model.values() if isinstance(model, Mapping) else [model]):
+            raise TypeError('compare needs a pipeline, got None; write {"teacher": pipe}.')
     return {str(label): pipe for label, pipe in models.items()}
 
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 import ldmkit
 from ldmkit.critters.judging import judge_many, recogniser
@@ -213,8 +213,10 @@ def measure(
             continue
         if not path.is_file():
             row = measured(ran, texts, drawn, cache, path.with_suffix(""))
-            framed = [np.asarray(ImageOps.expand(p, 1, "white")) for p in row.pop("shown")]
-            Image.fromarray(np.hstack(framed)).save(path.with_suffix(".png"))
+            strip = Image.new("RGB", (66 * _SHOWN, 66), "white")
+            for i, picture in enumerate(row.pop("shown")):
+                strip.paste(picture, (66 * i + 1, 1))
+            strip.save(path.with_suffix(".png"))
             path.write_text(json.dumps(row))
             shutil.rmtree(path.with_suffix(""))  # its pictures
         rows.append(json.loads(path.read_text()))

@@ -343,6 +343,7 @@ def test_a_released_pipeline_is_told():
 def test_in_the_foreground_a_cell_runs_at_once_and_typing_when_it_pauses(
     pipe, ran, panel, monkeypatch
 ):
+    panel.job.wait(60)  # the first picture is drawn in a thread
     monkeypatch.setenv(SWITCH, "1")
     panel.value = {"prompt": "a dog"}
     assert panel.result.prompt == "a dog"

@@ -74,8 +74,9 @@ def test_teacher_and_students_are_measured_from_the_same_noise(tmp_path, monkeyp
         measure_steps.WEIGHTS / "critters", folder, ignore=shutil.ignore_patterns("*.steps*")
     )
     out.mkdir()
-    monkeypatch.setattr(measure_steps.evaluate, "SEEDS", 4)
-    monkeypatch.setattr(measure_steps, "_DRAWN", 500)
+    monkeypatch.setattr(measure_steps.evaluate, "SEEDS", 2)
+    monkeypatch.setattr(measure_steps.evaluate, "_POOL", 2000)
+    monkeypatch.setattr(measure_steps, "_DRAWN", 300)
     from ldmkit.recipes.ladder import network
 
     students.write(folder, 2, network("cpu").state_dict())  # the teacher's own weights
