@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import types
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,18 +25,22 @@ def one_thread() -> Iterator[None]:
     """Computes on one torch thread while the block runs, in the calling thread alone."""
     import torch
 
-    before = torch.get_num_threads()
-    if before == 1:
-        yield
-        return
+    before = 1
     try:
-        # This sets the calling thread's number, and the one that new threads begin with. The
-        # latter is put back at once from elsewhere: a thread keeps what it began with.
-        torch.set_num_threads(1)
-        _elsewhere().submit(torch.set_num_threads, before)
+        with _switching:  # or a thread that begins meanwhile would take this one's 1 for its own
+            before = torch.get_num_threads()
+            if before != 1:
+                # This sets the calling thread's number, and the one that new threads begin with.
+                # The latter is put back from elsewhere: a thread keeps what it began with.
+                torch.set_num_threads(1)
+                _elsewhere().submit(torch.set_num_threads, before).result()
         yield
     finally:
-        torch.set_num_threads(before)
+        if before != 1:
+            torch.set_num_threads(before)
+
+
+_switching = threading.Lock()
 
 
 @functools.cache
@@ -43,8 +48,17 @@ def _elsewhere() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="ldmkit-threads")
 
 
+def _in_child() -> None:
+    _elsewhere.cache_clear()
+    _switching.release()
+
+
 if hasattr(os, "register_at_fork"):  # a forked child has no threads but its own
-    os.register_at_fork(after_in_child=_elsewhere.cache_clear)
+    os.register_at_fork(
+        before=_switching.acquire,
+        after_in_parent=_switching.release,
+        after_in_child=_in_child,
+    )
 
 
 def on_one_thread(part: Any) -> Any:
