@@ -40,9 +40,9 @@ class Row:
     parameters: int
     download_gb: float
     licence: str
-    gated: bool
-    embedded: bool
-    checked: str
+    gated: bool = False
+    embedded: bool = False
+    checked: str = "random weights only"
     largest: int = 0
     dtype: str = "float16"
     hub_id: str | None = None
@@ -73,7 +73,6 @@ def _gigabytes(weights: int) -> str:
     return f"{weights * HEADROOM / 1e9:.0f} GB"
 
 
-_CHECKED_RANDOM = "random weights only"
 _RAIL = "CreativeML Open RAIL-M"
 _RAIL_PLUS = "CreativeML Open RAIL++-M"
 # Parameters of what was not here before November 2026 were counted on torch's meta device, from the
@@ -88,7 +87,6 @@ _ROWS = (
         parameters=7_200_000,
         download_gb=0.0,
         licence="Apache-2.0",
-        gated=False,
         embedded=True,
         checked="real weights",
     ),
@@ -98,7 +96,6 @@ _ROWS = (
         parameters=11_900_000,
         download_gb=0.0,
         licence="Apache-2.0",
-        gated=False,
         embedded=True,
         checked="real weights",
     ),
@@ -108,9 +105,6 @@ _ROWS = (
         parameters=1_370_216_895,  # its safety checker among them
         download_gb=2.7,
         licence=_RAIL,
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         hub_id="stable-diffusion-v1-5/stable-diffusion-v1-5",
         hub_variant="fp16",
     ),
@@ -120,9 +114,6 @@ _ROWS = (
         parameters=1_290_000_000,
         download_gb=2.6,
         licence="Stability AI Community",
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         hub_id="stabilityai/sd-turbo",
         hub_variant="fp16",
         defaults={"num_inference_steps": 1, "guidance_scale": 0.0},
@@ -133,9 +124,6 @@ _ROWS = (
         parameters=1_370_298_815,  # its safety checker among them
         download_gb=5.5,
         licence="MIT",
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         hub_id="SimianLuo/LCM_Dreamshaper_v7",
         defaults={"num_inference_steps": 4, "guidance_scale": 8.0},
     ),
@@ -146,9 +134,6 @@ _ROWS = (
         largest=2_567_463_684,
         download_gb=6.9,
         licence=_RAIL_PLUS,
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         hub_id="stabilityai/stable-diffusion-xl-base-1.0",
         hub_variant="fp16",
     ),
@@ -159,9 +144,6 @@ _ROWS = (
         largest=2_567_463_684,
         download_gb=6.9,
         licence="Stability AI Non-Commercial (sai-nc-community)",
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         hub_id="stabilityai/sdxl-turbo",
         hub_variant="fp16",
         defaults={"num_inference_steps": 1, "guidance_scale": 0.0},
@@ -173,9 +155,6 @@ _ROWS = (
         largest=2_567_545_604,
         download_gb=6.9,
         licence=_RAIL_PLUS,
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         # The U-Net is latent-consistency/lcm-sdxl's: see assembled.py.
         hub_id="stabilityai/stable-diffusion-xl-base-1.0",
         hub_variant="fp16",
@@ -189,8 +168,6 @@ _ROWS = (
         download_gb=16.3,
         licence="Stability AI Community",
         gated=True,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         hub_id="stabilityai/stable-diffusion-3.5-medium",
     ),
     Row(
@@ -201,8 +178,6 @@ _ROWS = (
         download_gb=27.6,
         licence="Stability AI Community",
         gated=True,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         hub_id="stabilityai/stable-diffusion-3.5-large",
     ),
     Row(
@@ -213,8 +188,6 @@ _ROWS = (
         download_gb=33.7,
         licence="Apache-2.0",
         gated=True,  # since April 2025, whatever the licence (black-forest-labs/flux#434)
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         dtype="bfloat16",
         hub_id="black-forest-labs/FLUX.1-schnell",
         defaults={"num_inference_steps": 4, "guidance_scale": 0.0, "max_sequence_length": 256},
@@ -227,8 +200,6 @@ _ROWS = (
         download_gb=33.7,
         licence="FLUX.1 [dev] Non-Commercial",
         gated=True,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         dtype="bfloat16",
         hub_id="black-forest-labs/FLUX.1-dev",
         defaults={"num_inference_steps": 50, "guidance_scale": 3.5},
@@ -240,9 +211,6 @@ _ROWS = (
         largest=4_022_468_096,
         download_gb=16.0,
         licence="Apache-2.0",
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         dtype="bfloat16",
         hub_id="black-forest-labs/FLUX.2-klein-4B",
         defaults={"num_inference_steps": 4, "guidance_scale": 1.0},
@@ -254,9 +222,6 @@ _ROWS = (
         largest=6_154_908_736,
         download_gb=32.8,  # its transformer is stored in float32
         licence="Apache-2.0",
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         dtype="bfloat16",
         hub_id="Tongyi-MAI/Z-Image-Turbo",
         defaults={"num_inference_steps": 8, "guidance_scale": 0.0},
@@ -268,9 +233,6 @@ _ROWS = (
         largest=20_430_401_088,
         download_gb=57.7,
         licence="Apache-2.0",
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         dtype="bfloat16",
         hub_id="Qwen/Qwen-Image",
         defaults={"num_inference_steps": 50},
@@ -282,9 +244,6 @@ _ROWS = (
         largest=2_614_341_888,
         download_gb=9.7,
         licence="NVIDIA (NSCL v2-custom), its words Gemma's terms",
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         dtype="bfloat16",  # in float16 its words and autoencoder fail (diffusers' page on Sana)
         hub_id="Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers",
         hub_variant="bf16",
@@ -296,9 +255,6 @@ _ROWS = (
         largest=4_762_310_656,
         download_gb=21.8,  # stored in float32
         licence=_RAIL_PLUS,
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         hub_id="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
     ),
     Row(
@@ -307,9 +263,6 @@ _ROWS = (
         parameters=2_440_000_000,
         download_gb=11.0,
         licence=f"{_RAIL_PLUS}, its prior RAIL-M",
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         # Stability AI took Stable Diffusion 2 off the hub in November 2025; this mirror is kept by
         # others, and nobody promises that it stays. Karlo's prior and CLIP come on top.
         hub_id="sd2-community/stable-diffusion-2-1-unclip-small",
@@ -321,9 +274,6 @@ _ROWS = (
         parameters=4_890_000_000,
         download_gb=19.6,
         licence="Apache-2.0",
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         hub_id="kandinsky-community/kandinsky-2-2-decoder",  # it names the prior's repository
     ),
     Row(
@@ -332,9 +282,6 @@ _ROWS = (
         parameters=3_420_000_000,
         download_gb=13.7,
         licence=_RAIL,
-        gated=False,
-        embedded=False,
-        checked=_CHECKED_RANDOM,
         hub_id="kakaobrain/karlo-v1-alpha",
     ),
 )

@@ -20,6 +20,7 @@ __all__ = [
     "check_room",
     "free_memory",
     "how_it_fits",
+    "is_of_memory",
     "move",
     "place",
     "told_of_memory",
@@ -205,7 +206,7 @@ def told_of_memory(device: Any) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_of_memory(error):
+        if not is_of_memory(error):
             raise
         clear_frames(error.__traceback__)  # they hold tensors of the run that failed
         told = torch.OutOfMemoryError(
@@ -220,13 +221,14 @@ def told_of_memory(device: Any) -> Iterator[None]:
     raise told
 
 
-def _is_of_memory(error: BaseException) -> bool:
+def is_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
     import torch
 
-    words = str(error)
+    words = str(error).lower()
     return (
         isinstance(error, (torch.OutOfMemoryError, MemoryError))
         or "out of memory" in words  # MPS, and CUDA's own libraries
         or "not enough memory" in words  # the CPU's
-        or "can't allocate memory" in words
+        or "can't allocate" in words
     )

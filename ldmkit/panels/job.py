@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ldmkit.loading.device import empty_cache
+from ldmkit.loading.memory import is_of_memory
 
 __all__ = ["ENDED", "FULL", "Job", "JobError", "Listener", "Progress", "Report", "foreground"]
 
@@ -336,17 +337,12 @@ def _sentence(error: BaseException) -> str:
     """One sentence; ldmkit's own errors are one already."""
     words = " ".join(str(error).split("\n\n")[0].split())
     kind = type(error).__name__
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or _is_full(words):
+    if is_of_memory(error):
         return FULL
     if not _is_ours(error):
         words = f"The run failed with {kind}: {words}" if words else f"The run failed with {kind}"
     words += "" if words[-1:] in ".!?…" and words else "."
     return words if len(words) <= LONGEST else f"{words[: LONGEST - 1]}…"
-
-
-def _is_full(words: str) -> bool:
-    said = words.lower()
-    return "out of memory" in said or "not enough memory" in said or "can't allocate" in said
 
 
 def _is_ours(error: BaseException) -> bool:
