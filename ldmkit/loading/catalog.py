@@ -62,11 +62,11 @@ class Row:
     def memory(self) -> str:
         """What a run needs, in words; the rule is that of ``how_it_fits``."""
         if self.embedded:
-            return "0.5 GB, any CPU"
-        needs = [f"{_gigabytes(self.weights())} of GPU"]
+            return "CPU 0.5 GB"
+        needs = [f"GPU {_gigabytes(self.weights())}"]
         if self.largest:
-            needs.append(f"{_gigabytes(2 * self.largest)} by parts")
-        return ", ".join(needs) + f", or {_gigabytes(self.weights(4))} on a CPU"
+            needs.append(f"by parts {_gigabytes(2 * self.largest)}")
+        return ", ".join([*needs, f"CPU {_gigabytes(self.weights(4))}"])
 
 
 def _gigabytes(weights: int) -> str:

@@ -160,14 +160,15 @@ class Table(Sequence[Mapping[str, Any]]):
         aligned = {
             column: "right" if self._is_number(column) else "left" for column in self.columns
         }
-        cell = '<{tag} style="text-align:{align};padding:0.2em 0.8em">{text}</{tag}>'
+        cell = '<{tag} style="text-align:{align};padding:0.2em 0.8em{whole}">{text}</{tag}>'
         head = "".join(
-            cell.format(tag="th", align=aligned[name], text=text(name)) for name in self.columns
+            cell.format(tag="th", align=aligned[name], text=text(name), whole=_whole(name))
+            for name in self.columns
         )
         body = "".join(
             "<tr>"
             + "".join(
-                cell.format(tag="td", align=aligned[name], text=text(words))
+                cell.format(tag="td", align=aligned[name], text=text(words), whole=_whole(words))
                 for name, words in zip(self.columns, self._texts(row), strict=True)
             )
             + "</tr>"
@@ -189,6 +190,11 @@ class Table(Sequence[Mapping[str, Any]]):
         return bool(kept) and all(
             isinstance(value, (int, float)) and not isinstance(value, bool) for value in kept
         )
+
+
+def _whole(words: str) -> str:
+    """Short words stay on one line: a wide table is scrolled, a squeezed one can't be read."""
+    return ";white-space:nowrap" if len(words) <= 40 else ""
 
 
 def _cell(value: Any, digits: int) -> str:

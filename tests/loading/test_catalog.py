@@ -157,7 +157,7 @@ def test_what_fits_follows_from_the_parameters():
     assert [big.on(gigabytes * 10**9) for gigabytes in (26, 25, 13, 12)] == [
         "whole", "by parts", "by parts", "by layers",
     ]  # fmt: skip
-    assert big.memory == "26 GB of GPU, 13 GB by parts, or 52 GB on a CPU"
+    assert big.memory == "GPU 26 GB, by parts 13 GB, CPU 52 GB"
 
 
 def test_models_show_it():
