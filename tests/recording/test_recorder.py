@@ -423,7 +423,7 @@ def test_a_modular_pipelines_guider_is_told(modular):
     assert "guidance 7.5" in details(traj)
     assert "guider" not in traj.keywords
     usual = modular.guider
-    part = diffusers.ClassifierFreeGuidance(guidance_scale=3.0, start=0.3)
+    part = diffusers.ClassifierFreeGuidance(guidance_scale=3.0, start=0.4)
     try:
         modular.update_components(guider=part)
         traj = record(modular, "a red cat", seed=7, keep="all", preview="none", **MODULAR)
@@ -431,7 +431,7 @@ def test_a_modular_pipelines_guider_is_told(modular):
         off = guider_of(modular)
     finally:
         modular.update_components(guider=usual)
-    told = {"class": "ClassifierFreeGuidance", "guidance_scale": 3.0, "start": 0.3}
+    told = {"class": "ClassifierFreeGuidance", "guidance_scale": 3.0, "start": 0.4}
     assert traj.call["guider"] == told
     assert traj.call["guidance"] == [1.0, 3.0, 3.0]
     assert "guidance 1 to 3, by step" in details(traj)
