@@ -27,7 +27,7 @@ from ldmkit.panels.fields import (
 )
 from ldmkit.panels.history import History, Run
 from ldmkit.panels.job import Job, Report
-from ldmkit.panels.live import QUICK, Live
+from ldmkit.panels.live import QUICK, Live, lightly
 from ldmkit.panels.panel import RunningPanel, in_cell
 from ldmkit.panels.settings import Ran, Settings, told_of
 from ldmkit.panels.trajectory import TrajectoryPart
@@ -232,7 +232,7 @@ class PromptPanel(RunningPanel):
         """The job that draws the present settings, without a record to keep."""
         work = self._work(dict(self.value))
         work.recording = {"keep": (), "preview": "none"}
-        return self._job_of(work, self._draw)
+        return self._job_of(lightly(work, self._pipe), self._draw)
 
     def _draw(self, job: Job) -> None:
         """Shows how far a drawing is, if it takes long, and what came of it."""
