@@ -20,8 +20,7 @@ from ldmkit.distilling.ladder import Lesson, loss, rung_of, walked
 from ldmkit.distilling.muon import Muon
 from ldmkit.loading import students
 from ldmkit.loading.catalog import CATALOG
-from ldmkit.loading.origin import Origin, origin_of, remember
-from ldmkit.loading.siblings import twin_of
+from ldmkit.loading.siblings import Origin, origin_of, remember, twin_of
 from ldmkit.recording.call import check_call, check_prompt, parameters_of
 
 __all__ = ["Ladder", "Update", "distill", "prepared"]

@@ -14,7 +14,6 @@ from ldmkit.loading import catalog, memory
 from ldmkit.loading import device as devices
 from ldmkit.loading.assembled import fetch_parts, moved_classes, parts_of
 from ldmkit.loading.folder import check_folder, check_variant, defaults_of
-from ldmkit.loading.origin import Origin, remember
 from ldmkit.loading.quiet import (
     no_progress_bars,
     no_retirement_notice,
@@ -23,6 +22,7 @@ from ldmkit.loading.quiet import (
     swift_imports,
     unsaid,
 )
+from ldmkit.loading.siblings import Origin, remember
 from ldmkit.threads import on_one_thread
 
 __all__ = ["fetch", "is_folder", "is_hub_id", "load", "unknown"]

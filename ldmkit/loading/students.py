@@ -15,7 +15,7 @@ from typing import Any
 
 from ldmkit.check import say
 from ldmkit.loading.folder import read_json
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 
 __all__ = ["made_for", "say_if_astray", "steps_of", "variant_of", "write"]
 

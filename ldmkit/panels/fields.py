@@ -19,7 +19,7 @@ from ldmkit.critters import UnknownWords
 from ldmkit.critters import words as critter_words
 from ldmkit.figures.html import asset, module, shorten, text
 from ldmkit.loading.catalog import CATALOG
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 from ldmkit.panels.job import Job
 
 __all__ = ["Form", "WordsField", "row", "small_button", "unknown_words", "vocabulary_of"]

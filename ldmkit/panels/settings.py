@@ -12,9 +12,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ldmkit.check import choice, did_you_mean, function, number, short, whole
-from ldmkit.loading.origin import origin_of
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
-from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture, twin_of
+from ldmkit.loading.siblings import (
+    can_take_picture,
+    from_picture,
+    origin_of,
+    takes_picture,
+    twin_of,
+)
 from ldmkit.panels.upload import KEPT_SIDE
 from ldmkit.recording import call as checks
 from ldmkit.records.rgb import to_rgb

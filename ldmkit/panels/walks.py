@@ -23,7 +23,7 @@ from ldmkit.critters import words as critter_words
 from ldmkit.figures.html import asset, text
 from ldmkit.figures.walk import details
 from ldmkit.loading.catalog import CATALOG
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 from ldmkit.panels.end_field import EndField
 from ldmkit.panels.fields import Form
 from ldmkit.panels.job import Job, Report

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ldmkit.check import choice, did_you_mean, function, nearest, number, short, whole
 from ldmkit.loading.device import Released, check_open
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 
 __all__ = [
     "ARRAYS",

@@ -26,7 +26,7 @@ from ldmkit.check import choice, flag, function, short, whole
 from ldmkit.critters import Scene
 from ldmkit.latents import decode_latents, encode_image
 from ldmkit.latents.inversion import own_noise
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording import record
 from ldmkit.recording.hooks import denoiser_of

@@ -23,7 +23,7 @@ import ldmkit
 from ldmkit.distilling import Ladder, climb, distill
 from ldmkit.distilling.conditioning import conditioning_of, predictor
 from ldmkit.loading import students
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 
 PROMPTS = ["a red cat", "a blue dog", "a green owl with a crown", "a fox in the snow"]
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import ldmkit
 from ldmkit.loading import assembled, catalog
 from ldmkit.loading import open as opening
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import record
 from ldmkit.threads import one_thread
 

@@ -13,7 +13,7 @@ import torch
 import ldmkit
 from ldmkit.loading import assembled, catalog
 from ldmkit.loading import open as opening
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 from ldmkit.threads import one_thread
 
 STEPS = {"num_inference_steps": 2}
