@@ -18,8 +18,8 @@ from ldmkit.critters.scene import Scene
 from ldmkit.distilling.conditioning import conditioning_of, predictor, takes
 from ldmkit.distilling.ladder import Lesson, loss, rung_of, walked
 from ldmkit.distilling.muon import Muon
-from ldmkit.loading import students
 from ldmkit.loading.catalog import CATALOG
+from ldmkit.loading.folder import made_for, steps_of, variant_of, write_student
 from ldmkit.loading.siblings import Origin, origin_of, remember, twin_of
 from ldmkit.recording.call import check_call, check_prompt, parameters_of
 
@@ -173,8 +173,8 @@ class Ladder:
         twin = twin_of(self._pipe)
         twin.unet, twin.scheduler = network, copy.deepcopy(self._pipe.scheduler)
         name = origin_of(self._pipe).name.split(":")[0]
-        made_for = students.made_for(steps, takes(self._pipe, "guidance_scale"))
-        remember(twin, Origin(f"{name}:{students.variant_of(steps)}", made_for))
+        meant = made_for(steps, takes(self._pipe, "guidance_scale"))
+        remember(twin, Origin(f"{name}:{variant_of(steps)}", meant))
         return twin
 
     def climb(
@@ -291,7 +291,7 @@ class Ladder:
             self._pipe.save_pretrained(folder)
         for steps, had in self._losses.items():
             if had:
-                students.write(folder, steps, self.student(steps).unet.state_dict())
+                write_student(folder, steps, self.student(steps).unet.state_dict())
             if had and steps not in self._networks:
                 say(
                     f"The student of {steps} steps is written as it is after {len(had)} of "
@@ -421,7 +421,7 @@ def _halving(rungs: Any) -> tuple[int, ...]:
 
 def _check_made_for(pipe: Any, rungs: tuple[int, ...]) -> None:
     """A student teaches from its own number of steps only."""
-    own = students.steps_of(pipe)
+    own = steps_of(pipe)
     if own is not None and 2 * rungs[0] != own:
         raise ValueError(
             f"The first rung must be half of the {own} steps that {origin_of(pipe).name!r} was "

@@ -155,7 +155,7 @@ _ROWS = (
         largest=2_567_545_604,
         download_gb=6.9,
         licence=_RAIL_PLUS,
-        # The U-Net is latent-consistency/lcm-sdxl's: see assembled.py.
+        # The U-Net is latent-consistency/lcm-sdxl's: see open.py.
         hub_id="stabilityai/stable-diffusion-xl-base-1.0",
         hub_variant="fp16",
         defaults={"num_inference_steps": 4, "guidance_scale": 8.0},

@@ -31,9 +31,9 @@ from ldmkit import check
 from ldmkit.check import heard_by, say, short
 from ldmkit.loading.device import Released, in_use
 from ldmkit.loading.families import Layout, family_of, layout_of
+from ldmkit.loading.folder import say_if_astray
 from ldmkit.loading.memory import told_of_memory
 from ldmkit.loading.siblings import origin_of
-from ldmkit.loading.students import say_if_astray
 from ldmkit.recording import call as checks
 from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import (
