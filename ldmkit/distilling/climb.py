@@ -19,8 +19,8 @@ from ldmkit.distilling.conditioning import conditioning_of, predictor, takes
 from ldmkit.distilling.ladder import Lesson, loss, rung_of, walked
 from ldmkit.distilling.muon import Muon
 from ldmkit.loading.catalog import CATALOG
-from ldmkit.loading.folder import made_for, steps_of, variant_of, write_student
-from ldmkit.loading.siblings import Origin, origin_of, remember, twin_of
+from ldmkit.loading.folder import made_for, variant_of, write_student
+from ldmkit.loading.siblings import Origin, origin_of, remember, steps_of, twin_of
 from ldmkit.recording.call import check_call, check_prompt, parameters_of
 
 __all__ = ["Ladder", "Update", "distill", "prepared"]

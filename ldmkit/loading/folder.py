@@ -11,13 +11,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from ldmkit.check import say
-from ldmkit.loading.siblings import origin_of
 
 __all__ = [
     "check_folder",
@@ -25,8 +21,6 @@ __all__ = [
     "defaults_of",
     "made_for",
     "read_json",
-    "say_if_astray",
-    "steps_of",
     "variant_of",
     "variants_of",
     "write_student",
@@ -151,12 +145,6 @@ def made_for(steps: int, guided: bool = True) -> dict[str, Any]:
     return {"num_inference_steps": steps} | ({"guidance_scale": 1.0} if guided else {})
 
 
-def steps_of(pipe: Any) -> int | None:
-    """The steps that a pipeline's student was made for; ``None`` of all other pipelines."""
-    found = re.search(r":steps(\d+)$", origin_of(pipe).name)
-    return int(found[1]) if found else None
-
-
 def write_student(folder: Path, steps: int, weights: Mapping[str, Any]) -> Path:
     """Writes a student beside the U-Net of a pipeline's folder, in float16.
 
@@ -180,31 +168,3 @@ def write_student(folder: Path, steps: int, weights: Mapping[str, Any]) -> Path:
     content["variants"] = dict(content.get("variants", {})) | {variant_of(steps): made_for(steps)}
     settings.write_text(json.dumps(content, indent=2) + "\n")
     return path
-
-
-def say_if_astray(pipe: Any, scheduler: Any, call: Mapping[str, Any], stacklevel: int = 2) -> None:
-    """Tells who runs a student otherwise than it learned to draw.
-
-    Args:
-        pipe: any pipeline.
-        scheduler: that the run will take.
-        call: the run's keywords, complete.
-        stacklevel: as for ``warnings.warn``.
-    """
-    steps = steps_of(pipe)
-    if steps is None:
-        return
-    config = scheduler.config
-    here = f"{type(scheduler).__name__} with {config.get('timestep_spacing')} spacing"
-    meant = {"DDIMScheduler with trailing spacing", "DDIMParallelScheduler with trailing spacing"}
-    wrong = [] if here in meant else [here]
-    for name, value in made_for(steps).items():
-        if name in call and call[name] != value:
-            wrong.append(f"{name} {call[name]:g}")
-    if wrong:
-        say(
-            f"{origin_of(pipe).name} was distilled for {steps} DDIM steps (trailing spacing) with "
-            f"its teacher's guidance inside (guidance_scale 1), and this run has "
-            f"{' and '.join(wrong)}: it draws what it never learned; leave those out.",
-            stacklevel=stacklevel + 1,
-        )

@@ -9,13 +9,16 @@ import copy
 import functools
 import importlib
 import inspect
+import re
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from ldmkit.check import say
 from ldmkit.loading.device import akin
+from ldmkit.loading.folder import made_for
 from ldmkit.loading.quiet import swift_imports, unsaid
 
 __all__ = [
@@ -25,6 +28,8 @@ __all__ = [
     "origin_of",
     "remember",
     "remember_as",
+    "say_if_astray",
+    "steps_of",
     "takes_picture",
     "twin_of",
 ]
@@ -72,6 +77,40 @@ def remember_as(twin: Any, pipe: Any) -> None:
     origin = origin_of(pipe)
     if origin.name != type(pipe).__name__ or origin.defaults:  # a stranger stays one
         remember(twin, origin)
+
+
+def steps_of(pipe: Any) -> int | None:
+    """The steps that a pipeline's student was made for; ``None`` of all other pipelines."""
+    found = re.search(r":steps(\d+)$", origin_of(pipe).name)
+    return int(found[1]) if found else None
+
+
+def say_if_astray(pipe: Any, scheduler: Any, call: Mapping[str, Any], stacklevel: int = 2) -> None:
+    """Tells who runs a student otherwise than it learned to draw.
+
+    Args:
+        pipe: any pipeline.
+        scheduler: that the run will take.
+        call: the run's keywords, complete.
+        stacklevel: as for ``warnings.warn``.
+    """
+    steps = steps_of(pipe)
+    if steps is None:
+        return
+    config = scheduler.config
+    here = f"{type(scheduler).__name__} with {config.get('timestep_spacing')} spacing"
+    meant = {"DDIMScheduler with trailing spacing", "DDIMParallelScheduler with trailing spacing"}
+    wrong = [] if here in meant else [here]
+    for name, value in made_for(steps).items():
+        if name in call and call[name] != value:
+            wrong.append(f"{name} {call[name]:g}")
+    if wrong:
+        say(
+            f"{origin_of(pipe).name} was distilled for {steps} DDIM steps (trailing spacing) with "
+            f"its teacher's guidance inside (guidance_scale 1), and this run has "
+            f"{' and '.join(wrong)}: it draws what it never learned; leave those out.",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def twin_of(pipe: Any) -> Any:

@@ -29,7 +29,6 @@ __all__ = [
     "Ran",
     "Settings",
     "check_extra",
-    "checked_flag",
     "checked_seed",
     "checked_words",
     "told_of",
@@ -62,13 +61,6 @@ def checked_seed(name: str, entry: Any) -> int:
             f"got {short(entry)}; ldmkit.record takes larger ones."
         )
     return whole(name, entry, 0, LARGEST_SEED)
-
-
-def checked_flag(name: str, entry: Any) -> bool:
-    """True or False."""
-    if not isinstance(entry, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {short(entry)}.")
-    return bool(entry)
 
 
 def check_extra(pipe: Any, call: Mapping[str, Any], known: Any, own: Any, who: str) -> None:

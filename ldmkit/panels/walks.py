@@ -18,18 +18,17 @@ from typing import Any
 import ipywidgets
 from PIL import Image
 
-from ldmkit.check import heard_by, short, whole
+from ldmkit.check import flag, heard_by, short, whole
 from ldmkit.critters import words as critter_words
 from ldmkit.figures.html import asset, text
 from ldmkit.figures.walk import details
-from ldmkit.loading.catalog import CATALOG
 from ldmkit.loading.siblings import origin_of
 from ldmkit.panels.end_field import EndField
-from ldmkit.panels.fields import Form
+from ldmkit.panels.fields import Form, vocabulary_of
 from ldmkit.panels.job import Job, Report
 from ldmkit.panels.landmarks import nearest, plane_of, reference_for
 from ldmkit.panels.panel import Check, RunningPanel, quiet_twin
-from ldmkit.panels.settings import check_extra, checked_flag, checked_seed
+from ldmkit.panels.settings import check_extra, checked_seed
 from ldmkit.panels.walk_view import MOST_FRAMES, Shown, WalkView
 from ldmkit.recording import call as checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
@@ -100,7 +99,7 @@ def walk_checks() -> dict[str, Check]:
         "num_frames": lambda name, entry: whole(name, entry, 2, MOST_FRAMES),
         "seed": checked_seed,
         "num_inference_steps": lambda name, entry: whole(name, entry, 1, MOST_STEPS),
-        "invert": checked_flag,
+        "invert": flag,
     }
 
 
@@ -140,8 +139,7 @@ def check_walk(
 
 def is_embedded(pipe: Any) -> bool:
     """Whether a pipeline draws critters: it travels in the package, or has the embedded CLIP."""
-    row = CATALOG.get(origin_of(pipe).name.split(":")[0])
-    return (row is not None and row.embedded) or space_name(pipe) == EMBEDDED
+    return bool(vocabulary_of(pipe)) or space_name(pipe) == EMBEDDED
 
 
 def learned_words(embedded: bool) -> frozenset[str]:

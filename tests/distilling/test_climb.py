@@ -22,8 +22,7 @@ from transformers import CLIPTextModelWithProjection
 import ldmkit
 from ldmkit.distilling import Ladder, climb, distill
 from ldmkit.distilling.conditioning import conditioning_of, predictor
-from ldmkit.loading.folder import steps_of
-from ldmkit.loading.siblings import origin_of
+from ldmkit.loading.siblings import origin_of, steps_of
 
 PROMPTS = ["a red cat", "a blue dog", "a green owl with a crown", "a fox in the snow"]
 
