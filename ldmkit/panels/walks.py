@@ -22,9 +22,10 @@ from ldmkit.check import flag, heard_by, short, whole
 from ldmkit.critters import words as critter_words
 from ldmkit.figures.html import asset, text
 from ldmkit.figures.walk import details
+from ldmkit.loading.catalog import is_embedded
 from ldmkit.loading.siblings import origin_of
 from ldmkit.panels.end_field import EndField
-from ldmkit.panels.fields import Form, vocabulary_of
+from ldmkit.panels.fields import Form
 from ldmkit.panels.job import Job, Report
 from ldmkit.panels.landmarks import nearest, plane_of, reference_for
 from ldmkit.panels.panel import Check, RunningPanel, quiet_twin
@@ -43,7 +44,7 @@ __all__ = [
     "WalkForm",
     "WalkingPanel",
     "check_walk",
-    "is_embedded",
+    "draws_critters",
     "learned_words",
     "usual_steps",
     "walk_checks",
@@ -137,9 +138,9 @@ def check_walk(
     return tuple(captions)
 
 
-def is_embedded(pipe: Any) -> bool:
+def draws_critters(pipe: Any) -> bool:
     """Whether a pipeline draws critters: it travels in the package, or has the embedded CLIP."""
-    return bool(vocabulary_of(pipe)) or space_name(pipe) == EMBEDDED
+    return is_embedded(pipe) or space_name(pipe) == EMBEDDED
 
 
 def learned_words(embedded: bool) -> frozenset[str]:
@@ -303,7 +304,7 @@ def _shown(
     plane: dict[str, Any] = {}
     if walk.embeddings:
         try:
-            reference = reference_for(pipe, is_embedded(pipe), captions)
+            reference = reference_for(pipe, draws_critters(pipe), captions)
             with heard_by(lambda words: None):  # what falls off, the walk itself has said
                 own: list[Embedding] = reference.clip.encode_text(list(texts)) if texts else []
             near = nearest(reference, walk.embeddings)

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from ldmkit import check
-from ldmkit.check import heard_by, say, short
+from ldmkit.check import heard_by, say, says_no, short
 from ldmkit.loading.device import Released, in_use
 from ldmkit.loading.families import Layout, family_of, layout_of
 from ldmkit.loading.memory import told_of_memory
@@ -420,7 +420,7 @@ class Recording:
             return
         with telling():
             answer = self.on_step(self._step(call))
-        if isinstance(answer, (bool, np.bool_)) and not answer:
+        if says_no(answer):
             raise Stop
 
     def _step(self, call: Call) -> Step:
