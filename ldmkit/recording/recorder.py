@@ -28,12 +28,11 @@ import torch
 from PIL import Image
 
 from ldmkit import check
-from ldmkit.check import heard_by, say, short
+from ldmkit.check import heard_by, say, says_no, short
 from ldmkit.loading.device import Released, in_use
 from ldmkit.loading.families import Layout, family_of, layout_of
 from ldmkit.loading.memory import told_of_memory
-from ldmkit.loading.origin import origin_of
-from ldmkit.loading.students import say_if_astray
+from ldmkit.loading.siblings import origin_of, say_if_astray
 from ldmkit.recording import call as checks
 from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import (
@@ -146,7 +145,7 @@ def record(
     keep, looked, most = check_attention(keep, attention, attention_bytes)
     names = checks.check_keep(keep)
     checks.check_preview(preview)
-    checks.check_flag("unsafe_previews", unsafe_previews)
+    check.flag("unsafe_previews", unsafe_previews)
     check.function("on_step", on_step)
     scheduler, networks = scheduler_of(pipe), denoisers_of(pipe)
     checks.check_parts(pipe, scheduler, networks)
@@ -279,7 +278,7 @@ def recorder(
     networks = checks.check_network(network)
     tape = Recording(scheduler, networks, vae, names, preview)
     tape.on_step = check.function("on_step", on_step)
-    tape.unsafe = checks.check_flag("unsafe_previews", unsafe_previews)
+    tape.unsafe = check.flag("unsafe_previews", unsafe_previews)
     tape.facts["prompt"] = _frozen(prompt)
     with exclusive(scheduler, *networks), _listening(tape):
         yield tape
@@ -421,7 +420,7 @@ class Recording:
             return
         with telling():
             answer = self.on_step(self._step(call))
-        if isinstance(answer, (bool, np.bool_)) and not answer:
+        if says_no(answer):
             raise Stop
 
     def _step(self, call: Call) -> Step:
