@@ -172,6 +172,7 @@ def record(
             guarded(pipe, *parts),
             _listening(tape),
             heard(tape.words),
+            checks.told_of_strength(call, tape.tape.calls),
             ExitStack() as apart,
         ):
             for one, heard_of in others.items():
