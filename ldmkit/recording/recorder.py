@@ -474,6 +474,12 @@ class Recording:
                 f"other: the record holds one run, and {self.tape.aside} steps of its copies are "
                 "left out."
             )
+        first = len(self.tape.calls) - len(calls)  # that is kept
+        if again := {begun for begun in self.tape.runs if first < begun < len(self.tape.calls)}:
+            say(
+                f"{len(again) + 1} runs passed one after the other: the record holds the steps of "
+                "all and the picture of the last; give each run a recorder of its own."
+            )
         channels = getattr(getattr(self.vae, "config", None), "latent_channels", None)
         say_what_is_missing(self.scheduler, calls, arrays, self.names, channels)
         facts, scales = dict(self.facts), arrays.pop("guidance")
