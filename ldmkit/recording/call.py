@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Rational, Real
 from typing import Any
 
@@ -38,7 +37,6 @@ __all__ = [
     "generators",
     "parameters_of",
     "tellable",
-    "told_of_strength",
 ]
 
 ARRAYS = (
@@ -542,33 +540,20 @@ def complete(
     for name, value in origin_of(pipe).defaults.items():
         if name in parameters:
             call.setdefault(name, value)
-    return {name: _plain_number(value) for name, value in call.items()}
+    return {name: _as_taken(value, parameters.get(name)) for name, value in call.items()}
 
 
-def _plain_number(value: Any) -> Any:
-    """Python's own: an np.uint8 of steps overflows in a scheduler, a Fraction meets no tensor."""
+def _as_taken(value: Any, parameter: Any) -> Any:
+    """Python's own: an np.uint8 of steps overflows in a scheduler, a Fraction meets no tensor.
+
+    A record's list is a tuple again where the pipeline takes nothing else (``original_size``).
+    """
+    if isinstance(value, list):
+        annotation = str(getattr(parameter, "annotation", "")).lower()
+        return tuple(value) if "tuple" in annotation and "list" not in annotation else value
     if isinstance(value, np.generic):
         return value.item()
     return float(value) if isinstance(value, Rational) and not isinstance(value, int) else value
-
-
-@contextmanager
-def told_of_strength(call: Mapping[str, Any], steps: Sequence[Any]) -> Iterator[None]:
-    """Says why a run failed that began from a picture and had no step to make.
-
-    Raises:
-        ValueError: its strength left no step; other errors pass as they are.
-    """
-    try:
-        yield
-    except Exception as error:
-        strength, asked = call.get("strength"), call.get("num_inference_steps", 50)
-        if steps or not _is_real(strength) or not _is_real(asked) or strength * asked >= 1:
-            raise
-        raise ValueError(
-            f"strength must leave one step or more, got {strength:g} of {asked} steps; ask for "
-            "more of either."
-        ) from error
 
 
 def check_network(network: Any) -> tuple[torch.nn.Module, ...]:

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ldmkit.check import short
+from ldmkit.check import say, short
 from ldmkit.recording.noise_law import place_of
 
 __all__ = [
@@ -99,6 +99,15 @@ class Tape:
     owner: Any = None
     aside: int = 0
     runs: list[int] = field(default_factory=list)
+
+    def say_how_many_runs(self, kept: int) -> None:
+        """Says it where the steps that are kept, the last ones, are of several runs."""
+        first, end = len(self.calls) - kept, len(self.calls)
+        if again := {begun for begun in self.runs if first < begun < end}:
+            say(
+                f"{len(again) + 1} runs passed one after the other: the record holds the steps of "
+                "all and the picture of the last; give each run a recorder of its own."
+            )
 
 
 def scheduler_of(pipe: Any) -> Any | None:

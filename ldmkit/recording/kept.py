@@ -10,7 +10,8 @@ import functools
 import importlib.metadata
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = [
     "guider_of",
     "kept",
     "seeds_of",
+    "told_of_strength",
     "versions",
     "was_interrupted",
     "with_true_steps",
@@ -238,6 +240,26 @@ def was_interrupted(pipe: Any, steps: int) -> bool:
         return False
     whole_run = getattr(pipe, "_num_timesteps", None)  # set at its last step, it ended nothing
     return not isinstance(whole_run, int) or steps < whole_run
+
+
+@contextmanager
+def told_of_strength(call: Mapping[str, Any], steps: Sequence[Any]) -> Iterator[None]:
+    """Says why a run failed that began from a picture and had no step to make.
+
+    Raises:
+        ValueError: its strength left no step; other errors pass as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        strength, asked = call.get("strength"), call.get("num_inference_steps", 50)
+        known = isinstance(strength, (int, float)) and isinstance(asked, (int, float))
+        if steps or not known or strength * asked >= 1:
+            raise
+        raise ValueError(
+            f"strength must leave one step or more, got {strength:g} of {asked} steps; ask for "
+            "more of either."
+        ) from error
 
 
 @functools.cache  # each look-up reads a file

@@ -71,7 +71,13 @@ from ldmkit.recording.hooks import (
     telling,
 )
 from ldmkit.recording.intervene import interventions_of
-from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_steps
+from ldmkit.recording.kept import (
+    kept,
+    told_of_strength,
+    versions,
+    was_interrupted,
+    with_true_steps,
+)
 from ldmkit.recording.noise_law import number, prediction_of
 from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
 from ldmkit.recording.shown import images_of, pictures_of, step_pictures
@@ -172,7 +178,7 @@ def record(
             guarded(pipe, *parts),
             _listening(tape),
             heard(tape.words),
-            checks.told_of_strength(call, tape.tape.calls),
+            told_of_strength(call, tape.tape.calls),
             ExitStack() as apart,
         ):
             for one, heard_of in others.items():
@@ -474,12 +480,7 @@ class Recording:
                 f"other: the record holds one run, and {self.tape.aside} steps of its copies are "
                 "left out."
             )
-        first = len(self.tape.calls) - len(calls)  # that is kept
-        if again := {begun for begun in self.tape.runs if first < begun < len(self.tape.calls)}:
-            say(
-                f"{len(again) + 1} runs passed one after the other: the record holds the steps of "
-                "all and the picture of the last; give each run a recorder of its own."
-            )
+        self.tape.say_how_many_runs(len(calls))
         channels = getattr(getattr(self.vae, "config", None), "latent_channels", None)
         say_what_is_missing(self.scheduler, calls, arrays, self.names, channels)
         facts, scales = dict(self.facts), arrays.pop("guidance")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tiny
+import tiny_encoders
 import tiny_unclip
 import torch
 from PIL import Image
@@ -43,6 +44,15 @@ def test_a_batch_is_repeated_whole(pipe, tmp_path):
     told = Trajectory.from_png(first.to_png(tmp_path / "dog.png", batch=1))
     again = record(pipe, **told.keywords)
     assert pixels(again.images[told.call["batch"]["picture"]]) == pixels(told.image)
+
+
+def test_a_size_told_as_a_pair_is_one_again(tmp_path):
+    """JSON knows no tuple, and SDXL adds its sizes and corners up as tuples."""
+    pipe = tiny_encoders.sdxl()
+    call = {"original_size": (32, 64), "crops_coords_top_left": (0, 8), "height": 32, "width": 32}
+    first = record(pipe, "a cat", seed=7, num_inference_steps=2, **call)
+    told = Trajectory.from_png(first.to_png(tmp_path / "cat.png"))
+    assert pixels(record(pipe, **told.keywords).image) == pixels(first.image)
 
 
 def test_what_no_record_holds_is_named():
