@@ -392,12 +392,10 @@ def _gone_kind() -> Any:
         def __torch_function__(
             cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            if func.__name__ == "__get__":  # shape, dtype, device, is_meta
-                return super().__torch_function__(func, types, args, kwargs or {})
-            raise ReleasedError(RELEASED)
-
-        def __repr__(self, *, tensor_contents: Any = None) -> str:
-            return f"Gone(shape={tuple(self.shape)})"
+            if func.__name__ not in ("__get__", "__repr__"):  # shape, dtype, device, is_meta
+                raise ReleasedError(RELEASED)
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
 
     return Gone
 
