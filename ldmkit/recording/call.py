@@ -19,6 +19,7 @@ from PIL import Image
 from ldmkit.check import choice, did_you_mean, flag, function, nearest, number, short, whole
 from ldmkit.loading.device import Released, check_open
 from ldmkit.loading.siblings import origin_of
+from ldmkit.records.rgb import upright
 
 __all__ = [
     "ARRAYS",
@@ -121,11 +122,11 @@ def check_call(
                 f"{type(pipe).__name__} begins from a picture, got {name}=None; "
                 f"give {name}=PIL.Image.open(path)."
             )
-        if name == "image":
-            _check_bands(pipe, value)
         if not _known_by_name(pipe, name, value):
             parameter = known.get(name) if isinstance(known, Mapping) else None
             _check_by_type(name, value, parameter)
+        if name == "image":
+            _check_bands(pipe, value)
     _check_outcome(call)
 
 
@@ -273,6 +274,20 @@ def _check_pictures(name: str, value: Any) -> None:
         raise TypeError(
             f"{name} must be a PIL picture, an array or a list of them, not empty, got "
             f"{short(value)}; open one with PIL.Image.open(path)."
+        )
+    for item in items:
+        if isinstance(item, Image.Image):
+            upright(item, name, max_pixels=None)  # says what is damaged, closed or empty
+        elif isinstance(item, np.ndarray) and name.endswith("image"):
+            _check_values(name, item)
+
+
+def _check_values(name: str, item: Any) -> None:
+    """Refuses an array that is no picture to diffusers, which takes floats."""
+    if item.dtype.kind != "f" and item.dtype != np.uint8:
+        raise TypeError(
+            f"{name} must hold numbers of 0 to 1 (float) or of 0 to 255 (uint8), got an array of "
+            f"{item.dtype}; write Image.fromarray(array.astype('uint8'))."
         )
 
 

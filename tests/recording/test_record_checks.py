@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import io
 import logging
 import math
 import traceback
@@ -174,6 +175,34 @@ def test_a_picture_of_other_bands_is_no_latents(mode):
     picture = tiny.picture().convert(mode)
     with pytest.raises(ValueError, match=rf"got one of mode {mode}; write image.convert\(\"RGB"):
         record(tiny.pipeline("img2img", size="small"), "a cat", image=[picture], **QUICK)
+
+
+def _half_a_file():
+    file = io.BytesIO()
+    tiny.picture().save(file, "PNG")
+    return Image.open(io.BytesIO(file.getvalue()[:1500]))
+
+
+def _closed():
+    picture = _half_a_file()
+    picture.close()
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "words"),
+    [
+        (_half_a_file, ValueError, "is cut off, damaged"),
+        (_closed, ValueError, "closed"),
+        (Image.Image, ValueError, "image may have one pixel at least"),
+        (lambda: np.zeros((32, 32, 3), np.uint16), TypeError, "got an array of uint16; write"),
+        (lambda: np.zeros((32, 32, 3), bool), TypeError, "got an array of bool; write Image"),
+    ],
+)
+def test_a_picture_that_is_none_is_refused_at_once(make, kind, words):
+    with pytest.raises(kind, match=words) as error:
+        record(tiny.pipeline("img2img", size="small"), "a cat", image=make(), **QUICK)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("strength", [0, 0.4])
