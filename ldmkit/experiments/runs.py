@@ -24,7 +24,7 @@ from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import record
 from ldmkit.recording.intervene import intervene
 from ldmkit.records.grid import Grid, Label
-from ldmkit.records.law import at_unit_variance
+from ldmkit.records.noise_law import at_unit_variance
 
 __all__ = ["Job", "Progress", "gather", "lend", "plain"]
 

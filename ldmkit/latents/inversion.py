@@ -33,7 +33,7 @@ from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
 from ldmkit.recording.noise_law import prediction_of
 from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Embedding
-from ldmkit.records.law import both_of, clean_of
+from ldmkit.records.noise_law import both_of, clean_of
 from ldmkit.space.clip import clip_space
 from ldmkit.space.encoders import embeddings_of, space_name, stacked
 from ldmkit.space.unclip import Family, family_of

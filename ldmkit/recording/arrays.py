@@ -17,7 +17,7 @@ from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.guidance import Sides, sides
 from ldmkit.recording.hooks import Call, Tape
 from ldmkit.recording.noise_law import PREDICTIONS, estimates, guess_of, number, prediction_of
-from ldmkit.records.law import noise_of
+from ldmkit.records.noise_law import noise_of
 
 __all__ = [
     "SIDES",

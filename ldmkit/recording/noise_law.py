@@ -1,6 +1,6 @@
 """The noise law: alpha, sigma, clean estimate and noise, for each scheduler and prediction.
 
-One law holds for every scheduler that a record describes (``ldmkit.records.law``):
+One law holds for every scheduler that a record describes (``ldmkit.records.noise_law``):
 
     latents = alpha * x0 + sigma * noise
 
@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmkit.records.law import both_of
+from ldmkit.records.noise_law import both_of
 
 __all__ = [
     "PREDICTIONS",
@@ -317,7 +317,7 @@ def estimates(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Clean estimate and noise from what the network gave, as a record keeps them.
 
-    The formulas are those of ``records.law.both_of``.
+    The formulas are those of ``records.noise_law.both_of``.
 
     Args:
         latents: what entered the step, any shape that broadcasts with ``alpha``.

@@ -32,7 +32,7 @@ from ldmkit.recording import record
 from ldmkit.recording.hooks import denoiser_of
 from ldmkit.recording.kept import versions
 from ldmkit.records import Embedding, Step, Trajectory, Walk
-from ldmkit.records.law import at_unit_variance
+from ldmkit.records.noise_law import at_unit_variance
 from ldmkit.records.rgb import to_rgb
 from ldmkit.space import paths
 from ldmkit.space.clip import clip_space
