@@ -27,9 +27,10 @@ from PIL import Image
 
 from ldmkit.check import say, short, whole
 from ldmkit.latents.codec import encode_image, listed
+from ldmkit.loading.families import denoiser_of, scheduler_of
 from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import call as checks
-from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
+from ldmkit.recording.hooks import exclusive
 from ldmkit.recording.noise_law import prediction_of
 from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Embedding

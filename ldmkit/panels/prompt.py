@@ -17,6 +17,7 @@ from PIL import Image
 from ldmkit.check import flag, heard_by
 from ldmkit.figures.html import asset, shorten, text
 from ldmkit.figures.webp import SMALL, webp
+from ldmkit.loading.families import autoencoder_of, scheduler_of
 from ldmkit.panels.fields import (
     Form,
     WordsField,
@@ -34,8 +35,7 @@ from ldmkit.panels.trajectory import TrajectoryPart
 from ldmkit.panels.upload import take
 from ldmkit.recording import record
 from ldmkit.recording.call import check_keep, check_preview
-from ldmkit.recording.hooks import scheduler_of
-from ldmkit.recording.preview import autoencoder_of, linear_rgb
+from ldmkit.recording.preview import linear_rgb
 from ldmkit.recording.safety import WITHHELD, has_checker
 from ldmkit.records import RecordError, Step, Trajectory
 

@@ -30,11 +30,20 @@ from PIL import Image
 from ldmkit import check
 from ldmkit.check import heard_by, say, says_no, short
 from ldmkit.loading.device import Released, in_use
-from ldmkit.loading.families import Layout, family_of, layout_of
+from ldmkit.loading.families import (
+    Layout,
+    Stage,
+    autoencoder_of,
+    denoisers_of,
+    family_of,
+    layout_of,
+    scheduler_of,
+    stages_of,
+    step_of,
+)
 from ldmkit.loading.memory import told_of_memory
 from ldmkit.loading.siblings import origin_of, say_if_astray
 from ldmkit.recording import call as checks
-from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import (
     SIDES,
     Told,
@@ -57,24 +66,19 @@ from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.guidance import changes
 from ldmkit.recording.hooks import (
     Call,
-    Stage,
     Stop,
     Tape,
     call_at_work,
-    denoisers_of,
     exclusive,
     guarded,
     hooked,
-    scheduler_of,
-    stages_of,
-    step_of,
     telling,
 )
 from ldmkit.recording.intervene import interventions_of
 from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_steps
 from ldmkit.recording.noise_law import number, prediction_of
+from ldmkit.recording.pictures import images_of, pictures_of, step_pictures
 from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
-from ldmkit.recording.shown import images_of, pictures_of, step_pictures
 from ldmkit.recording.watching import check_visible, watched
 from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Step, Trajectory
@@ -157,7 +161,7 @@ def record(
         told["intervene"] = changed
     if seeds is not None:
         call["generator"] = _generator(seeds)
-    tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
+    tape = Recording(scheduler, networks, autoencoder_of(pipe), names, preview)
     tape.on_step = on_step
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
     if looked is not None:

@@ -26,10 +26,10 @@ from ldmkit.check import choice, flag, function, says_no, short, whole
 from ldmkit.critters import Scene
 from ldmkit.latents import decode_latents, encode_image
 from ldmkit.latents.inversion import own_noise
+from ldmkit.loading.families import denoiser_of
 from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording import record
-from ldmkit.recording.hooks import denoiser_of
 from ldmkit.recording.kept import versions
 from ldmkit.records import Embedding, Step, Trajectory, Walk
 from ldmkit.records.noise_law import at_unit_variance
