@@ -32,7 +32,7 @@ from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording.hooks import exclusive
 from ldmkit.recording.noise_law import prediction_of
-from ldmkit.recording.words import Heard, heard
+from ldmkit.recording.truncation import Heard, heard
 from ldmkit.records import Embedding
 from ldmkit.records.noise_law import both_of, clean_of
 from ldmkit.space.clip import clip_space

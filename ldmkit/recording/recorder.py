@@ -75,12 +75,12 @@ from ldmkit.recording.hooks import (
     telling,
 )
 from ldmkit.recording.intervene import interventions_of
-from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_steps
 from ldmkit.recording.noise_law import number, prediction_of
 from ldmkit.recording.pictures import images_of, pictures_of, step_pictures
 from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
+from ldmkit.recording.settings import kept, versions, was_interrupted, with_true_steps
+from ldmkit.recording.truncation import Heard, heard
 from ldmkit.recording.watching import check_visible, watched
-from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Step, Trajectory
 
 __all__ = ["Recording", "record", "recorder"]

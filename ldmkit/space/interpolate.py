@@ -30,7 +30,7 @@ from ldmkit.loading.families import denoiser_of
 from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording import record
-from ldmkit.recording.kept import versions
+from ldmkit.recording.settings import versions
 from ldmkit.records import Embedding, Step, Trajectory, Walk
 from ldmkit.records.noise_law import at_unit_variance
 from ldmkit.records.rgb import to_rgb

@@ -31,8 +31,8 @@ from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording import record
 from ldmkit.recording.arrays import prior_arrays
-from ldmkit.recording.kept import versions
-from ldmkit.recording.words import Heard, heard
+from ldmkit.recording.settings import versions
+from ldmkit.recording.truncation import Heard, heard
 from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.records.trajectory import MAX_STAGES
 from ldmkit.space.clip import clip_space
