@@ -313,7 +313,7 @@ def _open(tokenizer: Any) -> Iterator[None]:
     with _guard:
         opened = _opened.get(key)
         if opened is None:
-            kind = type(tokenizer)
+            kind: Any = type(tokenizer)
             tokenizer.__class__ = _hearing(kind)
             opened = _Opened(kind, 0, _copy_if_taken(tokenizer, kind))
         _opened[key] = opened._replace(listeners=opened.listeners + 1)
