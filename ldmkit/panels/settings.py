@@ -221,7 +221,7 @@ class Settings:
             pipe.set_progress_bar_config(disable=True)
         call = self._extra | {name: settings[name] for name in self._call_names(settings)}
         if picture is not None:
-            call["image"] = _fitted(picture, self._size(call))
+            call["image"] = ImageOps.fit(picture, self._size(call))
         return pipe, call | self._recording
 
     def _own(self) -> str:
@@ -401,8 +401,3 @@ def _checked_picture(name: str, entry: Any) -> Image.Image | None:
         return to_rgb(entry, f"{name}, a start picture,", side=KEPT_SIDE)
     except OSError as error:  # of a path; a panel says what is wrong with a value
         raise ValueError(str(error)) from None
-
-
-def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Cropped in the middle to the shape, then resized."""
-    return ImageOps.fit(picture, size)
