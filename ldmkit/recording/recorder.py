@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from ldmkit import check
-from ldmkit.check import heard_by, say, says_no, short
+from ldmkit.check import heard_by, or_said, say, says_no, short
 from ldmkit.loading.device import Released, in_use
 from ldmkit.loading.families import (
     Layout,
@@ -54,7 +54,6 @@ from ldmkit.recording.arrays import (
     laid_out,
     nothing,
     of_one_shape,
-    or_said,
     prior_arrays,
     say_what_is_missing,
     stacked,
