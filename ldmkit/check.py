@@ -249,7 +249,7 @@ def _leans(letter: str) -> bool:
 
 # --- what is told ------------------------------------------------------------------------------
 
-# Whose frames are no reader's: ldmkit's, and those of libraries that a run calls and that call back.
+# Whose frames are no reader's: ldmkit's, and those of libraries that call back into it.
 _OURS = ("ldmkit", "contextlib", "functools", "diffusers", "torch", "transformers")
 # ``warnings.catch_warnings`` changes what the whole process shows, so a panel's worker thread can't
 # use it while a cell runs beside it: each thread has a listener of its own.
