@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ldmkit.check import say, says_no
-from ldmkit.experiments.scoring import Scorer
+from ldmkit.experiments.score import Scorer
 from ldmkit.loading import load
 from ldmkit.loading.device import Released, being_released
 from ldmkit.loading.samplers import with_sampler
