@@ -388,10 +388,11 @@ def _gone_kind() -> Any:
             cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             if func.__name__ == "__get__":  # shape, dtype, device, is_meta
-                return super().__torch_function__(func, types, args, kwargs or {})
+                kind: Any = super()
+                return kind.__torch_function__(func, types, args, kwargs or {})
             raise RuntimeError(RELEASED)
 
-        def __repr__(self, *, tensor_contents: Any = None) -> str:
+        def __repr__(self, *, tensor_contents: Any = None) -> Any:
             return f"Gone(shape={tuple(self.shape)})"
 
     return Gone

@@ -162,8 +162,7 @@ class Table(Sequence[Mapping[str, Any]]):
         }
         cell = '<{tag} style="text-align:{align};padding:0.2em 0.8em">{text}</{tag}>'
         head = "".join(
-            cell.format(tag="th", align=aligned[name], text=_markup(name))
-            for name in self.columns
+            cell.format(tag="th", align=aligned[name], text=_markup(name)) for name in self.columns
         )
         body = "".join(
             "<tr>"
