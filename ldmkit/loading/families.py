@@ -50,8 +50,8 @@ class Family:
     Attributes:
         classes: beginnings of the class names of its pipelines.
         answers: what the network is asked for in a step, in its order in batch or calls, once for
-            each number of answers: ``"text"`` and ``"uncond"``, others by what they are, and
-            ``"..."`` for any number of them.
+            each number of answers: ``"text"`` (that to the prompt) and ``"uncond"``, others by what
+            they are, and ``"..."`` for any number of them.
             Of two the numbers decide where they can: ``ldmkit.recording.guidance``.
         unguided: the same where guidance is off and the network is asked more than once yet.
         doubled_by: keyword of the call that, above 1, makes the pipeline keep each picture's
@@ -62,6 +62,7 @@ class Family:
         by_sigma_data: clean latents have the deviation ``sigma_data`` of the scheduler, and are
             divided by it before they are decoded.
         from_zero: pixels are in 0..1, where others have -1..1.
+        instead: what its steps do where they take no noise away, as the end of a sentence.
         tokens: where the words stand among the network's tokens, or ``"apart"``: it reads them by
             cross-attention.
         text_tokens: whose tokens the network's text is made of, in this order: names of
@@ -76,6 +77,7 @@ class Family:
     asks: Mapping[str, str] = field(default_factory=dict)
     by_sigma_data: bool = False
     from_zero: bool = False
+    instead: str = ""
     tokens: Order = "apart"
     text_tokens: tuple[str | int, ...] = ("tokenizer",)
 
@@ -175,7 +177,7 @@ FAMILIES = (
     Family(("Lumina",), _TEXT_FIRST),
     Family(("OmniGen",), (*_TEXT_FIRST, ("text", "uncond", "image")), tokens="text_first"),
     Family(("DreamLite",), (*_USUAL_ANSWERS, ("uncond", "image", "text"))),
-    Family(("LEdits",), (("uncond", "text"), ("uncond", "edits", "..."))),
+    Family(("LEdits",), (("uncond", "edit"), ("uncond", "edits", "..."))),
     Family(("ZImage",), _TEXT_FIRST, tokens="image_first"),
     Family(("HunyuanDiT",), text_tokens=("tokenizer", "tokenizer_2")),
     Family(("UnCLIP",), text_tokens=(4, "tokenizer")),
@@ -217,7 +219,7 @@ FAMILIES = (
     Family(("JoyImage",), _TEXT_FIRST, unpack=_last_picture),
     Family(("SanaSprint", "Cosmos"), _TEXT_FIRST, by_sigma_data=True),
     Family(("Wuerstchen", "StableCascade"), _TEXT_FIRST),
-    Family(("Amused",), unpack=_codes),
+    Family(("Amused",), unpack=_codes, instead="fills in masked codes of a codebook"),
     Family(("ScoreSdeVe",), (("corrected", "text"),), from_zero=True),
     Family(("KarrasVe",), (("corrected", "text"),)),
     Family(("SemanticStableDiffusion",), (*_USUAL_ANSWERS, ("uncond", "text", "..."))),
@@ -263,6 +265,7 @@ class Layout:
         described: the family has a row.
         data: what clean latents are divided by before they are decoded.
         from_zero: pixels are in 0..1, where others have -1..1.
+        instead: what the steps do where they take no noise away.
     """
 
     answers: tuple[tuple[str, ...], ...] = _USUAL_ANSWERS
@@ -271,6 +274,7 @@ class Layout:
     described: bool = False
     data: float = 1.0
     from_zero: bool = False
+    instead: str = ""
 
 
 def layout_of(pipe: Any, names: Names) -> Layout:
@@ -290,7 +294,15 @@ def layout_of(pipe: Any, names: Names) -> Layout:
     config = getattr(getattr(pipe, "scheduler", None), "config", {})
     data = float(config.get("sigma_data") or 1.0) if family.by_sigma_data else 1.0
     described = family is not _USUAL
-    return Layout(answers_of(pipe, names), unpack, doubled, described, data, family.from_zero)
+    return Layout(
+        answers_of(pipe, names),
+        unpack,
+        doubled,
+        described,
+        data,
+        family.from_zero,
+        family.instead,
+    )
 
 
 def _unpack_of(pipe: Any, family: Family, names: Names) -> Shaped | None:

@@ -261,6 +261,7 @@ def say_what_is_missing(
     arrays: Mapping[str, Any],
     names: Sequence[str],
     channels: int | None = None,
+    instead: str = "",
 ) -> None:
     """One sentence for each reason why something that was asked for can't be told.
 
@@ -270,6 +271,7 @@ def say_what_is_missing(
         arrays: what ``arrays_of`` made of them.
         names: the arrays that were asked for.
         channels: of the autoencoder's latents, where it says so.
+        instead: what the steps do where they take no noise away; ``Layout.instead``.
     """
     who = type(scheduler).__name__
     if not calls:
@@ -282,7 +284,13 @@ def say_what_is_missing(
     missing = {name for name in names if name in arrays and arrays[name] is None}
     unknown = np.isnan(arrays["alphas"])
     predicts = "epsilon" if scheduler is None else prediction_of(scheduler)
-    if unknown.all() and missing:
+    if instead and missing:
+        say(
+            f"{who} {instead} where others take noise away: latents, timesteps and the picture are "
+            f"recorded; {', '.join(sorted(missing))}, alphas, sigmas and pictures of the steps "
+            "don't exist."
+        )
+    elif unknown.all() and missing:
         say(
             f"{who} has a noise law that ldmkit doesn't know: latents, timesteps and the "
             f"picture are recorded; {', '.join(sorted(missing))}, alphas and sigmas are "
@@ -312,6 +320,11 @@ def say_what_is_missing(
             else "no network was watched"
         )
         say(f"{', '.join(sorted(missing))} can't be told: {reason}.")
+    elif "noise_pred_text" in missing:
+        say(
+            "noise_pred_text can't be told: the network was asked without words and for each edit "
+            "by itself, and never with a prompt."
+        )
     if scheduler is not None and not unknown.all() and (guess := guess_of(scheduler)):
         say(f"ldmkit doesn't know {who}: {guess}.")
 

@@ -477,7 +477,8 @@ class Recording:
                 "left out."
             )
         channels = getattr(getattr(self.vae, "config", None), "latent_channels", None)
-        say_what_is_missing(self.scheduler, calls, arrays, self.names, channels)
+        instead = "" if self.layout is None else self.layout.instead
+        say_what_is_missing(self.scheduler, calls, arrays, self.names, channels, instead)
         facts, scales = dict(self.facts), arrays.pop("guidance")
         if scales is not None and changes(scales):  # else the call says it
             told = [None if np.isnan(scale) else round(float(scale), 3) for scale in scales]
@@ -550,6 +551,8 @@ class Recording:
     def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:
         if self.preview == "none" or not len(arrays["timesteps"]) or is_film(calls[-1].latents):
             return {}  # of a film it is said already
+        if self.layout is not None and self.layout.instead:
+            return {}
         latents = calls[-1].latents
         if self.vae is None and not (is_picture(latents) and latents.shape[1] == 3):
             if self.result is not None:

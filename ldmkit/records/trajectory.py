@@ -63,6 +63,7 @@ MAX_STAGES, MAX_DEPTH = 256, 3
 _TOLD = (
     "scheduler",
     "scheduler_config",
+    "guider",
     "adapters",
     "learned_words",
     "generator_seed",
@@ -334,10 +335,10 @@ class Trajectory:
     def keywords(self) -> dict[str, Any]:
         """What repeats the run: ``record(pipe, **traj.keywords)``, the picture again to the bit.
 
-        The same pipeline with the same scheduler, versions and kind of machine are taken for
-        granted. What no record holds is said aloud: keywords beside words and numbers (a start
-        picture, latents, a callback: ``call["left_out"]``), a run without a seed, adapters that
-        were loaded, words that were changed on the way (``intervene``).
+        The same pipeline with the same scheduler (and guider), versions and kind of machine are
+        taken for granted. What no record holds is said aloud: keywords beside words and numbers
+        (a start picture, latents, a callback: ``call["left_out"]``), a run without a seed, adapters
+        that were loaded, words that were changed on the way (``intervene``).
         """
         words = {name: getattr(self, name) for name in ("prompt", "negative_prompt", "seed")}
         words["seed"] = self.call.get("generator_seed") if self.seed is None else self.seed
