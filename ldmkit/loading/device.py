@@ -392,7 +392,7 @@ def _gone_kind() -> Any:
                 return kind.__torch_function__(func, types, args, kwargs or {})
             raise RuntimeError(RELEASED)
 
-        def __repr__(self, *, tensor_contents: Any = None) -> Any:
+        def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
             return f"Gone(shape={tuple(self.shape)})"
 
     return Gone
