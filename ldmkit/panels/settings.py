@@ -12,9 +12,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ldmkit.check import choice, did_you_mean, function, number, short, whole
-from ldmkit.loading.origin import origin_of
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
-from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture, twin_of
+from ldmkit.loading.siblings import (
+    can_take_picture,
+    from_picture,
+    origin_of,
+    takes_picture,
+    twin_of,
+)
 from ldmkit.panels.upload import KEPT_SIDE
 from ldmkit.recording import call as checks
 from ldmkit.records.rgb import to_rgb
@@ -24,7 +29,6 @@ __all__ = [
     "Ran",
     "Settings",
     "check_extra",
-    "checked_flag",
     "checked_seed",
     "checked_words",
     "told_of",
@@ -57,13 +61,6 @@ def checked_seed(name: str, entry: Any) -> int:
             f"got {short(entry)}; ldmkit.record takes larger ones."
         )
     return whole(name, entry, 0, LARGEST_SEED)
-
-
-def checked_flag(name: str, entry: Any) -> bool:
-    """True or False."""
-    if not isinstance(entry, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {short(entry)}.")
-    return bool(entry)
 
 
 def check_extra(pipe: Any, call: Mapping[str, Any], known: Any, own: Any, who: str) -> None:
@@ -224,7 +221,7 @@ class Settings:
             pipe.set_progress_bar_config(disable=True)
         call = self._extra | {name: settings[name] for name in self._call_names(settings)}
         if picture is not None:
-            call["image"] = _fitted(picture, self._size(call))
+            call["image"] = ImageOps.fit(picture, self._size(call))
         return pipe, call | self._recording
 
     def _own(self) -> str:
@@ -404,8 +401,3 @@ def _checked_picture(name: str, entry: Any) -> Image.Image | None:
         return to_rgb(entry, f"{name}, a start picture,", side=KEPT_SIDE)
     except OSError as error:  # of a path; a panel says what is wrong with a value
         raise ValueError(str(error)) from None
-
-
-def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Cropped in the middle to the shape, then resized."""
-    return ImageOps.fit(picture, size)

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from ldmkit.check import did_you_mean, number, short
-from ldmkit.loading.families import family_of
+from ldmkit.loading.families import denoisers_of, family_of, scheduler_of
 from ldmkit.recording.call import check_prompt, parameters_of
-from ldmkit.recording.hooks import Wrapped, denoisers_of, scheduler_of
+from ldmkit.recording.hooks import Wrapped
 from ldmkit.recording.tokens import Reading, readings
 from ldmkit.recording.watching import (
     Run,

@@ -28,14 +28,22 @@ import torch
 from PIL import Image
 
 from ldmkit import check
-from ldmkit.check import heard_by, say, short
+from ldmkit.check import heard_by, or_said, say, says_no, short
 from ldmkit.loading.device import Released, in_use
-from ldmkit.loading.families import Layout, family_of, layout_of
+from ldmkit.loading.families import (
+    Layout,
+    Stage,
+    autoencoder_of,
+    denoisers_of,
+    family_of,
+    layout_of,
+    scheduler_of,
+    stages_of,
+    step_of,
+)
 from ldmkit.loading.memory import told_of_memory
-from ldmkit.loading.origin import origin_of
-from ldmkit.loading.students import say_if_astray
+from ldmkit.loading.siblings import origin_of, say_if_astray
 from ldmkit.recording import call as checks
-from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import (
     SIDES,
     Told,
@@ -46,7 +54,6 @@ from ldmkit.recording.arrays import (
     laid_out,
     nothing,
     of_one_shape,
-    or_said,
     prior_arrays,
     say_what_is_missing,
     stacked,
@@ -58,26 +65,21 @@ from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.guidance import changes
 from ldmkit.recording.hooks import (
     Call,
-    Stage,
     Stop,
     Tape,
     call_at_work,
-    denoisers_of,
     exclusive,
     guarded,
     hooked,
-    scheduler_of,
-    stages_of,
-    step_of,
     telling,
 )
 from ldmkit.recording.intervene import interventions_of
-from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_steps
 from ldmkit.recording.noise_law import number, prediction_of
+from ldmkit.recording.pictures import images_of, pictures_of, step_pictures
 from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
-from ldmkit.recording.shown import images_of, pictures_of, step_pictures
+from ldmkit.recording.settings import kept, versions, was_interrupted, with_true_steps
+from ldmkit.recording.truncation import Heard, heard
 from ldmkit.recording.watching import check_visible, watched
-from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Step, Trajectory
 
 __all__ = ["Recording", "record", "recorder"]
@@ -146,7 +148,7 @@ def record(
     keep, looked, most = check_attention(keep, attention, attention_bytes)
     names = checks.check_keep(keep)
     checks.check_preview(preview)
-    checks.check_flag("unsafe_previews", unsafe_previews)
+    check.flag("unsafe_previews", unsafe_previews)
     check.function("on_step", on_step)
     scheduler, networks = scheduler_of(pipe), denoisers_of(pipe)
     checks.check_parts(pipe, scheduler, networks)
@@ -158,7 +160,7 @@ def record(
         told["intervene"] = changed
     if seeds is not None:
         call["generator"] = _generator(seeds)
-    tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
+    tape = Recording(scheduler, networks, autoencoder_of(pipe), names, preview)
     tape.on_step = on_step
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
     if looked is not None:
@@ -279,7 +281,7 @@ def recorder(
     networks = checks.check_network(network)
     tape = Recording(scheduler, networks, vae, names, preview)
     tape.on_step = check.function("on_step", on_step)
-    tape.unsafe = checks.check_flag("unsafe_previews", unsafe_previews)
+    tape.unsafe = check.flag("unsafe_previews", unsafe_previews)
     tape.facts["prompt"] = _frozen(prompt)
     with exclusive(scheduler, *networks), _listening(tape):
         yield tape
@@ -421,7 +423,7 @@ class Recording:
             return
         with telling():
             answer = self.on_step(self._step(call))
-        if isinstance(answer, (bool, np.bool_)) and not answer:
+        if says_no(answer):
             raise Stop
 
     def _step(self, call: Call) -> Step:
@@ -475,7 +477,8 @@ class Recording:
                 "left out."
             )
         channels = getattr(getattr(self.vae, "config", None), "latent_channels", None)
-        say_what_is_missing(self.scheduler, calls, arrays, self.names, channels)
+        instead = "" if self.layout is None else self.layout.instead
+        say_what_is_missing(self.scheduler, calls, arrays, self.names, channels, instead)
         facts, scales = dict(self.facts), arrays.pop("guidance")
         if scales is not None and changes(scales):  # else the call says it
             told = [None if np.isnan(scale) else round(float(scale), 3) for scale in scales]
@@ -548,6 +551,8 @@ class Recording:
     def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:
         if self.preview == "none" or not len(arrays["timesteps"]) or is_film(calls[-1].latents):
             return {}  # of a film it is said already
+        if self.layout is not None and self.layout.instead:
+            return {}
         latents = calls[-1].latents
         if self.vae is None and not (is_picture(latents) and latents.shape[1] == 3):
             if self.result is not None:

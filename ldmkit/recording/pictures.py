@@ -13,8 +13,8 @@ from PIL import Image
 from ldmkit.loading.device import works_on
 from ldmkit.loading.families import Layout
 from ldmkit.recording import preview as previews
-from ldmkit.recording.small import small_decoder
-from ldmkit.records.law import at_unit_variance, clean_of
+from ldmkit.recording.preview import small_decoder
+from ldmkit.records.noise_law import at_unit_variance, clean_of
 
 __all__ = ["images_of", "pictures_of", "step_pictures"]
 
