@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import operator
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -61,7 +62,8 @@ def intervene(
     """Changes what the network reads while the block runs; everything is put back at its end.
 
     Every run of the pipeline within the block is changed, in whatever way it is started: bare, by
-    ``record``, by a twin of it. A record made here says so in ``call["intervene"]``.
+    ``record``, by a twin of it. A record made here says so in ``call["intervene"]``. What runs in
+    another thread beside the block, such as a panel's run, stays as it is.
 
     Args:
         pipe: the pipeline.
@@ -108,7 +110,7 @@ def intervene(
 def interventions_of(networks: Iterable[torch.nn.Module]) -> list[dict[str, Any]]:
     """What stands round these networks now, in words that JSON can hold."""
     found = {id(plan): plan for network in networks for plan in _active.get(network, ())}
-    return [plan.told for plan in found.values()]
+    return [plan.told for plan in found.values() if plan.thread == threading.get_ident()]
 
 
 class Intervention(Watcher):
@@ -128,7 +130,7 @@ class Intervention(Watcher):
             raise TypeError(
                 f"attention must be the number of a picture of the batch, got {short(attention)}."
             )
-        self.changed = 0
+        self.changed, self.thread = 0, threading.get_ident()
         self.told: dict[str, Any] = {}
         self._chosen: set[str] | None = None
         self._runs: dict[int, _Steps] = {}
