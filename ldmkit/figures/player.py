@@ -173,6 +173,7 @@ def attention_data(maps: AttentionMaps, index: list[int]) -> tuple[dict[str, Any
         layers = [(layers[0][0], layers[0][1][: len(keys)])]
     data = {
         "words": [shorten(key_words(key), 40) for key in keys],
+        "concepts": maps.concepts,
         "layers": [
             {"name": shorten(name, 60), "height": array.shape[2], "width": array.shape[3]}
             for name, array in layers

@@ -7,9 +7,10 @@ columns of the wanted words are kept of it.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,10 @@ def _masked(
 class MapRecorder(Watcher):
     """Keeps the maps of a run: for each step, layer and picture.
 
+    Attributes:
+        fewer: what of a run would take less room, in words.
+        of_concepts: whether the maps are of concepts (concepts.py).
+
     Args:
         pipe: the pipeline.
         family: of its kind.
@@ -142,6 +147,9 @@ class MapRecorder(Watcher):
         scheduler: says how many steps there will be.
     """
 
+    fewer = 'fewer words (attention=("hat",))'
+    of_concepts = False
+
     def __init__(
         self,
         pipe: Any,
@@ -151,9 +159,9 @@ class MapRecorder(Watcher):
         most: int,
         scheduler: Any,
     ) -> None:
-        super().__init__(family)
+        super().__init__(family, threading.get_ident())
         self.pipe, self.call, self.wanted, self.most = pipe, call, wanted, most
-        self.scheduler, self.thread = scheduler, threading.get_ident()
+        self.scheduler = scheduler
         self.heads, self.texts = True, self._texts()
         self.readings: list[Reading] = []
         self.names: dict[str, int] = {}  # layer -> heads, in the order of a step
@@ -193,42 +201,51 @@ class MapRecorder(Watcher):
     def attend(self, seen: Seen, run: Run) -> torch.Tensor:
         """Runs the attention as it is, then looks at the same queries and keys again."""
         output = run()
-        rows = None
-        if threading.get_ident() == self.thread and self.readings:
-            rows = rows_with_words(self, self.pictures, self._calls - 1, self.pipe)
+        rows = self._rows()
         if rows is not None:
             with torch.no_grad():
-                self._keep(seen, rows)
+                made = functools.partial(self._softmax, seen)
+                self._keep(seen, rows, seen.query.shape[1], made)
         return output
 
-    def _keep(self, seen: Seen, rows: range) -> None:
+    def _rows(self) -> range | None:
+        """Which rows of this call's batch read the words."""
+        if not self.readings:
+            return None
+        return rows_with_words(self, self.pictures, self._calls - 1, self.pipe)
+
+    def _keep(
+        self, seen: Seen, rows: range, heads: int, made: Callable[[int, Reading], torch.Tensor]
+    ) -> None:
+        """Keeps the maps of each picture, (rows, heads or 1, places); ``made`` makes one's."""
         each = self.pictures // len(self.readings)
         half = seen.query.dtype in (torch.float16, torch.bfloat16)
         name = seen.layer
         while name in self._now:  # one module that looks twice in a step
             name += "+"
-        heads = seen.query.shape[1]
         self.names.setdefault(name, heads)
         kept = []
         for picture, row in enumerate(rows):
             reading = self.readings[picture // each]
-            columns = [[seen.text.start + c for c in own] for own in reading.columns]
-            if not self._fits(len(columns), heads, seen.picture, half):
-                continue
-            mask = seen.options.get("attn_mask")
-            if mask is not None and mask.ndim == 4:
-                mask = mask[row if len(mask) > 1 else 0]
-            found = maps_of(
-                seen.query[row, :, seen.picture],
-                seen.key[row],
-                columns,
-                scale=seen.options.get("scale"),
-                mask=mask,
-                causal=bool(seen.options.get("is_causal")),
-                heads=self.heads,
-            )
-            kept.append(found.half() if half else found)
+            if self._fits(len(reading.columns), heads, seen.picture, half):
+                found = made(row, reading)
+                kept.append(found.half() if half else found)
         self._now[name] = kept
+
+    def _softmax(self, seen: Seen, row: int, reading: Reading) -> torch.Tensor:
+        columns = [[seen.text.start + c for c in own] for own in reading.columns]
+        mask = seen.options.get("attn_mask")
+        if mask is not None and mask.ndim == 4:
+            mask = mask[row if len(mask) > 1 else 0]
+        return maps_of(
+            seen.query[row, :, seen.picture],
+            seen.key[row],
+            columns,
+            scale=seen.options.get("scale"),
+            mask=mask,
+            causal=bool(seen.options.get("is_causal")),
+            heads=self.heads,
+        )
 
     def _fits(self, rows: int, heads: int, places: slice, half: bool) -> bool:
         """Whether there is room; where each head is too much, their mean is kept from here on."""
@@ -267,14 +284,15 @@ class MapRecorder(Watcher):
         if needed > self.most:
             raise ValueError(
                 f"The attention maps of this run take {needed:,} bytes ({self._count} steps, "
-                f"{len(self.names)} layers), attention_bytes allows {self.most:,}; give fewer "
-                f'words (attention=("hat",)), fewer steps, or attention_bytes={needed}.'
+                f"{len(self.names)} layers), attention_bytes allows {self.most:,}; give "
+                f"{self.fewer}, fewer steps, or attention_bytes={needed}."
             )
         if not self._now:
             who = type(self.pipe).__name__
             raise ValueError(
                 f"No attention to words was heard in the first step of {who}: its layers compute "
-                "it out of sight, or nobody described where its words stand; leave attention out."
+                "it out of sight, or nobody described where its words stand; leave "
+                f"{'concepts' if self.of_concepts else 'attention'} out."
             )
 
     def record(
@@ -313,6 +331,7 @@ class MapRecorder(Watcher):
                 "rows": tuple(map(tuple, reading.rows)),
                 "layers": tuple(layers),
                 "maps": tuple(maps[i]),
+                "concepts": self.of_concepts,
             }
             for i in range(self.pictures)
             for reading in [self.readings[i // each]]

@@ -37,7 +37,7 @@ from ldmkit.recording.watching import (
 )
 from ldmkit.records.attention import PADDING
 
-__all__ = ["Intervention", "intervene", "interventions_of"]
+__all__ = ["Intervention", "encoded", "intervene", "interventions_of"]
 
 Words = str | Mapping[str, float] | None
 Amount = float | Sequence[float] | Callable[[int], float]
@@ -248,7 +248,7 @@ class Intervention(Watcher):
         longest = call.get("max_sequence_length")
         key = (id(pipe), longest, call.get("clip_skip"))
         if key not in self._encoded:
-            self._encoded[key] = _encoded(pipe, str(self.words or ""), call)
+            self._encoded[key] = encoded(pipe, str(self.words or ""), call)
         other = self._encoded[key]
         if not isinstance(own, torch.Tensor) or own.shape[1:] != other["embeds"].shape[1:]:
             raise ValueError(
@@ -420,8 +420,8 @@ def _pictures(call: Mapping[str, Any]) -> int:
 # --- other words ---------------------------------------------------------------------------------
 
 
-def _encoded(pipe: Any, words: str, call: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Embeds (1, tokens, d), pooled (1, d) and mask (1, tokens), as far as the family has them."""
+def encoded(pipe: Any, words: str | list[str], call: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Embeds (b, tokens, d), pooled (b, d) and mask (b, tokens), as far as the family has them."""
     encode = getattr(pipe, "encode_prompt", None)
     if not callable(encode):
         raise ValueError(
@@ -444,7 +444,7 @@ def _encoded(pipe: Any, words: str, call: Mapping[str, Any]) -> dict[str, torch.
     embeds = next(part for part in tensors if part.ndim == 3)
     told = {"embeds": embeds}
     for part in tensors:
-        if part.ndim == 2 and len(part) == 1:
+        if part.ndim == 2 and len(part) == len(embeds):
             told.setdefault("pooled" if part.is_floating_point() else "mask", part)
     if not words and getattr(pipe, "config", {}).get("force_zeros_for_empty_prompt"):
         for name in {"embeds", "pooled"} & told.keys():  # as SDXL writes "no words"

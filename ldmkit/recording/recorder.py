@@ -30,7 +30,7 @@ from PIL import Image
 from ldmkit import check
 from ldmkit.check import heard_by, say, short
 from ldmkit.loading.device import Released, in_use
-from ldmkit.loading.families import Layout, family_of, layout_of
+from ldmkit.loading.families import Layout, layout_of
 from ldmkit.loading.memory import told_of_memory
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.students import say_if_astray
@@ -55,6 +55,7 @@ from ldmkit.recording.arrays import (
 )
 from ldmkit.recording.attention import MapRecorder, check_attention
 from ldmkit.recording.call import ARRAYS
+from ldmkit.recording.concepts import check_concepts, map_recorder
 from ldmkit.recording.guidance import changes
 from ldmkit.recording.hooks import (
     Call,
@@ -76,7 +77,7 @@ from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_ste
 from ldmkit.recording.noise_law import number, prediction_of
 from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
 from ldmkit.recording.shown import images_of, pictures_of, step_pictures
-from ldmkit.recording.watching import check_visible, watched
+from ldmkit.recording.watching import watched
 from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Step, Trajectory
 
@@ -96,6 +97,7 @@ def record(
     on_step: OnStep | None = None,
     unsafe_previews: bool = False,
     attention: str | Sequence[str] | None = None,
+    concepts: Sequence[str] | None = None,
     attention_bytes: int = 256 * 2**20,
     **call: Any,
 ) -> Trajectory:
@@ -125,6 +127,9 @@ def record(
             by default they are hidden (``Trajectory.hidden``), while their latents stay.
         attention: words of the prompt whose attention maps are kept, ``("hat", "cat")``; those of
             every token with ``"attention"`` in ``keep`` (``"all"`` leaves them out).
+        concepts: instead of words two or more concepts that need not be in the prompt,
+            ``("cat", "grass")``, to see which of them each place is most like (ConceptAttention,
+            arXiv 2502.04320); of FLUX and SD 3.
         attention_bytes: what all maps may take. Each head is kept where that takes an eighth of it
             at most, else the mean of a layer's heads; where that doesn't fit either the run is
             refused in its first step.
@@ -144,6 +149,7 @@ def record(
         pipe()  # says so
     parameters = checks.parameters_of(pipe)
     keep, looked, most = check_attention(keep, attention, attention_bytes)
+    named = check_concepts(concepts, looked)
     names = checks.check_keep(keep)
     checks.check_preview(preview)
     checks.check_flag("unsafe_previews", unsafe_previews)
@@ -161,9 +167,7 @@ def record(
     tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
     tape.on_step = on_step
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
-    if looked is not None:
-        check_visible(pipe, networks, "attention")
-        tape.maps = MapRecorder(pipe, family_of(pipe), call, looked, most, scheduler)
+    tape.maps = map_recorder(pipe, networks, call, scheduler, looked, named, most)
     others = {stage: Tape() for stage in stages_of(pipe)}
     parts = (scheduler, *networks, *(p for one in others for p in (one.network, one.scheduler)))
     with in_use(pipe, tape.leave):  # release() waits for it

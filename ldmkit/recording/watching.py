@@ -16,7 +16,8 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -69,10 +70,11 @@ class Watcher:
         length: tokens of text in this call of the network.
         places: of the picture, in this call.
         batch: pictures, guidance's second halves among them.
+        thread: whose calls of the network are heard; ``None``: every thread's.
     """
 
-    def __init__(self, family: Family) -> None:
-        self.family = family
+    def __init__(self, family: Family, thread: int | None = None) -> None:
+        self.family, self.thread = family, thread
         self.length = self.places = self.batch = 0
         self._layer: tuple[str, int | None] | None = None
 
@@ -87,6 +89,15 @@ class Watcher:
     def attend(self, seen: Seen, run: Run) -> torch.Tensor:
         """The attention's output; ``run(query=...)`` computes it, with other parts if wanted."""
         return run()
+
+    def hooks(self, module: torch.nn.Module) -> Iterable[Any]:
+        """Handles of further hooks in the network, which ``watched`` takes away."""
+        return ()
+
+    @property
+    def here(self) -> bool:
+        """Whether this thread's calls are heard."""
+        return self.thread in (None, threading.get_ident())
 
     def begin(self, module: torch.nn.Module, given: Mapping[str, Any]) -> None:
         """Notes how many tokens and places a call of the network has."""
@@ -155,6 +166,8 @@ def watched(network: torch.nn.Module, watcher: Watcher) -> Iterator[None]:
 
     @functools.wraps(forward)  # pipelines and others read its signature
     def heard(*args: Any, **kwargs: Any) -> Any:
+        if not watcher.here:
+            return forward(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         given = watcher.network(network, _flat(signature, bound.arguments))
         watcher.begin(network, given)
@@ -166,6 +179,8 @@ def watched(network: torch.nn.Module, watcher: Watcher) -> Iterator[None]:
 
     def enter(name: str) -> Any:
         def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            if not watcher.here:
+                return args, kwargs
             kwargs = watcher.layer(name, kwargs)
             words = kwargs.get("encoder_hidden_states")
             words = words[0] if isinstance(words, tuple) else words  # an IP-Adapter's beside it
@@ -175,13 +190,16 @@ def watched(network: torch.nn.Module, watcher: Watcher) -> Iterator[None]:
         return hook
 
     def leave(module: Any, args: Any, output: Any) -> None:
-        watcher._layer = None
+        if watcher.here:
+            watcher._layer = None
 
     with ExitStack() as stack:
         for name, module in layers_of(network).items():
             pre = module.register_forward_pre_hook(enter(name), with_kwargs=True)
             stack.callback(pre.remove)
             stack.callback(module.register_forward_hook(leave).remove)
+        for handle in watcher.hooks(network):
+            stack.callback(handle.remove)
         stack.callback(_put_back, network, earlier)
         network.forward = heard
         yield
