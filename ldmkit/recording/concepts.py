@@ -149,8 +149,8 @@ class ConceptRecorder(MapRecorder):
         self.concepts = tuple(concepts)
         self._blocks: dict[str, Any] = {}
         self._network: Any = None
-        self._embeds: torch.Tensor | None = None  # (concepts, d) as the encoder gives them
-        self._state: torch.Tensor | None = None  # (pictures, concepts, d) between two blocks
+        self._embeds: Any = None  # (concepts, d) as the encoder gives them
+        self._state: Any = None  # (pictures, concepts, d) between two blocks
         self._given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  # what modulates the words
 
     def hooks(self, module: torch.nn.Module) -> Iterable[Any]:
@@ -169,8 +169,8 @@ class ConceptRecorder(MapRecorder):
         self._network, self._state = module, None
         if self._embeds is None:
             self._embeds = _read(self.pipe, self.concepts, self.call)
-            prompts, names = self.call.get("prompt"), [*self.concepts]
-            texts = [prompts or ""] * self.texts if isinstance(prompts or "", str) else prompts
+            prompts, names = self.call.get("prompt") or "", [*self.concepts]
+            texts = [prompts] * self.texts if isinstance(prompts, str) else prompts
             rows = [[i] for i in range(len(names))]
             self.readings = [Reading(str(text), names, rows, names, rows) for text in texts]
 
