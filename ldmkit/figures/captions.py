@@ -8,7 +8,15 @@ from ldmkit.figures.html import shorten
 from ldmkit.records import Trajectory
 from ldmkit.records.pictures import is_hidden
 
-__all__ = ["LANE_WORDS", "alt_text", "details", "lane_words", "layer_words", "prompt_of"]
+__all__ = [
+    "LANE_WORDS",
+    "alt_text",
+    "decoded_note",
+    "details",
+    "lane_words",
+    "layer_words",
+    "prompt_of",
+]
 
 # lane -> (title, what it teaches)
 LANE_WORDS = {
@@ -20,6 +28,16 @@ LANE_WORDS = {
     "denoised_text": ("Estimate, with the words", "before guidance"),
     "denoised_uncond": ("Estimate, without the words", "or with the negative prompt"),
 }
+
+
+def decoded_note(traj: Trajectory) -> str:
+    """Which steps' pictures are decoded, where not all are."""
+    if traj.preview_every == 1 or not traj.previews:
+        return ""
+    return (
+        f"Decoded: one step in {traj.preview_every} from the first on, and the last; "
+        "those between are drawn by the linear map."
+    )
 
 
 def prompt_of(traj: Trajectory, batch: int = 0) -> str:

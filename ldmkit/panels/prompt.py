@@ -33,7 +33,7 @@ from ldmkit.panels.settings import Ran, Settings, told_of
 from ldmkit.panels.trajectory import TrajectoryPart
 from ldmkit.panels.upload import empty_upload, read_picture, uploaded
 from ldmkit.recording import record
-from ldmkit.recording.call import check_flag, check_keep, check_preview
+from ldmkit.recording.call import check_every, check_flag, check_keep, check_preview
 from ldmkit.recording.hooks import scheduler_of
 from ldmkit.recording.preview import autoencoder_of, linear_rgb
 from ldmkit.recording.safety import WITHHELD, has_checker
@@ -74,6 +74,7 @@ class PromptPanel(RunningPanel):
         prompt: the words.
         keep: names of arrays to keep, as in ``ldmkit.record``.
         preview: step pictures, as in ``ldmkit.record``.
+        preview_every: as in ``ldmkit.record``.
         unsafe_previews: as in ``ldmkit.record``; without it no picture is shown before a safety
             checker's verdict, where the pipeline has one.
         live: draws anew while the settings change; for pipelines that are quick, such as
@@ -96,6 +97,7 @@ class PromptPanel(RunningPanel):
         *,
         keep: Any = ("latents", "denoised"),
         preview: str = "auto",
+        preview_every: int = 1,
         unsafe_previews: bool = False,
         live: bool = False,
         **settings: Any,
@@ -105,6 +107,7 @@ class PromptPanel(RunningPanel):
         recording = {
             "keep": check_keep(keep),
             "preview": check_preview(preview),
+            "preview_every": check_every(preview_every),
             "unsafe_previews": check_flag("unsafe_previews", unsafe_previews),
         }
         self._settings = Settings(pipe, recording, given)

@@ -279,7 +279,8 @@ class Settings:
             lines += ["from PIL import ImageOps"]
             lines += ["picture = panel.value['image']"] if here else [PICTURE_CHANGED]
             arguments.append(f"image=ImageOps.fit(picture, {self._size(call)})")
-        usual = {"keep": ("latents", "denoised"), "preview": "auto", "unsafe_previews": False}
+        usual = {"keep": ("latents", "denoised"), "preview": "auto", "preview_every": 1}
+        usual["unsafe_previews"] = False
         call |= {key: value for key, value in self._recording.items() if value != usual[key]}
         for key, value in call.items():
             if (words := _literal(value)) is not None:

@@ -25,6 +25,7 @@ __all__ = [
     "WORDS",
     "check_call",
     "check_count",
+    "check_every",
     "check_flag",
     "check_generator",
     "check_keep",
@@ -52,7 +53,18 @@ ARRAYS = (
 # Keywords that hold words: prompt, prompt_2, negative_prompt_3, prior_prompt...
 WORDS = re.compile(r"(prior_|negative_)*prompt(_\d)?")
 PREVIEWS = ("auto", "vae", "linear", "none")
-_OWN = ("prompt", "seed", "keep", "preview", "on_step", "unsafe_previews", "attention", "concepts")
+_OWN = (
+    "prompt",
+    "seed",
+    "keep",
+    "preview",
+    "preview_every",
+    "on_step",
+    "unsafe_previews",
+    "attention",
+    "attention_bytes",
+    "concepts",
+)
 _LISTS = {"list", "List", "tuple", "Tuple"}
 _LONGEST_PROMPT = 100_000  # characters; a tokenizer takes a second for that many
 _LARGEST_SIDE = 8192  # pixels
@@ -396,6 +408,16 @@ def check_preview(preview: Any) -> str:
         ValueError: unknown.
     """
     return choice("preview", preview, PREVIEWS)
+
+
+def check_every(every: Any) -> int:
+    """Refuses what is no number of steps of which one has a decoded picture.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: below 1.
+    """
+    return whole("preview_every", every, 1)
 
 
 def check_seed(seed: Any, generator: Any, takes_generator: bool) -> int | tuple[int, ...] | None:

@@ -94,6 +94,7 @@ def record(
     seed: Seed | None = None,
     keep: str | Sequence[str] = ("latents", "denoised"),
     preview: str = "auto",
+    preview_every: int = 1,
     on_step: OnStep | None = None,
     unsafe_previews: bool = False,
     attention: str | Sequence[str] | None = None,
@@ -121,6 +122,8 @@ def record(
             decoder where it has one (the embedded models: clean estimates about 28 dB from the
             autoencoder's, mere noise about 19), else vae where small. The final picture is the
             pipeline's own.
+        preview_every: decodes the pictures of one step in so many, the first and the last always;
+            the linear map draws those between, which costs nothing.
         on_step: called after each step with the step by name; ``False`` stops the run and keeps
             the part, its last clean estimate as the picture.
         unsafe_previews: draws the steps also of what the pipeline's safety checker blacked out;
@@ -151,7 +154,7 @@ def record(
     keep, looked, most = check_attention(keep, attention, attention_bytes)
     named = check_concepts(concepts, looked)
     names = checks.check_keep(keep)
-    checks.check_preview(preview)
+    drawing = (checks.check_preview(preview), checks.check_every(preview_every))
     checks.check_flag("unsafe_previews", unsafe_previews)
     check.function("on_step", on_step)
     scheduler, networks = scheduler_of(pipe), denoisers_of(pipe)
@@ -163,8 +166,8 @@ def record(
     if changed := interventions_of(networks):
         told["intervene"] = changed
     if seeds is not None:
-        call["generator"] = _generator(seeds)
-    tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
+        call["generator"] = checks.generators(seeds, np.size(seeds))
+    tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, *drawing)
     tape.on_step = on_step
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
     tape.maps = map_recorder(pipe, networks, call, scheduler, looked, named, most)
@@ -199,13 +202,6 @@ def record(
         return tape.trajectory
 
 
-def _generator(seeds: int | tuple[int, ...]) -> Any:
-    # On the CPU whatever the device: the same first noise everywhere.
-    if isinstance(seeds, tuple):
-        return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    return torch.Generator("cpu").manual_seed(seeds)
-
-
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, tuple)) else value
 
@@ -222,6 +218,7 @@ def recorder(
     prompt: str | Sequence[str] = "",
     keep: str | Sequence[str] = ("latents", "denoised"),
     preview: str = "auto",
+    preview_every: int = 1,
     on_step: OnStep | None = None,
     unsafe_previews: bool = False,
 ) -> Iterator[Recording]:
@@ -252,6 +249,7 @@ def recorder(
         prompt: words to note in the record.
         keep: as for ``record``.
         preview: as for ``record``.
+        preview_every: as for ``record``.
         on_step: as for ``record``; ``False`` leaves the block.
         unsafe_previews: as for ``record``, where the block calls a pipeline that has a checker.
 
@@ -269,7 +267,7 @@ def recorder(
             f"{short(scheduler)}; give pipe.scheduler, or record(pipe, ...) a whole pipeline."
         )
     checks.check_prompt("prompt", prompt)
-    checks.check_preview(preview)
+    drawing = (checks.check_preview(preview), checks.check_every(preview_every))
     if isinstance(keep, (str, list, tuple)) and "attention" in keep:
         raise ValueError(
             "Attention maps need the words of a pipeline's call; take ldmkit.record(pipe, prompt, "
@@ -281,7 +279,7 @@ def recorder(
     if vae is not None and not callable(getattr(vae, "decode", None)):
         raise TypeError(f"vae must be an autoencoder like pipe.vae, got {short(vae)}; or None.")
     networks = checks.check_network(network)
-    tape = Recording(scheduler, networks, vae, names, preview)
+    tape = Recording(scheduler, networks, vae, names, *drawing)
     tape.on_step = check.function("on_step", on_step)
     tape.unsafe = checks.check_flag("unsafe_previews", unsafe_previews)
     tape.facts["prompt"] = _frozen(prompt)
@@ -341,6 +339,7 @@ class Recording:
     vae: Any
     names: tuple[str, ...]
     preview: str
+    every: int = 1  # of how many steps one is decoded
     on_step: OnStep | None = None
     tape: Tape = field(default_factory=Tape)
     stopped: bool = False
@@ -558,7 +557,7 @@ class Recording:
                 say(f"{type(self.pipe).__name__} has no autoencoder: its steps have no pictures.")
             return {}
         check_drawable(calls[-1].latents)
-        drawn = step_pictures(self.vae, arrays, self.preview, self.layout)
+        drawn = step_pictures(self.vae, arrays, self.preview, self.layout, self.every)
         if not drawn and self.vae is not None and {"latents", "denoised"} & set(self.names):
             raise ValueError("nobody described how its latents are decoded")
         return drawn

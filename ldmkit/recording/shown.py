@@ -15,6 +15,7 @@ from ldmkit.loading.families import Layout
 from ldmkit.recording import preview as previews
 from ldmkit.recording.small import small_decoder
 from ldmkit.records.law import at_unit_variance, clean_of
+from ldmkit.records.pictures import every_nth
 
 __all__ = ["images_of", "pictures_of", "step_pictures"]
 
@@ -77,15 +78,20 @@ def pictures_of(vae: Any, latents: NDArray[np.float32]) -> tuple[Image.Image, ..
 
 
 def step_pictures(
-    vae: Any, arrays: Mapping[str, Any], preview: str, layout: Layout | None = None
+    vae: Any,
+    arrays: Mapping[str, Any],
+    preview: str,
+    layout: Layout | None = None,
+    every: int = 1,
 ) -> dict[str, Any]:
-    """``rgb`` and ``previews`` of a record.
+    """``rgb``, ``previews`` and ``preview_every`` of a record.
 
     Args:
         vae: the autoencoder, or ``None``.
         arrays: of the record.
         preview: how steps are drawn.
         layout: what clean latents are divided by before they are decoded, and where pixels begin.
+        every: of how many steps one is decoded.
     """
     data, from_zero = (layout.data, layout.from_zero) if layout is not None else (1.0, False)
     kept = {name: arrays[name] for name in ("latents", "denoised") if arrays[name] is not None}
@@ -97,17 +103,19 @@ def step_pictures(
     if shape[2] != getattr(vae.config, "latent_channels", shape[2]):
         return {}  # packed in a way that nobody described
     rgb = previews.linear_rgb(vae, shape[2]) / np.array([[data]] * shape[2] + [[1.0]], np.float32)
-    lanes = {lane: _at_unit_scale(arrays, lane) / data for lane in kept}
-    unguided = {lane: x0 / data for lane, x0 in _unguided_estimates(arrays).items()}
+    chosen = every_nth(len(arrays["timesteps"]), every)
+    lanes = {lane: _at_unit_scale(arrays, lane)[chosen] / data for lane in kept}
+    unguided = {lane: x0[chosen] / data for lane, x0 in _unguided_estimates(arrays).items()}
     small = small_decoder(vae, works_on(vae)) if preview == "auto" else None
     if small is not None:
         decode = partial(previews.decode_small, small)
-        return {"rgb": rgb, "previews": _decoded(decode, lanes | unguided)}
+        return {"rgb": rgb, "previews": _decoded(decode, lanes | unguided), "preview_every": every}
     if preview == "linear" or (preview == "auto" and not _cheap(vae, lanes)):
         return {"rgb": rgb}
     if preview == "vae" or _cheap(vae, lanes | unguided):
         lanes |= unguided
-    return {"rgb": rgb, "previews": _decoded(partial(previews.decode, vae), lanes)}
+    decode = partial(previews.decode, vae)
+    return {"rgb": rgb, "previews": _decoded(decode, lanes), "preview_every": every}
 
 
 def _cheap(vae: Any, lanes: Mapping[str, NDArray[np.float32]]) -> bool:
