@@ -102,6 +102,7 @@ def details(traj: Trajectory, batch: int = 0) -> list[str]:
         f"noise level {_plain(call['noise_level'])}" if call.get("noise_level") else "",
         shorten(str(call.get("scheduler", "")), 40).removesuffix("Scheduler"),
         f"not “{shorten(negative, 60)}”" if negative else "",
+        "within intervene" if call.get("intervene") else "",
         "steps hidden by the safety checker" if is_hidden(traj, batch) else "",
     ]
     return [part for part in parts if part]

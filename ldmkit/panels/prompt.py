@@ -6,8 +6,10 @@ so that the cell has long returned while the picture forms.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets
@@ -17,6 +19,7 @@ from PIL import Image
 from ldmkit.check import heard_by
 from ldmkit.figures.html import asset, shorten, text
 from ldmkit.figures.webp import SMALL, webp
+from ldmkit.panels.change import ChangeField
 from ldmkit.panels.fields import (
     Form,
     WordsField,
@@ -35,6 +38,7 @@ from ldmkit.panels.upload import empty_upload, read_picture, uploaded
 from ldmkit.recording import record
 from ldmkit.recording.call import check_every, check_flag, check_keep, check_preview
 from ldmkit.recording.hooks import scheduler_of
+from ldmkit.recording.intervene import Intervention, standing
 from ldmkit.recording.preview import autoencoder_of, linear_rgb
 from ldmkit.recording.safety import WITHHELD, has_checker
 from ldmkit.records import RecordError, Step, Trajectory
@@ -80,7 +84,9 @@ class PromptPanel(RunningPanel):
         live: draws anew while the settings change; for pipelines that are quick, such as
             ``ldmkit.load("critters", variant="steps4")``.
         **settings: start values of the other settings (``negative_prompt``, ``seed``,
-            ``num_inference_steps``, ``guidance_scale``, ``scheduler``, ``strength``, ``image``),
+            ``num_inference_steps``, ``guidance_scale``, ``scheduler``, ``strength``, ``image``,
+            and ``intervene``, words and steps of ``ldmkit.intervene`` such as
+            ``{"words": None, "steps": range(0, 10)}``),
             and further keywords of the pipeline, which hold for every run (``height``, ...).
 
     Raises:
@@ -335,8 +341,20 @@ class _Work:
             early = time.monotonic() < shown_from
             return report(step.index + 1, _total(pipe), None if early else picture)
 
-        with heard_by(report.say):
+        with heard_by(report.say), _changed(pipe, self.settings.get("intervene")):
             return record(pipe, on_step=on_step, **call | self.recording)
+
+
+@contextmanager
+def _changed(pipe: Any, change: Mapping[str, Any] | None) -> Iterator[None]:
+    """Changes what this thread's runs read; others share the networks, and read their own."""
+    if change is None:
+        yield
+        return
+    plan = Intervention(pipe, change["words"], change["steps"], 1.0, None)
+    plan.thread = threading.get_ident()
+    with standing(plan):
+        yield
 
 
 def _adapters(pipe: Any) -> tuple[str, ...]:
@@ -401,6 +419,8 @@ class _Form(Form):
         rows.append(row("ldm-numbers", [*seed, *small]))
         if "image" in fields:
             rows.append(self._start_row())
+        if "intervene" in fields:
+            rows.append(fields["intervene"])
         return rows
 
     def _start_row(self) -> ipywidgets.Box:
@@ -499,6 +519,7 @@ def _makers(
             options=[(LABELS.get(n, shorten(n, 30).capitalize()), n) for n in settings.samplers],
             description="Scheduler",
         ),
+        "intervene": lambda: ChangeField(live=live),
         "strength": lambda: ipywidgets.FloatSlider(
             description="Strength", min=0.05, max=1, step=0.05, continuous_update=live
         ),

@@ -15,8 +15,11 @@ from ldmkit.check import choice, did_you_mean, function, number, short, whole
 from ldmkit.loading.origin import origin_of
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
 from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture, twin_of
+from ldmkit.panels.change import change_code, checked_change
 from ldmkit.panels.upload import KEPT_SIDE
 from ldmkit.recording import call as checks
+from ldmkit.recording.hooks import denoisers_of
+from ldmkit.recording.watching import is_visible
 from ldmkit.records.rgb import to_rgb
 
 __all__ = [
@@ -42,6 +45,7 @@ NAMES = (
     "strength",
     "image",
     "scheduler",
+    "intervene",
 )
 SHOWN = ("ddim", "ddpm", "dpm++", "euler", "euler ancestral", "heun", "unipc")
 PICTURE_CHANGED = (
@@ -155,6 +159,8 @@ class Settings:
             return "generator" in self._parameters
         if name == "scheduler":
             return bool(self.samplers)
+        if name == "intervene":
+            return "prompt" in self._parameters and is_visible(self._pipe, denoisers_of(self._pipe))
         if name in ("strength", "image"):
             return can_take_picture(self._pipe)
         return name in self._parameters
@@ -165,6 +171,7 @@ class Settings:
 
     def _defaults(self) -> dict[str, Any]:
         usual = {"prompt": "", "negative_prompt": "", "seed": 0, "strength": 0.6, "image": None}
+        usual["intervene"] = None
         usual["scheduler"] = self.samplers[0] if self.samplers else ""
         signature = {
             name: self._parameters[name].default
@@ -188,6 +195,7 @@ class Settings:
             "strength": _checked_strength,
             "image": _checked_picture,
             "scheduler": self._checked_sampler,
+            "intervene": checked_change,
         }
         return {name: checked[name] for name in self.names}
 
@@ -239,7 +247,7 @@ class Settings:
             return None
 
     def _call_names(self, settings: Mapping[str, Any]) -> list[str]:
-        left_out = {"scheduler", "image"}
+        left_out = {"scheduler", "image", "intervene"}
         if not settings.get("negative_prompt"):
             left_out.add("negative_prompt")
         if settings.get("image") is None:
@@ -288,8 +296,12 @@ class Settings:
             else:
                 told = f"{key}={type(value).__name__}"
                 lines.append(f"# These lines can't hold {told}: add what the panel was given.")
-        body = "".join(f"    {argument},\n" for argument in arguments)
-        return "\n".join([*lines, f"traj = ldmkit.record(\n{body})"])
+        change, indent = settings.get("intervene"), ""
+        if change is not None:
+            lines.append(change_code(name, change))
+            indent = "    "
+        body = "".join(f"{indent}    {argument},\n" for argument in arguments)
+        return "\n".join([*lines, f"{indent}traj = ldmkit.record(\n{body}{indent})"])
 
     def _sibling_lines(self) -> tuple[list[str], str]:
         if self._begins_from_picture:

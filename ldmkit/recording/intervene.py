@@ -37,7 +37,15 @@ from ldmkit.recording.watching import (
 )
 from ldmkit.records.attention import PADDING
 
-__all__ = ["Intervention", "encoded", "intervene", "interventions_of"]
+__all__ = [
+    "Intervention",
+    "checked_steps",
+    "checked_words",
+    "encoded",
+    "intervene",
+    "interventions_of",
+    "standing",
+]
 
 Words = str | Mapping[str, float] | None
 Amount = float | Sequence[float] | Callable[[int], float]
@@ -90,11 +98,18 @@ def intervene(
             at its first step.
     """
     parameters_of(pipe, "intervene")
-    networks = denoisers_of(pipe)
-    check_visible(pipe, networks, "intervene")
+    check_visible(pipe, denoisers_of(pipe), "intervene")
     if attention is not None and words is not _OWN:
         raise ValueError("Give words or attention, not both; one `with` can stand in another.")
     plan = Intervention(pipe, None if words is _OWN else words, steps, amount, attention)
+    with standing(plan, layers):
+        yield plan
+
+
+@contextmanager
+def standing(plan: Intervention, layers: Any = None) -> Iterator[None]:
+    """A plan at work while the block runs, in one thread alone where ``plan.thread`` names it."""
+    networks = denoisers_of(plan.pipe)
     plan.choose(networks, layers)
     with ExitStack() as stack:
         stack.callback(plan.let_go)
@@ -102,13 +117,13 @@ def intervene(
             stack.enter_context(watched(network, plan))
             _active.setdefault(network, []).append(plan)
             stack.callback(_active[network].remove, plan)
-        yield plan
+        yield
 
 
 def interventions_of(networks: Iterable[torch.nn.Module]) -> list[dict[str, Any]]:
-    """What stands round these networks now, in words that JSON can hold."""
+    """What stands round these networks now in this thread, in words that JSON can hold."""
     found = {id(plan): plan for network in networks for plan in _active.get(network, ())}
-    return [plan.told for plan in found.values()]
+    return [plan.told for plan in found.values() if plan.here]
 
 
 class Intervention(Watcher):
@@ -122,8 +137,8 @@ class Intervention(Watcher):
         self, pipe: Any, words: Words, steps: Any, amount: Amount, attention: int | None
     ) -> None:
         super().__init__(family_of(pipe))
-        self.pipe, self.words, self.amount = pipe, _checked_words(words), _checked_amount(amount)
-        self.steps, self.attention = _checked_steps(steps), attention
+        self.pipe, self.words, self.amount = pipe, checked_words(words), _checked_amount(amount)
+        self.steps, self.attention = checked_steps(steps), attention
         if attention is not None and (isinstance(attention, bool) or not _is_whole(attention)):
             raise TypeError(
                 f"attention must be the number of a picture of the batch, got {short(attention)}."
@@ -509,7 +524,8 @@ def _is_whole(value: Any) -> bool:
     return not isinstance(value, bool)
 
 
-def _checked_words(words: Any) -> Words:
+def checked_words(words: Any) -> Words:
+    """``words`` as ``intervene`` keeps them."""
     if isinstance(words, Mapping):
         if not words or not all(isinstance(word, str) and word.strip() for word in words):
             raise TypeError(
@@ -539,7 +555,8 @@ def _checked_amount(amount: Any) -> Any:
     return number("amount", amount, 0, 1, like="0.5")
 
 
-def _checked_steps(steps: Any) -> frozenset[int] | None:
+def checked_steps(steps: Any) -> frozenset[int] | None:
+    """``steps`` as ``intervene`` keeps them."""
     if steps is None:
         return None
     several = [steps] if _is_whole(steps) else steps

@@ -32,6 +32,7 @@ __all__ = [
     "Seen",
     "Watcher",
     "check_visible",
+    "is_visible",
     "layers_of",
     "rows_with_words",
     "watched",
@@ -162,11 +163,9 @@ def watched(network: torch.nn.Module, watcher: Watcher) -> Iterator[None]:
     """Lets a watcher hear the attention of a network while the block runs."""
     forward = network.forward
     signature, mode = inspect.signature(forward), _Mode(watcher)
-    earlier = vars(network).get("forward")
 
-    @functools.wraps(forward)  # pipelines and others read its signature
-    def heard(*args: Any, **kwargs: Any) -> Any:
-        if not watcher.here:
+    def listening(*args: Any, **kwargs: Any) -> Any:
+        if not watcher.here or heard.done:
             return forward(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         given = watcher.network(network, _flat(signature, bound.arguments))
@@ -176,6 +175,10 @@ def watched(network: torch.nn.Module, watcher: Watcher) -> Iterator[None]:
                 return forward(**given)
         finally:
             watcher._layer = None
+
+    # Pipelines and others read its signature.
+    heard: Any = functools.wraps(forward)(listening)
+    heard.done, heard.earlier = False, vars(network).get("forward")
 
     def enter(name: str) -> Any:
         def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -200,7 +203,7 @@ def watched(network: torch.nn.Module, watcher: Watcher) -> Iterator[None]:
             stack.callback(module.register_forward_hook(leave).remove)
         for handle in watcher.hooks(network):
             stack.callback(handle.remove)
-        stack.callback(_put_back, network, earlier)
+        stack.callback(_take_away, network, heard)
         network.forward = heard
         yield
 
@@ -214,11 +217,15 @@ def _flat(signature: inspect.Signature, arguments: Mapping[str, Any]) -> dict[st
     return flat
 
 
-def _put_back(network: torch.nn.Module, earlier: Any) -> None:
-    if earlier is None:
-        vars(network).pop("forward", None)
-    else:
-        network.forward = earlier
+def _take_away(network: torch.nn.Module, heard: Any) -> None:
+    """Gives the network its forward back; one that another thread stood on it since stays."""
+    heard.done = True
+    top: Any = heard
+    while (top := vars(network).get("forward")) is not None and getattr(top, "done", False):
+        if top.earlier is None:
+            del network.forward
+        else:
+            network.forward = top.earlier
 
 
 class _Mode(TorchFunctionMode):
@@ -272,6 +279,15 @@ def rows_with_words(watcher: Watcher, pictures: int, call: int, pipe: Any) -> ra
 
 
 # --- what is refused -----------------------------------------------------------------------------
+
+
+def is_visible(pipe: Any, networks: Sequence[torch.nn.Module]) -> bool:
+    """Whether ``check_visible`` lets a pipeline pass."""
+    try:
+        check_visible(pipe, networks, "")
+    except ValueError:
+        return False
+    return True
 
 
 def check_visible(pipe: Any, networks: Sequence[torch.nn.Module], what: str) -> None:

@@ -65,6 +65,7 @@ def test_defaults_and_keywords(pipe):
         "scheduler": "ddim",
         "strength": 0.6,
         "image": None,
+        "intervene": None,
     }
     assert (panel.result, panel.job) == (None, None)
     assert ldmkit.PromptPanel is PromptPanel

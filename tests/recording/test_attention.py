@@ -13,8 +13,10 @@ from diffusers.models.attention_processor import AttnProcessor, SlicedAttnProces
 from diffusers.models.embeddings import apply_rotary_emb
 from tiny_encoders import same
 
+from ldmkit.loading.families import Family
 from ldmkit.recording import record, recorder
 from ldmkit.recording.attention import maps_of
+from ldmkit.recording.watching import Watcher, watched
 from ldmkit.records import RecordError, Trajectory
 
 SIZE = {"height": 32, "width": 32}
@@ -289,6 +291,30 @@ def test_a_picture_that_is_no_square(small):
     assert {(one.height, one.width) for one in layers} == {(8, 16), (4, 8)}
     flux = record(tiny_encoders.flux(), "a cat", attention=("cat",), **QUICK, **wide).attention
     assert flux.size == (4, 8)
+
+
+def test_watchers_that_leave_out_of_turn_leave_nothing(small):
+    """Two threads may stand round one network, and the first to come be the first to go."""
+
+    class Counts(Watcher):
+        calls = 0
+
+        def begin(self, module, given):
+            self.calls += 1
+
+    first, second = Counts(Family()), Counts(Family())
+    given = torch.zeros(1, 4, 8, 8), 1, torch.zeros(1, 32, small.unet.config.cross_attention_dim)
+    one, other = watched(small.unet, first), watched(small.unet, second)
+    one.__enter__()
+    other.__enter__()
+    small.unet(*given)
+    one.__exit__(None, None, None)
+    small.unet(*given)
+    assert (first.calls, second.calls) == (1, 2)
+    other.__exit__(None, None, None)
+    small.unet(*given)
+    assert (first.calls, second.calls) == (1, 2)
+    assert "forward" not in vars(small.unet)
 
 
 def test_everything_is_put_back(small):
