@@ -32,6 +32,7 @@ __all__ = [
     "number",
     "plain",
     "say",
+    "says_no",
     "short",
     "text",
     "whole",
@@ -164,6 +165,11 @@ def function(name: str, value: Any) -> Any:
             f"{name} must be a function or None, got {short(value)}; write {name}=print to try."
         )
     return value
+
+
+def says_no(answer: Any) -> bool:
+    """Whether ``on_step`` or ``on_update`` answered ``False``; no answer is none."""
+    return _is_flag(answer) and not answer
 
 
 def _is_flag(value: Any) -> bool:

@@ -27,7 +27,7 @@ from ldmkit.panels.walks import (
     WalkForm,
     WalkingPanel,
     check_walk,
-    is_embedded,
+    draws_critters,
     learned_words,
     usual_steps,
     walk_checks,
@@ -116,7 +116,7 @@ class ArithmeticPanel(WalkingPanel):
             "theta": lambda _, entry: number("theta (θ)", entry, 0, 1),
         }
         self._checks = {name: self._checks[name] for name in NAMES}
-        self._call, self._clip, self._embedded = call, clip, is_embedded(unclip)
+        self._call, self._clip, self._embedded = call, clip, draws_critters(unclip)
         steps = num_inference_steps
         start = self._checked(
             {

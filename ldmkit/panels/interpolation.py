@@ -25,7 +25,7 @@ from ldmkit.panels.walks import (
     WalkForm,
     WalkingPanel,
     check_walk,
-    is_embedded,
+    draws_critters,
     learned_words,
     usual_steps,
     walk_checks,
@@ -108,7 +108,7 @@ class InterpolationPanel(WalkingPanel):
     ) -> None:
         captions = check_walk(pipe, call, captions, NAMES, "InterpolationPanel")
         self._spaces, self._call = _spaces(pipe), call
-        self._embedded = is_embedded(pipe)
+        self._embedded = draws_critters(pipe)
         self._checks = walk_checks() | {
             "a": checked_end,
             "b": checked_end,

@@ -16,7 +16,7 @@ import ipywidgets
 import numpy as np
 from PIL import Image
 
-from ldmkit.check import heard_by
+from ldmkit.check import flag, heard_by, whole
 from ldmkit.figures.html import asset, shorten, text
 from ldmkit.figures.webp import SMALL, webp
 from ldmkit.panels.change import ChangeField
@@ -30,13 +30,13 @@ from ldmkit.panels.fields import (
 )
 from ldmkit.panels.history import History, Run
 from ldmkit.panels.job import Job, Report
-from ldmkit.panels.live import QUICK, Live
+from ldmkit.panels.live import QUICK, Live, lightly
 from ldmkit.panels.panel import RunningPanel, in_cell
 from ldmkit.panels.settings import Ran, Settings, told_of
 from ldmkit.panels.trajectory import TrajectoryPart
-from ldmkit.panels.upload import empty_upload, read_picture, uploaded
+from ldmkit.panels.upload import take
 from ldmkit.recording import record
-from ldmkit.recording.call import check_every, check_flag, check_keep, check_preview
+from ldmkit.recording.call import check_keep, check_preview
 from ldmkit.recording.hooks import scheduler_of
 from ldmkit.recording.intervene import Intervention, standing
 from ldmkit.recording.preview import autoencoder_of, linear_rgb
@@ -108,13 +108,13 @@ class PromptPanel(RunningPanel):
         live: bool = False,
         **settings: Any,
     ) -> None:
-        draws = check_flag("live", live)
+        draws = flag("live", live)
         given = settings if prompt == "" else {"prompt": prompt, **settings}
         recording = {
             "keep": check_keep(keep),
             "preview": check_preview(preview),
-            "preview_every": check_every(preview_every),
-            "unsafe_previews": check_flag("unsafe_previews", unsafe_previews),
+            "preview_every": whole("preview_every", preview_every, 1),
+            "unsafe_previews": flag("unsafe_previews", unsafe_previews),
         }
         self._settings = Settings(pipe, recording, given)
         self._pipe, self._checks = pipe, self._settings.checks
@@ -241,7 +241,7 @@ class PromptPanel(RunningPanel):
         """The job that draws the present settings, without a record to keep."""
         work = self._work(dict(self.value))
         work.recording = {"keep": (), "preview": "none"}
-        return self._job_of(work, self._draw)
+        return self._job_of(lightly(work, self._pipe), self._draw)
 
     def _draw(self, job: Job) -> None:
         """Shows how far a drawing is, if it takes long, and what came of it."""
@@ -460,19 +460,12 @@ class _Form(Form):
         self._on_edit("image")
 
     def _uploaded(self) -> None:
-        found = uploaded(self._upload.value)
-        if found is None:
-            return
-        told: list[str] = []
-        try:
-            with heard_by(told.append):  # such as what became white in a picture of 16 bits
-                picture = read_picture(*found)
-            self._begin_from(picture)
-        except ValueError as error:
-            self.refused("image", str(error))
-        for words in told:
-            self.say(words)
-        empty_upload(self._upload)
+        take(
+            self._upload,
+            self._begin_from,
+            refuse=lambda words: self.refused("image", words),
+            tell=self.say,
+        )
 
 
 class _Grows:

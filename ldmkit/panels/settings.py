@@ -12,9 +12,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ldmkit.check import choice, did_you_mean, function, number, short, whole
-from ldmkit.loading.origin import origin_of
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
-from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture, twin_of
+from ldmkit.loading.siblings import (
+    can_take_picture,
+    from_picture,
+    origin_of,
+    takes_picture,
+    twin_of,
+)
 from ldmkit.panels.change import change_code, checked_change
 from ldmkit.panels.upload import KEPT_SIDE
 from ldmkit.recording import call as checks
@@ -27,7 +32,6 @@ __all__ = [
     "Ran",
     "Settings",
     "check_extra",
-    "checked_flag",
     "checked_seed",
     "checked_words",
     "told_of",
@@ -61,13 +65,6 @@ def checked_seed(name: str, entry: Any) -> int:
             f"got {short(entry)}; ldmkit.record takes larger ones."
         )
     return whole(name, entry, 0, LARGEST_SEED)
-
-
-def checked_flag(name: str, entry: Any) -> bool:
-    """True or False."""
-    if not isinstance(entry, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {short(entry)}.")
-    return bool(entry)
 
 
 def check_extra(pipe: Any, call: Mapping[str, Any], known: Any, own: Any, who: str) -> None:

@@ -33,8 +33,7 @@ import ldmkit
 from ldmkit.critters.judging import judge_many, recogniser
 from ldmkit.critters.world import EVALUATION_SEED
 from ldmkit.figures.canvas import shown_figure
-from ldmkit.loading import students
-from ldmkit.loading.folder import variants_of
+from ldmkit.loading.folder import variant_of, variants_of
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.recipes import evaluate
 from ldmkit.recipes.data import drawings, scene, to_tensor
@@ -111,7 +110,7 @@ def runs(folder: Path, steps: Sequence[int]) -> Iterator[Ran]:
         for n in steps:
             yield Ran(name, n, with_sampler(teacher, sampler), guidance, _hash(folder))
     for n in steps:
-        variant = students.variant_of(n)
+        variant = variant_of(n)
         if variant in variants_of(folder):
             pipe = ldmkit.load(folder, variant=variant, device="cpu")
             yield Ran("student", n, pipe, 1.0, _hash(folder, f".{variant}"))

@@ -16,17 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ldmkit.check import choice, did_you_mean, function, nearest, number, short, whole
+from ldmkit.check import choice, did_you_mean, flag, function, nearest, number, short, whole
 from ldmkit.loading.device import Released, check_open
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 
 __all__ = [
     "ARRAYS",
     "WORDS",
     "check_call",
-    "check_count",
-    "check_every",
-    "check_flag",
     "check_generator",
     "check_keep",
     "check_least",
@@ -206,7 +203,7 @@ def _check_by_type(name: str, value: Any, parameter: Any) -> None:
 
 def _check_one(name: str, value: Any, kinds: set[str], default: Any) -> None:
     if kinds == {"bool"}:
-        check_flag(name, value)
+        flag(name, value)
     elif kinds == {"str"}:
         _check_is(name, value, str, "a string")
     elif "float" in kinds:
@@ -322,27 +319,6 @@ def _text_layers(pipe: Any) -> int:
 # --- keywords of ldmkit --------------------------------------------------------------------------
 
 
-def check_count(name: str, value: Any, most: int = 256) -> None:
-    """Refuses what is no number of things.
-
-    Raises:
-        TypeError: not a whole number.
-        ValueError: below 1 or above ``most``.
-    """
-    whole(name, value, 1, most)
-
-
-def check_flag(name: str, value: Any) -> bool:
-    """Refuses what is neither ``True`` nor ``False``.
-
-    Raises:
-        TypeError: something else.
-    """
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {short(value)}.")
-    return bool(value)
-
-
 def check_prompt(name: str, value: Any) -> None:
     """Refuses what isn't a string or a list of strings, or is beyond all measure.
 
@@ -408,16 +384,6 @@ def check_preview(preview: Any) -> str:
         ValueError: unknown.
     """
     return choice("preview", preview, PREVIEWS)
-
-
-def check_every(every: Any) -> int:
-    """Refuses what is no number of steps of which one has a decoded picture.
-
-    Raises:
-        TypeError: not a whole number.
-        ValueError: below 1.
-    """
-    return whole("preview_every", every, 1)
 
 
 def check_seed(seed: Any, generator: Any, takes_generator: bool) -> int | tuple[int, ...] | None:

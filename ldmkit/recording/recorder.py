@@ -28,12 +28,11 @@ import torch
 from PIL import Image
 
 from ldmkit import check
-from ldmkit.check import heard_by, say, short
+from ldmkit.check import heard_by, say, says_no, short
 from ldmkit.loading.device import Released, in_use
 from ldmkit.loading.families import Layout, layout_of
 from ldmkit.loading.memory import told_of_memory
-from ldmkit.loading.origin import origin_of
-from ldmkit.loading.students import say_if_astray
+from ldmkit.loading.siblings import origin_of, say_if_astray
 from ldmkit.recording import call as checks
 from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import (
@@ -154,8 +153,8 @@ def record(
     keep, looked, most = check_attention(keep, attention, attention_bytes)
     named = check_concepts(concepts, looked)
     names = checks.check_keep(keep)
-    drawing = (checks.check_preview(preview), checks.check_every(preview_every))
-    checks.check_flag("unsafe_previews", unsafe_previews)
+    drawing = checks.check_preview(preview), check.whole("preview_every", preview_every, 1)
+    check.flag("unsafe_previews", unsafe_previews)
     check.function("on_step", on_step)
     scheduler, networks = scheduler_of(pipe), denoisers_of(pipe)
     checks.check_parts(pipe, scheduler, networks)
@@ -267,7 +266,7 @@ def recorder(
             f"{short(scheduler)}; give pipe.scheduler, or record(pipe, ...) a whole pipeline."
         )
     checks.check_prompt("prompt", prompt)
-    drawing = (checks.check_preview(preview), checks.check_every(preview_every))
+    drawing = checks.check_preview(preview), check.whole("preview_every", preview_every, 1)
     if isinstance(keep, (str, list, tuple)) and "attention" in keep:
         raise ValueError(
             "Attention maps need the words of a pipeline's call; take ldmkit.record(pipe, prompt, "
@@ -281,7 +280,7 @@ def recorder(
     networks = checks.check_network(network)
     tape = Recording(scheduler, networks, vae, names, *drawing)
     tape.on_step = check.function("on_step", on_step)
-    tape.unsafe = checks.check_flag("unsafe_previews", unsafe_previews)
+    tape.unsafe = check.flag("unsafe_previews", unsafe_previews)
     tape.facts["prompt"] = _frozen(prompt)
     with exclusive(scheduler, *networks), _listening(tape):
         yield tape
@@ -424,7 +423,7 @@ class Recording:
             return
         with telling():
             answer = self.on_step(self._step(call))
-        if isinstance(answer, (bool, np.bool_)) and not answer:
+        if says_no(answer):
             raise Stop
 
     def _step(self, call: Call) -> Step:

@@ -25,8 +25,8 @@ from PIL import Image
 
 from ldmkit.check import function, short, whole
 from ldmkit.loading.device import check_open
-from ldmkit.loading.origin import origin_of
 from ldmkit.loading.quiet import no_retirement_notice, swift_imports
+from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording import record
 from ldmkit.recording.arrays import prior_arrays

@@ -22,8 +22,7 @@ from transformers import CLIPTextModelWithProjection
 import ldmkit
 from ldmkit.distilling import Ladder, climb, distill
 from ldmkit.distilling.conditioning import conditioning_of, predictor
-from ldmkit.loading import students
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of, steps_of
 
 PROMPTS = ["a red cat", "a blue dog", "a green owl with a crown", "a fox in the snow"]
 
@@ -307,7 +306,7 @@ def test_students_are_saved_as_variants_that_plain_diffusers_opens(tmp_path):
         "steps2": {"num_inference_steps": 2, "guidance_scale": 1.0},
     }
     student = ldmkit.load(folder, variant="steps2", device="cpu")
-    assert students.steps_of(student) == 2
+    assert steps_of(student) == 2
     plain = StableDiffusionPipeline.from_pretrained(
         folder, variant="steps2", safety_checker=None, requires_safety_checker=False
     )
@@ -319,7 +318,7 @@ def test_students_are_saved_as_variants_that_plain_diffusers_opens(tmp_path):
     assert all(
         torch.equal(w, pipe.unet.state_dict()[n]) for n, w in usual.unet.state_dict().items()
     )
-    assert students.steps_of(usual) is None
+    assert steps_of(usual) is None
 
 
 def test_a_saved_student_is_the_teacher_of_the_next_rung(tmp_path):

@@ -21,7 +21,7 @@ from panels.hands import field, held, living, message, settled
 from PIL import Image
 
 import ldmkit
-from ldmkit.loading.origin import Origin, remember
+from ldmkit.loading.siblings import Origin, remember
 from ldmkit.panels import PromptPanel, prompt
 from ldmkit.panels import panel as panel_module
 from ldmkit.panels.job import FULL, SWITCH, JobError
