@@ -11,6 +11,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ldmkit.recording.tokens import Reading, readings
 from ldmkit.recording.watching import Run, Seen, Watcher, rows_with_words
 from ldmkit.records.attention import AttentionMaps, Layer
 
-__all__ = ["MapRecorder", "check_attention", "maps_of"]
+__all__ = ["Loop", "MapRecorder", "check_attention", "loop_of", "maps_of"]
 
 WORK = 8 * 2**20  # bytes that one piece of a softmax takes
 
@@ -56,6 +57,37 @@ def check_attention(
     if not words or not all(one.strip() for one in words):
         raise ValueError('attention must name one word or more, got none; write ("hat", "cat").')
     return keep, tuple(words), most
+
+
+@dataclass
+class Loop:
+    """What stands for a pipeline where a reader's own loop asks the network.
+
+    Nobody says what such a loop is made of, so maps are kept of what can't be mistaken: one
+    call a step, words by cross-attention, guidance's half without words first.
+    """
+
+    tokenizer: Any
+
+
+def loop_of(scheduler: Any, networks: Sequence[Any], prompt: Any, tokenizer: Any) -> Loop:
+    """Refuses a loop in which no words can be found.
+
+    Raises:
+        ValueError: what is missing.
+    """
+    given = {
+        "its scheduler": scheduler is not None,
+        "its network": bool(networks),
+        'prompt="a red cat"': bool(prompt),
+        "tokenizer=pipe.tokenizer": callable(tokenizer),
+    }
+    if missing := [name for name, there in given.items() if not there]:
+        raise ValueError(
+            "Attention maps of a loop of your own need its scheduler, its network, its prompt and "
+            f"the prompt's tokenizer; give recorder {', '.join(missing)}, or leave attention out."
+        )
+    return Loop(tokenizer)
 
 
 def maps_of(
@@ -233,6 +265,11 @@ class MapRecorder(Watcher):
         self._now[name] = kept
 
     def _softmax(self, seen: Seen, row: int, reading: Reading) -> torch.Tensor:
+        if isinstance(self.pipe, Loop) and seen.text != slice(0, seen.key.shape[2]):
+            raise ValueError(
+                f"In {seen.layer} words and picture attend jointly, and only a pipeline says where "
+                "the words stand there; take ldmkit.record(pipe, ...), or leave attention out."
+            )
         columns = [[seen.text.start + c for c in own] for own in reading.columns]
         mask = seen.options.get("attn_mask")
         if mask is not None and mask.ndim == 4:
@@ -268,16 +305,30 @@ class MapRecorder(Watcher):
         listed = getattr(self.scheduler, "timesteps", None)
         return int(own or (0 if listed is None else len(listed)) or 1)
 
-    def step(self) -> None:
-        """Ends a step.
+    def step(self, batch: int) -> None:
+        """Ends a step, of so many pictures.
 
         Raises:
             ValueError: after the first: the maps would not fit, or none were seen.
         """
         if not self.steps:
+            if isinstance(self.pipe, Loop):
+                self._check_loop(batch)
             self._check_first()
         self.steps.append(self._now)
         self._now, self._calls = {}, 0
+
+    def _check_loop(self, batch: int) -> None:
+        if batch != self.pictures:
+            raise ValueError(
+                f"prompt must hold the words of each of the loop's {batch} pictures for their "
+                f"maps, got {self.pictures}; give recorder a list."
+            )
+        if self._calls > 1:
+            raise ValueError(
+                f"The loop asks its network {self._calls} times a step, and nobody says which is "
+                "with the words; ask once, both halves in one batch, the one without words first."
+            )
 
     def _check_first(self) -> None:
         needed = self._needed * self._count
@@ -288,7 +339,8 @@ class MapRecorder(Watcher):
                 f"{self.fewer}, fewer steps, or attention_bytes={needed}."
             )
         if not self._now:
-            who = type(self.pipe).__name__
+            loop = isinstance(self.pipe, Loop)
+            who = "this loop" if loop else type(self.pipe).__name__
             raise ValueError(
                 f"No attention to words was heard in the first step of {who}: its layers compute "
                 "it out of sight, or nobody described where its words stand; leave "

@@ -46,19 +46,17 @@ from ldmkit.recording.arrays import (
     nothing,
     of_one_shape,
     or_said,
-    prior_arrays,
     say_what_is_missing,
     stacked,
     told_number,
     told_tensor,
 )
-from ldmkit.recording.attention import MapRecorder, check_attention
+from ldmkit.recording.attention import MapRecorder, check_attention, loop_of
 from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.concepts import check_concepts, map_recorder
 from ldmkit.recording.guidance import changes
 from ldmkit.recording.hooks import (
     Call,
-    Stage,
     Stop,
     Tape,
     call_at_work,
@@ -75,7 +73,7 @@ from ldmkit.recording.intervene import interventions_of
 from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_steps
 from ldmkit.recording.noise_law import number, prediction_of
 from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
-from ldmkit.recording.shown import images_of, pictures_of, step_pictures
+from ldmkit.recording.shown import images_of, pictures_of, stage_of, step_pictures
 from ldmkit.recording.watching import watched
 from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Step, Trajectory
@@ -195,7 +193,7 @@ def record(
             "model": origin_of(pipe).name,
         }
         for one, heard_of in others.items():
-            stage = functools.partial(_stage, tape, one, heard_of, parameters, call)
+            stage = functools.partial(stage_of, tape, one, heard_of, parameters, call)
             if heard_of.calls:
                 tape.stages += or_said(f"The steps of {type(one.network).__name__}", stage, ())
         return tape.trajectory
@@ -220,6 +218,9 @@ def recorder(
     preview_every: int = 1,
     on_step: OnStep | None = None,
     unsafe_previews: bool = False,
+    attention: str | Sequence[str] | None = None,
+    attention_bytes: int = 256 * 2**20,
+    tokenizer: Any = None,
 ) -> Iterator[Recording]:
     """Records a loop of any kind: your own in a cell, a modular pipeline, another library's.
 
@@ -251,6 +252,10 @@ def recorder(
         preview_every: as for ``record``.
         on_step: as for ``record``; ``False`` leaves the block.
         unsafe_previews: as for ``record``, where the block calls a pipeline that has a checker.
+        attention: as for ``record``, of a network that reads words by cross-attention and is
+            asked once a step; with guidance both halves in one batch, the one without words first.
+        attention_bytes: as for ``record``.
+        tokenizer: that of ``prompt``, to tell its words from each other; for ``attention`` only.
 
     Yields:
         The tape: ``tape.trajectory`` afterwards, ``tape.step(...)``.
@@ -267,11 +272,7 @@ def recorder(
         )
     checks.check_prompt("prompt", prompt)
     drawing = checks.check_preview(preview), check.whole("preview_every", preview_every, 1)
-    if isinstance(keep, (str, list, tuple)) and "attention" in keep:
-        raise ValueError(
-            "Attention maps need the words of a pipeline's call; take ldmkit.record(pipe, prompt, "
-            'keep=("latents", "attention")), or leave them out here.'
-        )
+    keep, looked, most = check_attention(keep, attention, attention_bytes)
     names = checks.check_keep(keep)
     if scheduler is None:
         names = checks.tellable(names, keep)
@@ -282,6 +283,9 @@ def recorder(
     tape.on_step = check.function("on_step", on_step)
     tape.unsafe = check.flag("unsafe_previews", unsafe_previews)
     tape.facts["prompt"] = _frozen(prompt)
+    if looked is not None:
+        loop = loop_of(scheduler, networks, prompt, tokenizer)
+        tape.maps = map_recorder(loop, networks, {"prompt": prompt}, scheduler, looked, (), most)
     with exclusive(scheduler, *networks), _listening(tape):
         yield tape
 
@@ -410,7 +414,7 @@ class Recording:
         if self.words is not None:
             self.words.tell()
         if self.maps is not None:
-            self.maps.step()
+            self.maps.step(len(call.latents))
         if self.layout is None or call.latents.shape != self._shape:  # or a second stage began
             self._shape = call.latents.shape
             running = {} if self.scheduler is None else call_at_work(self.scheduler)
@@ -560,33 +564,3 @@ class Recording:
         if not drawn and self.vae is not None and {"latents", "denoised"} & set(self.names):
             raise ValueError("nobody described how its latents are decoded")
         return drawn
-
-
-# --- the other stages ----------------------------------------------------------------------------
-
-
-def _stage(
-    tape: Recording,
-    stage: Stage,
-    heard_of: Tape,
-    parameters: Mapping[str, Any],
-    call: Mapping[str, Any],
-) -> tuple[Trajectory, ...]:
-    """The steps of another stage as a record of their own; of a prior (d, 1, 1) for (c, h, w).
-
-    unCLIP diffuses twice, first an embedding, then a picture of it (arXiv 2204.06125, section 2).
-    """
-    told = {
-        name: call.get(f"{stage.name}_{name}", parameters[f"{stage.name}_{name}"].default)
-        for name in ("num_inference_steps", "guidance_scale")
-        if f"{stage.name}_{name}" in parameters
-    }
-    told |= {"scheduler": type(stage.scheduler).__name__}
-    same = {name: tape.facts[name] for name in ("prompt", "seed", "model", "versions")}
-    if hasattr(stage.network, "clip_mean"):
-        arrays = prior_arrays(stage.network, stage.scheduler, heard_of, tape.names)
-        return (Trajectory(**arrays, **same, call=told),)
-    calls = [laid_out(one, Layout()) for one in of_one_shape(heard_of.calls)]
-    arrays = arrays_of(calls, prediction_of(stage.scheduler), tape.names)
-    del arrays["guidance"]
-    return (Trajectory(**arrays, **step_pictures(None, arrays, tape.preview), **same, call=told),)

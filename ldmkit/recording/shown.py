@@ -1,4 +1,4 @@
-"""What a run has to show: its pictures, its last clean estimate, pictures of its steps."""
+"""What a run has to show: its pictures, pictures of its steps, the records of its other stages."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from PIL import Image
 from ldmkit.loading.device import works_on
 from ldmkit.loading.families import Layout
 from ldmkit.recording import preview as previews
+from ldmkit.recording.arrays import arrays_of, laid_out, of_one_shape, prior_arrays
+from ldmkit.recording.hooks import Stage, Tape
+from ldmkit.recording.noise_law import prediction_of
 from ldmkit.recording.small import small_decoder
+from ldmkit.records import Trajectory
 from ldmkit.records.law import at_unit_variance, clean_of
 from ldmkit.records.pictures import every_nth
 
-__all__ = ["images_of", "pictures_of", "step_pictures"]
+__all__ = ["images_of", "pictures_of", "stage_of", "step_pictures"]
 
 # Under what names pipelines hand out their pictures.
 _PICTURES = ("images", "image", "frames", "videos", "video")
@@ -159,3 +163,33 @@ def _decoded(
         flat = decode(frames.reshape(-1, *frames.shape[2:]))
         pictures[lane] = flat.reshape(*frames.shape[:2], *flat.shape[1:])
     return pictures
+
+
+# --- the other stages ----------------------------------------------------------------------------
+
+
+def stage_of(
+    tape: Any,
+    stage: Stage,
+    heard_of: Tape,
+    parameters: Mapping[str, Any],
+    call: Mapping[str, Any],
+) -> tuple[Trajectory, ...]:
+    """The steps of another stage as a record of their own; of a prior (d, 1, 1) for (c, h, w).
+
+    unCLIP diffuses twice, first an embedding, then a picture of it (arXiv 2204.06125, section 2).
+    """
+    told = {
+        name: call.get(f"{stage.name}_{name}", parameters[f"{stage.name}_{name}"].default)
+        for name in ("num_inference_steps", "guidance_scale")
+        if f"{stage.name}_{name}" in parameters
+    }
+    told |= {"scheduler": type(stage.scheduler).__name__}
+    same = {name: tape.facts[name] for name in ("prompt", "seed", "model", "versions")}
+    if hasattr(stage.network, "clip_mean"):
+        arrays = prior_arrays(stage.network, stage.scheduler, heard_of, tape.names)
+        return (Trajectory(**arrays, **same, call=told),)
+    calls = [laid_out(one, Layout()) for one in of_one_shape(heard_of.calls)]
+    arrays = arrays_of(calls, prediction_of(stage.scheduler), tape.names)
+    del arrays["guidance"]
+    return (Trajectory(**arrays, **step_pictures(None, arrays, tape.preview), **same, call=told),)

@@ -330,5 +330,47 @@ def test_everything_is_put_back(small):
     part = record(small, "a cat", attention=("cat",), on_step=lambda step: False, **QUICK)
     assert part.stopped
     assert len(part.attention) == 1
-    with pytest.raises(ValueError, match="words of a pipeline's call"):
+
+
+def test_a_loop_of_ones_own_has_maps(small):
+    """Those of the pipeline, whose loop it is; what could be mistaken is refused."""
+    wanted = record(small, "a red cat", attention=("red", "cat"), guidance_scale=3.0, **QUICK)
+    told = {"prompt": "a red cat", "tokenizer": small.tokenizer, "attention": ("red", "cat")}
+    loop = (small.scheduler, small.unet)
+
+    def looped(ask, batch=1, **other):
+        small.scheduler.set_timesteps(2)
+        x = small.prepare_latents(
+            batch, 4, 32, 32, torch.float32, "cpu", torch.Generator().manual_seed(7)
+        )
+        with torch.no_grad(), recorder(*loop, preview="none", **told | other) as tape:
+            words, none = small.encode_prompt("a red cat", "cpu", batch, True)
+            for t in small.scheduler.timesteps:
+                noise, own = ask(x, t, torch.cat([none, words])).chunk(2)
+                x = small.scheduler.step(noise + 3.0 * (own - noise), t, x).prev_sample
+        return tape.trajectory.attention
+
+    def at_once(x, t, words):
+        return small.unet(torch.cat([x, x]), t, words).sample
+
+    def twice(x, t, words):
+        return torch.cat([small.unet(x, t, own).sample for own in words.chunk(2)])
+
+    maps = looped(at_once)
+    assert maps.shown == ("red", "cat")
+    assert np.abs(maps["cat"] - wanted.attention["cat"]).max() <= 1e-5
+    with pytest.raises(ValueError, match="each of the loop's 2 pictures for their maps, got 1"):
+        looped(at_once, batch=2)
+    with pytest.raises(ValueError, match="asks its network 2 times a step"):
+        looped(twice)
+    with pytest.raises(ValueError, match=r"give recorder tokenizer=pipe\.tokenizer, or leave"):
+        looped(at_once, tokenizer=None)
+    with pytest.raises(ValueError, match='its scheduler, its network, prompt="a red cat"'):
         recorder(keep=("attention",)).__enter__()
+    flux, call = tiny_families.flux(), tiny_families.FLUX_CALL
+    with (
+        pytest.raises(ValueError, match=r"attn words and picture attend jointly"),
+        recorder(flux.scheduler, flux.transformer, preview="none", **told),
+    ):
+        flux(**call)
+    assert "forward" not in vars(flux.transformer)
