@@ -50,7 +50,18 @@ ARRAYS = (
 # Keywords that hold words: prompt, prompt_2, negative_prompt_3, prior_prompt...
 WORDS = re.compile(r"(prior_|negative_)*prompt(_\d)?")
 PREVIEWS = ("auto", "vae", "linear", "none")
-_OWN = ("prompt", "seed", "keep", "preview", "on_step", "unsafe_previews", "attention")
+_OWN = (
+    "prompt",
+    "seed",
+    "keep",
+    "preview",
+    "preview_every",
+    "on_step",
+    "unsafe_previews",
+    "attention",
+    "attention_bytes",
+    "concepts",
+)
 _LISTS = {"list", "List", "tuple", "Tuple"}
 _LONGEST_PROMPT = 100_000  # characters; a tokenizer takes a second for that many
 _LARGEST_SIDE = 8192  # pixels
