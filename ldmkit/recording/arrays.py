@@ -320,7 +320,7 @@ def say_what_is_missing(
             else "no network was watched"
         )
         say(f"{', '.join(sorted(missing))} can't be told: {reason}.")
-    elif "noise_pred_text" in missing:
+    elif "noise_pred_text" in missing and arrays["noise_pred_uncond"] is not None:
         say(
             "noise_pred_text can't be told: the network was asked without words and for each edit "
             "by itself, and never with a prompt."
