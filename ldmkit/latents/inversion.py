@@ -37,7 +37,7 @@ from ldmkit.records import Embedding
 from ldmkit.records.noise_law import both_of, clean_of
 from ldmkit.space.clip import clip_space
 from ldmkit.space.encoders import embeddings_of, space_name, stacked
-from ldmkit.space.unclip import Family, family_of
+from ldmkit.space.unclip import Unclip, unclip_of
 
 __all__ = ["MOST_ROUNDS", "check_inversion", "invert", "own_noise"]
 
@@ -96,7 +96,7 @@ def invert(
         TypeError: a pipeline without what is needed, or an unknown keyword.
         ValueError: a schedule that can't be walked backwards, or a value out of its range.
     """
-    family = family_of(pipe)
+    family = unclip_of(pipe)
     if family is None and embedding is not None:
         raise TypeError(
             f"{type(pipe).__name__} hears no embedding, only words; leave embedding= out."
@@ -137,7 +137,7 @@ def invert(
 
 
 def _embedded(
-    family: Family, pictures: list[Any], prompt: Any, embedding: Any, level: Any, seed: int
+    family: Unclip, pictures: list[Any], prompt: Any, embedding: Any, level: Any, seed: int
 ) -> dict[str, Any]:
     """What an unCLIP's decoder is told of pictures: their embeddings, and the words it reads."""
     if not isinstance(prompt, str) or (prompt and not family.takes_prompt):
@@ -161,7 +161,7 @@ def _embedded(
 
 
 def own_noise(
-    family: Family,
+    family: Unclip,
     picture: Image.Image,
     embedding: Embedding,
     call: dict[str, Any],

@@ -35,7 +35,7 @@ from ldmkit.panels.walks import (
 from ldmkit.records import Walk
 from ldmkit.space.arithmetic import AXES, FORMS, parted, walk_sum, written
 from ldmkit.space.clip import ClipSpace
-from ldmkit.space.unclip import decoding_family
+from ldmkit.space.unclip import decoding_unclip
 
 __all__ = ["ArithmeticPanel", "checked_terms", "formula"]
 
@@ -104,7 +104,7 @@ class ArithmeticPanel(WalkingPanel):
         **call: Any,
     ) -> None:
         captions = check_walk(unclip, call, captions, NAMES, "ArithmeticPanel")
-        decoding_family(unclip, "ArithmeticPanel")
+        decoding_unclip(unclip, "ArithmeticPanel")
         if clip is not None and not isinstance(clip, ClipSpace):
             raise TypeError(
                 f"clip must be a ClipSpace or None, got {short(clip)}; make one with "

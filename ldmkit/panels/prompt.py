@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets
-import numpy as np
 from PIL import Image
 
 from ldmkit.check import flag, heard_by, whole
@@ -38,8 +37,9 @@ from ldmkit.panels.upload import take
 from ldmkit.recording import record
 from ldmkit.recording.call import check_keep, check_preview
 from ldmkit.recording.intervene import Intervention, standing
-from ldmkit.recording.preview import linear_rgb
+from ldmkit.recording.preview import linear_picture
 from ldmkit.recording.safety import WITHHELD, has_checker
+from ldmkit.recording.settings import adapters_of
 from ldmkit.records import RecordError, Step, Trajectory
 
 __all__ = ["PromptPanel"]
@@ -327,7 +327,7 @@ class _Work:
         scheduler = scheduler_of(pipe)
         if scheduler is not None:
             self.ran.scheduler = told_of(scheduler)
-        self.ran.adapters = _adapters(pipe)
+        self.ran.adapters = tuple(dict.fromkeys(n for of in adapters_of(pipe).values() for n in of))
 
         withheld = has_checker(pipe) and not call["unsafe_previews"]
         if withheld:
@@ -354,12 +354,6 @@ def _changed(pipe: Any, change: Mapping[str, Any] | None) -> Iterator[None]:
         yield
 
 
-def _adapters(pipe: Any) -> tuple[str, ...]:
-    """Names of the adapters (LoRA and the like) that peft put into a pipeline's networks."""
-    parts = [getattr(pipe, name, None) for name in ("unet", "transformer", "text_encoder")]
-    return tuple(dict.fromkeys(str(n) for p in parts for n in getattr(p, "peft_config", {}) or {}))
-
-
 def _total(pipe: Any) -> int | None:
     """Calls of the scheduler in this run; more than its steps for Heun, fewer from a picture."""
     told = getattr(pipe, "num_timesteps", None)  # set before the loop
@@ -372,21 +366,8 @@ def _total(pipe: Any) -> int | None:
 def _live_preview(pipe: Any, step: Step) -> bytes:
     """The clean estimate in a few kB, one pixel per latent, by the linear fit: no network runs."""
     array = step.denoised if step.denoised is not None else step.latents
-    if array is None:
-        return b""
-    frame = np.moveaxis(array[0], 0, -1)  # (h, w, c)
-    vae = autoencoder_of(pipe)
-    if vae is None:
-        colours = frame / 2 + 0.5  # a model of pixels in -1..1
-    elif frame.shape[2] == getattr(vae.config, "latent_channels", frame.shape[2]):
-        fit = linear_rgb(vae, frame.shape[2])
-        colours = frame @ fit[:-1] + fit[-1]
-    else:
-        return b""  # packed in a way that nobody described
-    if colours.shape[2] != 3:
-        colours = colours[:, :, :1].repeat(3, axis=2)
-    pixels = (np.nan_to_num(colours).clip(0, 1) * 255).round().astype(np.uint8)
-    return webp(Image.fromarray(pixels), 128, 80)
+    pixels = None if array is None else linear_picture(autoencoder_of(pipe), array[0])
+    return b"" if pixels is None else webp(Image.fromarray(pixels), 128, 80)
 
 
 def _encoded(picture: Image.Image) -> bytes:
@@ -409,9 +390,8 @@ class _Form(Form):
         seed = [self.seed_row()] if "seed" in settings.names else []
         if seed and live:
             fields["seed"].continuous_update = True
-        small = [
-            fields[n] for n in ("num_inference_steps", "guidance_scale", "scheduler") if n in fields
-        ]
+        own_place = ("prompt", "negative_prompt", "seed", "image", "strength", "intervene")
+        small = [field for name, field in fields.items() if name not in own_place]
         rows = [fields[name] for name in ("prompt", "negative_prompt") if name in fields]
         rows.append(row("ldm-numbers", [*seed, *small]))
         if "image" in fields:

@@ -153,9 +153,9 @@ def test_the_pipeline_is_left_as_it_was():
 
 @pytest.mark.slow
 def test_an_unclip_decoder_hears_its_embedding():
-    from ldmkit.space.unclip import family_of
+    from ldmkit.space.unclip import unclip_of
 
-    family = family_of(gentle(tiny_unclip.stable()))
+    family = unclip_of(gentle(tiny_unclip.stable()))
     decoder = family.decoder()
     start = ldmkit.encode_image(decoder, picture())
     found = {}

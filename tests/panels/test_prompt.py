@@ -707,12 +707,17 @@ def test_the_code_of_a_sibling_with_options_of_its_own(pipe):
 
 def test_the_code_names_adapters(monkeypatch):
     pipe = tiny.pipeline(size="small")
-    # as peft leaves it on a network; a name is anybody's, and stays in its comment
-    pipe.unet.peft_config = {"zorp": object(), "a\nraise SystemExit": object()}
+    # as peft leaves it in a network; a name is anybody's, and stays in its comment
+    layer = torch.nn.Identity()
+    layer.active_adapters = ["zorp", "a\nraise SystemExit"]
+    layer.scaling = dict.fromkeys([*layer.active_adapters, "asleep"], 1.0)
+    layer.r = layer.lora_alpha = dict.fromkeys(layer.scaling, 4)
+    pipe.unet.add_module("adapted", layer)
     panel = PromptPanel(pipe, "a cat", **QUICK)
     assert "zorp" not in panel.code
     finished(panel)
     assert "# with the adapters that pipe carried: zorp, a raise SystemExit\n" in panel.code
+    assert "asleep" not in panel.code
     panel.close()
 
 
