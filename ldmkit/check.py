@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import html
+import inspect
 import math
 import operator
 import re
@@ -157,17 +158,43 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+# What a function is called with; one that can't be would fail when the first step is made.
+_CALLED_WITH = {
+    "on_step": ("step",),
+    "on_update": ("update",),
+    "on_frame": ("number", "picture"),
+    "callback": ("step", "timestep", "latents"),
+    "callback_on_step_end": ("pipe", "step", "timestep", "callback_kwargs"),
+}
+
+
 def function(name: str, value: Any) -> Any:
     """Something to call, or ``None`` where nothing is to be called.
 
     Raises:
-        TypeError: neither.
+        TypeError: neither, or one that can't be called with what it will be given.
     """
     if value is not None and not callable(value):
         raise TypeError(
             f"{name} must be a function or None, got {short(value)}; write {name}=print to try."
         )
+    given = _CALLED_WITH.get(name, ())
+    if value is not None and given and not _takes(value, len(given)):
+        raise TypeError(
+            f"{name} is called with ({', '.join(given)}), which {short(value)} doesn't take; "
+            f"write def {name}({', '.join(given)}): ..."
+        )
     return value
+
+
+def _takes(value: Any, count: int) -> bool:
+    try:
+        inspect.signature(value).bind(*[None] * count)
+    except ValueError:  # one whose signature Python can't read
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def says_no(answer: Any) -> bool:

@@ -126,6 +126,9 @@ def test_the_nearest_name_is_told():
 def test_a_function_or_nothing():
     assert check.function("on_step", None) is None
     assert check.function("on_step", print) is print
+    assert check.function("on_frame", lambda number, picture, more=3: 0)
+    with pytest.raises(TypeError, match=r"on_frame is called with \(number, picture\), which"):
+        check.function("on_frame", lambda number: 0)
     with pytest.raises(TypeError, match=r"^on_step must be a function or None, got 3"):
         check.function("on_step", 3)
 

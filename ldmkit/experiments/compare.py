@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ldmkit.check import function, short, whole
-from ldmkit.experiments.runs import Job, OnUpdate, gather, run
+from ldmkit.experiments.runs import Job, OnUpdate, Stopped, gather, run
 from ldmkit.experiments.score import scorer_of
 from ldmkit.loading.samplers import sampler_name, with_sampler
 from ldmkit.recording import call as checks
@@ -87,7 +88,8 @@ def compare(
     )
     jobs = list(_jobs(pipes, samplers, steps, texts, seeds, batch_size, call))
     if len(jobs) > len(pipes):
-        _warm_up(jobs)
+        with suppress(Stopped):  # released meanwhile: the first job says it
+            _warm_up(jobs)
     return gather(jobs, blank, scorer=scorer, on_update=on_update)
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from ldmkit.check import say, says_no
 from ldmkit.experiments.score import Scorer
 from ldmkit.loading import load
-from ldmkit.loading.device import Released, being_released
+from ldmkit.loading.device import Released, ReleasedError, being_released
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import record
@@ -26,7 +26,7 @@ from ldmkit.recording.intervene import intervene
 from ldmkit.records.grid import Grid, Label
 from ldmkit.records.noise_law import at_unit_variance
 
-__all__ = ["Job", "Progress", "gather", "lend", "plain"]
+__all__ = ["Job", "Progress", "Stopped", "gather", "lend", "plain"]
 
 _MEASURED = ("score", "seconds", "calls", "first_timestep", "first_alpha")
 
@@ -94,7 +94,7 @@ class Progress:
 OnUpdate = Callable[[Progress], bool | None]
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """``on_update`` returned ``False``, or the pipeline is being released."""
 
 
@@ -118,8 +118,12 @@ def gather(
         here = ((job, run(job)) for job in jobs)
         for job, made in here if executor is None else _as_they_come(jobs, executor, lost):
             table.add(job, made)
-    except _Stopped:
+    except Stopped:
         pass
+    except ReleasedError:  # between two pictures, or while the last one was decoded
+        if not table.made:
+            raise
+        say(f"The pipeline was released: {table.made} of {len(blank)} pictures are made and kept.")
     if lost:
         _say_what_is_lost(table.made, len(blank), lost[0])
     return table.grid()
@@ -187,7 +191,7 @@ def run(job: Job) -> Made:
         traj = record(pipe, words, seed=seeds, keep=(), preview="none", **call)
         seconds = time.perf_counter() - start
     if traj.stopped and being_released(pipe):
-        raise _Stopped  # release said so
+        raise Stopped  # release said so
     count = len(job.positions)
     if not traj.images:
         raise RuntimeError(
@@ -300,7 +304,7 @@ class _Table:
         told = Progress(index, self._done, self._total, point, image, score, seconds)
         answer = self._on_update(told)
         if says_no(answer):
-            raise _Stopped
+            raise Stopped
 
     def grid(self) -> Grid:
         values = {k: v for k, v in self._values.items() if self._scorer or k != "score"}

@@ -115,7 +115,8 @@ def _values(pipe: Any, axes: Any, parameters: Mapping[str, Any]) -> dict[str, li
         if name not in known:
             advice = did_you_mean(name, known, f"it takes: {', '.join(known)}.")
             raise TypeError(f"sweep and {type(pipe).__name__} know no axis {short(name)}; {advice}")
-        if isinstance(several, (str, bytes)) or not isinstance(several, Iterable):
+        alone = isinstance(several, (str, bytes)) or getattr(several, "ndim", 1) == 0
+        if alone or not isinstance(several, Iterable):
             raise TypeError(
                 f"The axis {name!r} needs a list of values, got {type(several).__name__}; "
                 f"write {{{name!r}: [...]}}."

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RELEASED",
     "Released",
+    "ReleasedError",
     "akin",
     "at_work",
     "check_open",
@@ -221,22 +222,26 @@ def akin(*pipes: Any) -> None:
         _akin.update(pipes)
 
 
+class ReleasedError(RuntimeError):
+    """A pipeline was asked for something and has no weights any more."""
+
+
 class Released:
     """What a pipeline becomes: whatever is asked of it, it says what happened."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Raises ``RuntimeError``."""
-        raise RuntimeError(RELEASED)
+        raise ReleasedError(RELEASED)
 
     def __getattr__(self, name: str) -> Any:
         # Not AttributeError, which hasattr and getattr(..., None) would turn into "no pipeline".
         # What notebooks and inspectors poke at begins with _ and is merely not there; a run that
         # is on its way asks for such names, too.
-        raise (AttributeError if name.startswith("_") else RuntimeError)(RELEASED)
+        raise AttributeError(RELEASED) if name.startswith("_") else ReleasedError(RELEASED)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Raises ``RuntimeError``: a scheduler given to it would be lost."""
-        raise RuntimeError(RELEASED)
+        raise ReleasedError(RELEASED)
 
 
 def check_open(pipe: Any) -> None:
@@ -246,7 +251,7 @@ def check_open(pipe: Any) -> None:
         RuntimeError: it was.
     """
     if isinstance(pipe, Released):
-        raise RuntimeError(RELEASED)
+        raise ReleasedError(RELEASED)
 
 
 RELEASED = "This pipeline was released and has no weights any more; load it again with ldmkit.load."
@@ -281,7 +286,7 @@ def in_use(pipe: Any, stop: Callable[[], None]) -> Iterator[None]:
         if any(use[3] is one[3] and networks & set(_networks(one[0])) for one in _uses):
             nested = True  # a panel's run, of which this is a part: that one is asked to stop
         elif being_released(pipe):
-            raise RuntimeError(RELEASED)
+            raise ReleasedError(RELEASED)
         else:
             nested = False
             _uses.append(use)
@@ -390,7 +395,7 @@ def _gone_kind() -> Any:
             if func.__name__ == "__get__":  # shape, dtype, device, is_meta
                 kind: Any = super()
                 return kind.__torch_function__(func, types, args, kwargs or {})
-            raise RuntimeError(RELEASED)
+            raise ReleasedError(RELEASED)
 
         def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
             return f"Gone(shape={tuple(self.shape)})"

@@ -86,12 +86,14 @@ class Tape:
         network: what the network gave waits here for the step that follows it.
         owner: the scheduler whose steps these are, or the copy of it that a pipeline made.
         aside: steps of other copies of the scheduler.
+        runs: how many steps there were when ``set_timesteps`` was called, each time.
     """
 
     calls: list[Call] = field(default_factory=list)
     network: list[torch.Tensor] = field(default_factory=list)
     owner: Any = None
     aside: int = 0
+    runs: list[int] = field(default_factory=list)
 
 
 # --- what passes -------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ def hooked(
             _record_step, scheduler, _names_of(getattr(scheduler, step)), tape, here, after
         ),
         "scale_model_input": functools.partial(_refuse_others, scheduler, here),
-        "set_timesteps": functools.partial(_make_others_wait, scheduler, here),
+        "set_timesteps": functools.partial(_make_others_wait, scheduler, here, tape),
     }
     with ExitStack() as stack:
         for name, around in methods.items():
@@ -378,6 +380,7 @@ _OF_A_CALL = ("_guidance_scale", "_guidance_rescale", "_clip_skip", "_cross_atte
 def _make_others_wait(
     scheduler: Any,
     here: int,
+    tape: Tape,
     owner: Any,
     method: Callable[..., Any],
     args: tuple[Any, ...],
@@ -395,6 +398,8 @@ def _make_others_wait(
                 raise RuntimeError(_UNDER_WAY.format(type(scheduler).__name__))
             with exclusive(scheduler):
                 pass
+        else:
+            tape.runs.append(len(tape.calls))
     return method(*args, **kwargs)
 
 

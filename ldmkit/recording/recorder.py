@@ -179,6 +179,7 @@ def record(
             guarded(pipe, *parts),
             _listening(tape),
             heard(tape.words),
+            checks.told_of_strength(call, tape.tape.calls),
             ExitStack() as apart,
         ):
             for one, heard_of in others.items():
@@ -481,6 +482,12 @@ class Recording:
                 f"The pipeline ran copies of its {type(self.scheduler).__name__} beside each "
                 f"other: the record holds one run, and {self.tape.aside} steps of its copies are "
                 "left out."
+            )
+        first = len(self.tape.calls) - len(calls)  # that is kept
+        if again := {begun for begun in self.tape.runs if first < begun < len(self.tape.calls)}:
+            say(
+                f"{len(again) + 1} runs passed one after the other: the record holds the steps of "
+                "all and the picture of the last; give each run a recorder of its own."
             )
         channels = getattr(getattr(self.vae, "config", None), "latent_channels", None)
         instead = "" if self.layout is None else self.layout.instead

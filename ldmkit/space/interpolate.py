@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ldmkit.check import choice, flag, function, says_no, short, whole
+from ldmkit.check import choice, flag, function, say, says_no, short, whole
 from ldmkit.critters import Scene
 from ldmkit.latents import decode_latents, encode_image
 from ldmkit.latents.inversion import own_noise
+from ldmkit.loading.device import ReleasedError
 from ldmkit.loading.families import denoiser_of
 from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import call as checks
@@ -147,11 +148,19 @@ def interpolate(
             f"space={space!r} runs no network and takes no {next(iter(call))!r}; leave it out."
         )
     frames: list[Frame] = []
-    for frame in SPACES[space].walk(order):
-        frames.append(frame)
-        answer = None if on_frame is None else on_frame(len(frames) - 1, frame.picture)
-        if says_no(answer):
-            break
+    model = origin_of(pipe).name if space != "pixel" else ""
+    try:
+        for frame in SPACES[space].walk(order):
+            frames.append(frame)
+            answer = None if on_frame is None else on_frame(len(frames) - 1, frame.picture)
+            if says_no(answer):
+                break
+    except ReleasedError:  # between two pictures, or while the last one was decoded
+        if not frames:
+            raise
+        say(
+            f"The pipeline was released: {len(frames)} of {len(places)} pictures are made and kept."
+        )
     if not frames:
         raise RuntimeError("The walk was stopped before its first picture; let it make one.")
     names = [label_of(end, i) for i, end in enumerate(order.ends)]
@@ -167,7 +176,7 @@ def interpolate(
         method=order.method,
         seed=None if SPACES[space].still else order.seed,
         call=order.told,
-        model=origin_of(pipe).name if space != "pixel" else "",
+        model=model,
         versions=versions(),
     )
 

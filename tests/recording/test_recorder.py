@@ -117,6 +117,16 @@ def test_the_record_may_be_read_while_it_is_made(pipe):
     assert tape.trajectory.stopped
 
 
+def test_two_runs_in_one_block_are_told(pipe):
+    with recorder(pipe.scheduler, vae=pipe.vae) as tape:
+        pipe("a cat", num_inference_steps=2)
+        last = pipe("a dog", num_inference_steps=3, generator=torch.Generator().manual_seed(1))
+    with pytest.warns(UserWarning, match="2 runs passed one after the other: the record holds the"):
+        traj = tape.trajectory
+    assert len(traj.timesteps) == 5
+    assert np.abs(np.subtract(traj.image, last.images[0], dtype=np.int16)).max() <= 1
+
+
 def test_on_step_ends_a_loop(pipe):
     seen = []
 
