@@ -175,3 +175,11 @@ def test_short_is_one_line():
 
 def test_of_a_pipeline_its_kind_is_told_not_its_configuration():
     assert check.short(tiny.pipeline(size="small")) == "StableDiffusionPipeline"
+
+
+@pytest.mark.parametrize(
+    ("answer", "no"),
+    [(False, True), (np.False_, True), (True, False), (None, False), (0, False), ("", False)],
+)
+def test_only_false_says_no(answer, no):
+    assert check.says_no(answer) is no

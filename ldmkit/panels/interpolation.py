@@ -25,7 +25,7 @@ from ldmkit.panels.walks import (
     WalkForm,
     WalkingPanel,
     check_walk,
-    is_embedded,
+    draws_critters,
     learned_words,
     usual_steps,
     walk_checks,
@@ -108,7 +108,7 @@ class InterpolationPanel(WalkingPanel):
     ) -> None:
         captions = check_walk(pipe, call, captions, NAMES, "InterpolationPanel")
         self._spaces, self._call = _spaces(pipe), call
-        self._embedded = is_embedded(pipe)
+        self._embedded = draws_critters(pipe)
         self._checks = walk_checks() | {
             "a": checked_end,
             "b": checked_end,
@@ -163,7 +163,8 @@ class InterpolationPanel(WalkingPanel):
             if unknown := unknown_words(vocabulary, " ".join(texts)):
                 say(unknown, stacklevel=1)
             # One by one on a CPU, where a batch is hardly faster, so that pictures come steadily.
-            size = 1 if getattr(pipe, "device", None) is None or _on_cpu(pipe) else None
+            device = str(getattr(pipe, "device", None) or "cpu")
+            size = 1 if device.startswith("cpu") else None
             walk = interpolate(
                 pipe, *ends, batch_size=size, on_frame=on_frame, on_step=on_step, **words
             )
@@ -173,10 +174,6 @@ class InterpolationPanel(WalkingPanel):
 
         places = [float(t) for t in np.linspace(0, 1, settings["num_frames"])]
         return places, "t", make
-
-
-def _on_cpu(pipe: Any) -> bool:
-    return str(pipe.device).startswith("cpu")
 
 
 def _spaces(pipe: Any) -> tuple[str, ...]:

@@ -12,11 +12,19 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ldmkit.check import choice, did_you_mean, function, number, short, whole
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.families import denoisers_of
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
-from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture, twin_of
+from ldmkit.loading.siblings import (
+    can_take_picture,
+    from_picture,
+    origin_of,
+    takes_picture,
+    twin_of,
+)
+from ldmkit.panels.change import change_code, checked_change
 from ldmkit.panels.upload import KEPT_SIDE
 from ldmkit.recording import call as checks
+from ldmkit.recording.watching import is_visible
 from ldmkit.records.rgb import to_rgb
 
 __all__ = [
@@ -24,7 +32,6 @@ __all__ = [
     "Ran",
     "Settings",
     "check_extra",
-    "checked_flag",
     "checked_seed",
     "checked_words",
     "told_of",
@@ -42,6 +49,7 @@ NAMES = (
     "strength",
     "image",
     "scheduler",
+    "intervene",
 )
 SHOWN = ("ddim", "ddpm", "dpm++", "euler", "euler ancestral", "heun", "unipc")
 PICTURE_CHANGED = (
@@ -57,13 +65,6 @@ def checked_seed(name: str, entry: Any) -> int:
             f"got {short(entry)}; ldmkit.record takes larger ones."
         )
     return whole(name, entry, 0, LARGEST_SEED)
-
-
-def checked_flag(name: str, entry: Any) -> bool:
-    """True or False."""
-    if not isinstance(entry, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {short(entry)}.")
-    return bool(entry)
 
 
 def check_extra(pipe: Any, call: Mapping[str, Any], known: Any, own: Any, who: str) -> None:
@@ -155,6 +156,8 @@ class Settings:
             return "generator" in self._parameters
         if name == "scheduler":
             return bool(self.samplers)
+        if name == "intervene":
+            return "prompt" in self._parameters and is_visible(self._pipe, denoisers_of(self._pipe))
         if name in ("strength", "image"):
             return can_take_picture(self._pipe)
         return name in self._parameters
@@ -165,6 +168,7 @@ class Settings:
 
     def _defaults(self) -> dict[str, Any]:
         usual = {"prompt": "", "negative_prompt": "", "seed": 0, "strength": 0.6, "image": None}
+        usual["intervene"] = None
         usual["scheduler"] = self.samplers[0] if self.samplers else ""
         signature = {
             name: self._parameters[name].default
@@ -188,6 +192,7 @@ class Settings:
             "strength": _checked_strength,
             "image": _checked_picture,
             "scheduler": self._checked_sampler,
+            "intervene": checked_change,
         }
         return {name: checked[name] for name in self.names}
 
@@ -224,7 +229,7 @@ class Settings:
             pipe.set_progress_bar_config(disable=True)
         call = self._extra | {name: settings[name] for name in self._call_names(settings)}
         if picture is not None:
-            call["image"] = _fitted(picture, self._size(call))
+            call["image"] = ImageOps.fit(picture, self._size(call))
         return pipe, call | self._recording
 
     def _own(self) -> str:
@@ -239,7 +244,7 @@ class Settings:
             return None
 
     def _call_names(self, settings: Mapping[str, Any]) -> list[str]:
-        left_out = {"scheduler", "image"}
+        left_out = {"scheduler", "image", "intervene"}
         if not settings.get("negative_prompt"):
             left_out.add("negative_prompt")
         if settings.get("image") is None:
@@ -279,7 +284,8 @@ class Settings:
             lines += ["from PIL import ImageOps"]
             lines += ["picture = panel.value['image']"] if here else [PICTURE_CHANGED]
             arguments.append(f"image=ImageOps.fit(picture, {self._size(call)})")
-        usual = {"keep": ("latents", "denoised"), "preview": "auto", "unsafe_previews": False}
+        usual = {"keep": ("latents", "denoised"), "preview": "auto", "preview_every": 1}
+        usual["unsafe_previews"] = False
         call |= {key: value for key, value in self._recording.items() if value != usual[key]}
         for key, value in call.items():
             if (words := _literal(value)) is not None:
@@ -287,8 +293,12 @@ class Settings:
             else:
                 told = f"{key}={type(value).__name__}"
                 lines.append(f"# These lines can't hold {told}: add what the panel was given.")
-        body = "".join(f"    {argument},\n" for argument in arguments)
-        return "\n".join([*lines, f"traj = ldmkit.record(\n{body})"])
+        change, indent = settings.get("intervene"), ""
+        if change is not None:
+            lines.append(change_code(name, change))
+            indent = "    "
+        body = "".join(f"{indent}    {argument},\n" for argument in arguments)
+        return "\n".join([*lines, f"{indent}traj = ldmkit.record(\n{body}{indent})"])
 
     def _sibling_lines(self) -> tuple[list[str], str]:
         if self._begins_from_picture:
@@ -404,8 +414,3 @@ def _checked_picture(name: str, entry: Any) -> Image.Image | None:
         return to_rgb(entry, f"{name}, a start picture,", side=KEPT_SIDE)
     except OSError as error:  # of a path; a panel says what is wrong with a value
         raise ValueError(str(error)) from None
-
-
-def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Cropped in the middle to the shape, then resized."""
-    return ImageOps.fit(picture, size)

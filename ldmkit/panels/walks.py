@@ -18,18 +18,18 @@ from typing import Any
 import ipywidgets
 from PIL import Image
 
-from ldmkit.check import heard_by, short, whole
+from ldmkit.check import flag, heard_by, short, whole
 from ldmkit.critters import words as critter_words
 from ldmkit.figures.html import asset, text
 from ldmkit.figures.walk import details
-from ldmkit.loading.catalog import CATALOG
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.catalog import is_embedded
+from ldmkit.loading.siblings import origin_of
 from ldmkit.panels.end_field import EndField
 from ldmkit.panels.fields import Form
 from ldmkit.panels.job import Job, Report
 from ldmkit.panels.landmarks import nearest, plane_of, reference_for
 from ldmkit.panels.panel import Check, RunningPanel, quiet_twin
-from ldmkit.panels.settings import check_extra, checked_flag, checked_seed
+from ldmkit.panels.settings import check_extra, checked_seed
 from ldmkit.panels.walk_view import MOST_FRAMES, Shown, WalkView
 from ldmkit.recording import call as checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
@@ -44,7 +44,7 @@ __all__ = [
     "WalkForm",
     "WalkingPanel",
     "check_walk",
-    "is_embedded",
+    "draws_critters",
     "learned_words",
     "usual_steps",
     "walk_checks",
@@ -100,7 +100,7 @@ def walk_checks() -> dict[str, Check]:
         "num_frames": lambda name, entry: whole(name, entry, 2, MOST_FRAMES),
         "seed": checked_seed,
         "num_inference_steps": lambda name, entry: whole(name, entry, 1, MOST_STEPS),
-        "invert": checked_flag,
+        "invert": flag,
     }
 
 
@@ -138,10 +138,9 @@ def check_walk(
     return tuple(captions)
 
 
-def is_embedded(pipe: Any) -> bool:
+def draws_critters(pipe: Any) -> bool:
     """Whether a pipeline draws critters: it travels in the package, or has the embedded CLIP."""
-    row = CATALOG.get(origin_of(pipe).name.split(":")[0])
-    return (row is not None and row.embedded) or space_name(pipe) == EMBEDDED
+    return is_embedded(pipe) or space_name(pipe) == EMBEDDED
 
 
 def learned_words(embedded: bool) -> frozenset[str]:
@@ -305,7 +304,7 @@ def _shown(
     plane: dict[str, Any] = {}
     if walk.embeddings:
         try:
-            reference = reference_for(pipe, is_embedded(pipe), captions)
+            reference = reference_for(pipe, draws_critters(pipe), captions)
             with heard_by(lambda words: None):  # what falls off, the walk itself has said
                 own: list[Embedding] = reference.clip.encode_text(list(texts)) if texts else []
             near = nearest(reference, walk.embeddings)

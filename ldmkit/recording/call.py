@@ -16,16 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ldmkit.check import choice, did_you_mean, function, nearest, number, short, whole
+from ldmkit.check import choice, did_you_mean, flag, function, nearest, number, short, whole
 from ldmkit.loading.device import Released, check_open
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 
 __all__ = [
     "ARRAYS",
     "WORDS",
     "check_call",
-    "check_count",
-    "check_flag",
     "check_generator",
     "check_keep",
     "check_least",
@@ -52,7 +50,18 @@ ARRAYS = (
 # Keywords that hold words: prompt, prompt_2, negative_prompt_3, prior_prompt...
 WORDS = re.compile(r"(prior_|negative_)*prompt(_\d)?")
 PREVIEWS = ("auto", "vae", "linear", "none")
-_OWN = ("prompt", "seed", "keep", "preview", "on_step", "unsafe_previews", "attention")
+_OWN = (
+    "prompt",
+    "seed",
+    "keep",
+    "preview",
+    "preview_every",
+    "on_step",
+    "unsafe_previews",
+    "attention",
+    "attention_bytes",
+    "concepts",
+)
 _LISTS = {"list", "List", "tuple", "Tuple"}
 _LONGEST_PROMPT = 100_000  # characters; a tokenizer takes a second for that many
 _LARGEST_SIDE = 8192  # pixels
@@ -194,7 +203,7 @@ def _check_by_type(name: str, value: Any, parameter: Any) -> None:
 
 def _check_one(name: str, value: Any, kinds: set[str], default: Any) -> None:
     if kinds == {"bool"}:
-        check_flag(name, value)
+        flag(name, value)
     elif kinds == {"str"}:
         _check_is(name, value, str, "a string")
     elif "float" in kinds:
@@ -299,7 +308,8 @@ def _check_outcome(call: Mapping[str, Any]) -> None:
 
 def _train_steps(pipe: Any) -> int:
     scheduler = getattr(pipe, "scheduler", None)
-    return int(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 0) or 1000)
+    count = int(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 0) or 0)
+    return count if count > 1 else 1000  # OmniGen's time goes from 0 to 1, in any number of steps
 
 
 def _text_layers(pipe: Any) -> int:
@@ -308,27 +318,6 @@ def _text_layers(pipe: Any) -> int:
 
 
 # --- keywords of ldmkit --------------------------------------------------------------------------
-
-
-def check_count(name: str, value: Any, most: int = 256) -> None:
-    """Refuses what is no number of things.
-
-    Raises:
-        TypeError: not a whole number.
-        ValueError: below 1 or above ``most``.
-    """
-    whole(name, value, 1, most)
-
-
-def check_flag(name: str, value: Any) -> bool:
-    """Refuses what is neither ``True`` nor ``False``.
-
-    Raises:
-        TypeError: something else.
-    """
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {short(value)}.")
-    return bool(value)
 
 
 def check_prompt(name: str, value: Any) -> None:

@@ -20,8 +20,8 @@ from PIL import Image
 
 from ldmkit.check import short
 from ldmkit.loading.device import RELEASED, works_on
-from ldmkit.loading.origin import origin_of
 from ldmkit.loading.quiet import no_progress_bars, one_load, swift_imports
+from ldmkit.loading.siblings import origin_of
 from ldmkit.records import Embedding
 from ldmkit.threads import on_one_thread
 

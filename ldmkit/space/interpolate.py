@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ldmkit.check import choice, flag, function, short, whole
+from ldmkit.check import choice, flag, function, says_no, short, whole
 from ldmkit.critters import Scene
 from ldmkit.latents import decode_latents, encode_image
 from ldmkit.latents.inversion import own_noise
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.families import denoiser_of
+from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording import record
-from ldmkit.recording.hooks import denoiser_of
-from ldmkit.recording.kept import versions
+from ldmkit.recording.settings import versions
 from ldmkit.records import Embedding, Step, Trajectory, Walk
-from ldmkit.records.law import at_unit_variance
+from ldmkit.records.noise_law import at_unit_variance
 from ldmkit.records.rgb import to_rgb
 from ldmkit.space import paths
 from ldmkit.space.clip import clip_space
@@ -151,7 +151,7 @@ def interpolate(
     for frame in SPACES[space](order):
         frames.append(frame)
         answer = None if on_frame is None else on_frame(len(frames) - 1, frame.picture)
-        if isinstance(answer, (bool, np.bool_)) and not answer:
+        if says_no(answer):
             break
     if not frames:
         raise RuntimeError("The walk was stopped before its first picture; let it make one.")

@@ -18,7 +18,7 @@ from transformers.utils import logging as of_transformers
 
 import ldmkit
 from ldmkit.loading import quiet, siblings
-from ldmkit.loading.assembled import moved_classes
+from ldmkit.loading.open import moved_classes
 
 CODE = """
 import sys, threading

@@ -7,8 +7,8 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 import ldmkit
-from ldmkit.loading.origin import Origin, origin_of, remember
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
+from ldmkit.loading.siblings import Origin, origin_of, remember
 
 
 @pytest.fixture(scope="module")

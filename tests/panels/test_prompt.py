@@ -21,7 +21,7 @@ from panels.hands import field, held, living, message, settled
 from PIL import Image
 
 import ldmkit
-from ldmkit.loading.origin import Origin, remember
+from ldmkit.loading.siblings import Origin, remember
 from ldmkit.panels import PromptPanel, prompt
 from ldmkit.panels import panel as panel_module
 from ldmkit.panels.job import FULL, SWITCH, JobError
@@ -65,6 +65,7 @@ def test_defaults_and_keywords(pipe):
         "scheduler": "ddim",
         "strength": 0.6,
         "image": None,
+        "intervene": None,
     }
     assert (panel.result, panel.job) == (None, None)
     assert ldmkit.PromptPanel is PromptPanel
@@ -216,6 +217,7 @@ def test_constructor_refuses(pipe):
         ({"height": 10**9}, ValueError, "height must be between 8 and 8192"),
         ({"keep": "latent"}, ValueError, "did you mean 'latents'?"),
         ({"preview": "jpeg"}, ValueError, "preview must be one of"),
+        ({"preview_every": 0}, ValueError, "preview_every must be 1 or more, got 0"),
         ({"num_inference_steps": 0}, ValueError, "got 0"),
     ]:
         with pytest.raises(kind) as raised:
@@ -587,10 +589,11 @@ def test_the_code_makes_the_same_record(panel, pipe, settings):
 
 
 def test_the_code_has_what_holds_for_every_run(pipe):
-    panel = PromptPanel(pipe, "a cat", keep="latents", preview="none", height=64, width=32, **QUICK)
+    told = {"keep": "latents", "preview": "none", "preview_every": 2, "height": 64, "width": 32}
+    panel = PromptPanel(pipe, "a cat", **told, **QUICK)
     traj = finished(panel)
     assert traj.image.size == (32, 64)
-    for words in ("height=64", "keep=('latents',)", "preview='none'"):
+    for words in ("height=64", "keep=('latents',)", "preview='none'", "preview_every=2"):
         assert words in panel.code
     names = {"pipe": pipe, "ldmkit": ldmkit}
     exec(panel.code, names)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy import linalg
 
-from ldmkit.loading import students
+from ldmkit.loading.folder import write_student
 from ldmkit.recipes import measure_steps
 
 
@@ -83,7 +83,7 @@ def test_teacher_and_students_are_measured_from_the_same_noise(tmp_path, monkeyp
     monkeypatch.setattr(measure_steps, "frechet_interval", few)
     from ldmkit.recipes.ladder import network
 
-    students.write(folder, 2, network("cpu").state_dict())  # the teacher's own weights
+    write_student(folder, 2, network("cpu").state_dict())  # the teacher's own weights
     told = ["measure_steps", "--pictures", "8", "--steps", "1", "2", "--folder", str(folder)]
     told += ["--runs", str(tmp_path), "--out", str(out), "--figure", str(tmp_path / "f.png")]
     monkeypatch.setattr("sys.argv", told)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPTokenizer
 
 from ldmkit.recipes import judge, preview
-from ldmkit.recording.small import SmallDecoder
+from ldmkit.recording.preview import SmallDecoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("short")]
 

@@ -20,10 +20,9 @@ from PIL import Image
 from transformers import CLIPTextModelWithProjection
 
 import ldmkit
-from ldmkit.distilling import Ladder, climb, distill
+from ldmkit.distilling import Ladder, distill, students
 from ldmkit.distilling.conditioning import conditioning_of, predictor
-from ldmkit.loading import students
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of, steps_of
 
 PROMPTS = ["a red cat", "a blue dog", "a green owl with a crown", "a fox in the snow"]
 
@@ -78,13 +77,13 @@ def test_a_student_lands_nearer_to_its_teacher_than_plain_steps_do(prediction_ty
 
 def test_each_student_teaches_the_next(monkeypatch):
     pipe, teachers = _pipe(), []
-    told = climb.predictor
+    told = students.predictor
 
     def heard(unet, keywords, scheduler, guidance=1.0):
         teachers.append((unet, guidance))
         return told(unet, keywords, scheduler, guidance)
 
-    monkeypatch.setattr(climb, "predictor", heard)
+    monkeypatch.setattr(students, "predictor", heard)
     ladder = _distil(pipe, (4, 2, 1), updates=1, guidance_scale=5.0)
     asked = [pair for pair in teachers if not pair[0].training]
     assert [scale for _, scale in asked] == [5.0, 1.0, 1.0]  # guidance in the first rung only
@@ -251,7 +250,7 @@ def test_an_interrupt_keeps_the_ladder_and_climb_goes_on():
 
 
 def test_a_loss_that_is_no_number_stops_and_the_last_good_weights_are_kept(monkeypatch):
-    real = climb.loss
+    real = students.loss
 
     def broken(student, rung, lesson):
         found = real(student, rung, lesson)
@@ -259,7 +258,7 @@ def test_a_loss_that_is_no_number_stops_and_the_last_good_weights_are_kept(monke
         return found * math.nan if len(calls) == 3 else found
 
     calls = []
-    monkeypatch.setattr(climb, "loss", broken)
+    monkeypatch.setattr(students, "loss", broken)
     with pytest.warns(
         UserWarning,
         match=r"finite after 2 of 3 .* climb\(learning_rate=0\.001\)",
@@ -315,7 +314,7 @@ def test_students_are_saved_as_variants_that_plain_diffusers_opens(tmp_path):
         "steps2": {"num_inference_steps": 2, "guidance_scale": 1.0},
     }
     student = ldmkit.load(folder, variant="steps2", device="cpu")
-    assert students.steps_of(student) == 2
+    assert steps_of(student) == 2
     plain = StableDiffusionPipeline.from_pretrained(
         folder, variant="steps2", safety_checker=None, requires_safety_checker=False
     )
@@ -327,7 +326,7 @@ def test_students_are_saved_as_variants_that_plain_diffusers_opens(tmp_path):
     assert all(
         torch.equal(w, pipe.unet.state_dict()[n]) for n, w in usual.unet.state_dict().items()
     )
-    assert students.steps_of(usual) is None
+    assert steps_of(usual) is None
 
 
 def test_a_saved_student_is_the_teacher_of_the_next_rung(tmp_path):
