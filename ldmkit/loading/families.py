@@ -46,6 +46,7 @@ class Family:
         by_sigma_data: clean latents have the deviation ``sigma_data`` of the scheduler, and are
             divided by it before they are decoded.
         from_zero: pixels are in 0..1, where others have -1..1.
+        behind: the network answers with more tokens than the picture's, and these are the last.
         instead: what its steps do where they take no noise away, as the end of a sentence.
         tokens: where the words stand among the network's tokens, or ``"apart"``: it reads them by
             cross-attention.
@@ -61,6 +62,7 @@ class Family:
     asks: Mapping[str, str] = field(default_factory=dict)
     by_sigma_data: bool = False
     from_zero: bool = False
+    behind: bool = False
     instead: str = ""
     tokens: Order = "apart"
     text_tokens: tuple[str | int, ...] = ("tokenizer",)
@@ -171,7 +173,8 @@ FAMILIES = (
     Family(("Flux2", "BriaFibo2"), _TEXT_FIRST, unpack=_by_ids, tokens="text_first"),
     Family(("BriaFibo",), unpack=_fibo, tokens="text_first"),
     Family(("ErnieImage",), unpack=_unpatched, tokens="image_first"),
-    Family(("Ideogram4",), _TEXT_FIRST, unpack=_by_grid, tokens="text_first"),
+    Family(("Ideogram4",), _TEXT_FIRST, unpack=_by_grid, behind=True, tokens="text_first"),
+    Family(("QwenImage21",), _TEXT_FIRST, behind=True, tokens="text_first"),
     Family(
         ("VisualCloze",),
         _TEXT_FIRST,
@@ -199,7 +202,7 @@ FAMILIES = (
     ),
     Family(("Bria",), tokens="text_first"),
     Family(("Kandinsky5", "Kandinsky6"), _TEXT_FIRST, unpack=_channels_last),
-    Family(("JoyImageEditPlus",), _TEXT_FIRST, unpack=_target_patches),
+    Family(("JoyImageEditPlus",), unpack=_target_patches),
     Family(("JoyImage",), _TEXT_FIRST, unpack=_last_picture),
     Family(("SanaSprint", "Cosmos"), _TEXT_FIRST, by_sigma_data=True),
     Family(("Wuerstchen", "StableCascade"), _TEXT_FIRST),
@@ -249,6 +252,7 @@ class Layout:
         described: the family has a row.
         data: what clean latents are divided by before they are decoded.
         from_zero: pixels are in 0..1, where others have -1..1.
+        behind: of an answer with more tokens than the latents those of the picture are the last.
         instead: what the steps do where they take no noise away.
     """
 
@@ -258,6 +262,7 @@ class Layout:
     described: bool = False
     data: float = 1.0
     from_zero: bool = False
+    behind: bool = False
     instead: str = ""
 
 
@@ -285,6 +290,7 @@ def layout_of(pipe: Any, names: Names) -> Layout:
         described,
         data,
         family.from_zero,
+        family.behind,
         family.instead,
     )
 
