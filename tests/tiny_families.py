@@ -261,7 +261,7 @@ class Case:
         uncond: which had none; ``None`` where guidance is off.
         noise: ε of an answer, from (answer, latents, alpha, sigma), the family's own way; ``None``
             where it isn't checked here, but in ``tests/recording/test_noise_law.py``.
-        network: the part that is asked.
+        network: the part that is asked, or two.
         decodes: the last latents are the picture.
         told: what is said of it, a piece of each sentence.
     """
@@ -313,13 +313,13 @@ def _flow(kind: str, network: str, shape: dict[str, Any], vae: Any = None, **par
     return build
 
 
-def _flux2_vae() -> Any:
+def _flux2_vae(channels: int = 1) -> Any:
     vae = diffusers.AutoencoderKLFlux2(
         down_block_types=("DownEncoderBlock2D",),
         up_block_types=("UpDecoderBlock2D",),
         block_out_channels=(4,),
         layers_per_block=1,
-        latent_channels=1,
+        latent_channels=channels,
         norm_num_groups=1,
         use_quant_conv=False,
         use_post_quant_conv=False,
@@ -425,7 +425,9 @@ _ALONE = {"text": 0, "uncond": None, "network": "unet"}
 
 CASES = {
     "FluxPipeline": Case(flux, FLUX_CALL, (4, 8, 8), 0, None, _packed),
-    "FluxPipeline, true guidance": Case(flux, FLUX_CALL | FLUX_TRUE_GUIDANCE, (4, 8, 8), 0, 1, _packed),
+    "FluxPipeline, true guidance": Case(
+        flux, FLUX_CALL | FLUX_TRUE_GUIDANCE, (4, 8, 8), 0, 1, _packed
+    ),
     "QwenImagePipeline": Case(qwen, QWEN_CALL, (4, 8, 8), 0, 1, _packed),
     "StableDiffusion3Pipeline": Case(sd3, SD3_CALL, (4, 8, 8), noise=_velocity),
     "ChromaPipeline": Case(

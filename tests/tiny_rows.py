@@ -77,16 +77,27 @@ def _omnigen() -> Any:
         time_step_dim=4,
         rope_scaling={"long_factor": [1.0] * 4, "short_factor": [1.0] * 4},
     )
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
-        invert_sigmas=True, num_train_timesteps=1
-    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True, num_train_timesteps=1)
     return diffusers.OmniGenPipeline(transformer, scheduler, _eighth_vae(), _Letters())
+
+
+def _with(build: Any, **own: Any) -> Any:
+    """A pipeline with other values of its own: some know only large pictures."""
+
+    def built() -> Any:
+        pipe = build()
+        for name, value in own.items():
+            setattr(pipe, name, value)
+        return pipe
+
+    return built
 
 
 class _Letters:
     """What OmniGen's processor asks of a tokenizer: here a number for each letter."""
 
     model_max_length = 512
+    image_processor = None
 
     def __call__(self, text: str, **options: Any) -> Any:
         return SimpleNamespace(input_ids=[ord(letter) % 61 + 3 for letter in text])
@@ -206,7 +217,12 @@ def _dreamlite() -> Any:
         attention_head_dim=8,
     )
     pipe = diffusers.DreamLitePipeline(
-        tiny.pipeline(size="small").text_encoder, None, None, _tiny_vae(), unet, diffusers.FlowMatchEulerDiscreteScheduler()
+        tiny.pipeline(size="small").text_encoder,
+        None,
+        None,
+        _tiny_vae(),
+        unet,
+        diffusers.FlowMatchEulerDiscreteScheduler(),
     )
     pipe.encode_prompt = lambda mode, prompts, **options: (
         embeds(len(prompts), 5, 16),
@@ -226,20 +242,34 @@ _fibo = _flow(
 _ideogram = _flow(
     "Ideogram4Pipeline",
     "Ideogram4Transformer2DModel",
-    {"in_channels": 4, "num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
+    {"in_channels": 8, "num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
     | {"intermediate_size": 32, "adaln_dim": 8, "llm_features_dim": 16}
     | {"mrope_section": (4, 2, 2)},
-    families._flux2_vae,
+    lambda: families._flux2_vae(2),
     unconditional_transformer=None,
 )
 _longcat = _flow(
     "LongCatImageEditPipeline",
     "LongCatImageTransformer2DModel",
-    {"in_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16}
+    {"in_channels": 64, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16}
     | {"num_attention_heads": 2, "joint_attention_dim": 32, "pooled_projection_dim": 32}
     | {"axes_dims_rope": [4, 4, 8]},
-    text_processor=None,
+    families._z_vae,
+    text_processor=_Letters(),
 )
+
+
+def _longcat_small() -> Any:
+    """It makes every picture one of 1024² pixels."""
+    from diffusers.pipelines.longcat_image import pipeline_longcat_image_edit as module
+
+    module.calculate_dimensions = lambda area, ratio: (16, 16)
+    pipe = _longcat()
+    pipe.encode_prompt = lambda prompt, **options: (
+        embeds(1, 5, 32, seed=len(prompt[0])),
+        torch.zeros(5, 3),
+    )
+    return pipe
 
 
 def _fibo_of_embeds() -> Any:
@@ -274,23 +304,23 @@ _kandinsky = _flow(
 )
 
 
-def _kandinsky_of_its_size() -> Any:
-    """It knows sizes of its own, from 768 pixels on."""
-    pipe = _kandinsky()
-    pipe.resolutions = [(32, 32)]
-    return pipe
-
-
 _joy = {"hidden_size": 32, "num_attention_heads": 2, "text_dim": 16, "num_layers": 1}
 _joy |= {"patch_size": [1, 2, 2], "in_channels": 4, "rope_dim_list": [4, 6, 6], "theta": 256}
 
 
 def _joy_edit(kind: str) -> Any:
-    make = _flow(kind, "JoyImageEditTransformer3DModel", _joy, lambda: _film_vae(4), processor=None)
+    network = kind.replace("Pipeline", "Transformer3DModel")
+    make = _flow(kind, network, _joy, lambda: _film_vae(4), processor=None)
 
     def build() -> Any:
         pipe = make()
-        pipe.image_processor.get_default_height_width = lambda *a, **k: (32, 32)
+        for name in ("image_processor", "vae_image_processor"):
+            if processor := getattr(pipe, name, None):
+                processor.get_default_height_width = lambda *a, **k: (32, 32)
+        pipe.encode_prompt_multiple_images = lambda prompt, **options: (
+            embeds(1, 5, 16, seed=len(str(prompt))),
+            torch.ones(1, 5),
+        )
         return pipe
 
     return build
@@ -314,7 +344,7 @@ def _channels_last(answer: Any, x: Any, alpha: float, sigma: float) -> Any:
 
 def _behind(answer: Any, x: Any, alpha: float, sigma: float) -> Any:
     """Ideogram 4: the picture's tokens stand behind the words'; the sign is turned."""
-    own = answer[:, -x[0, 0].size // 4 :]
+    own = answer[:, -(x[0, 0].size // 4) :]
     tokens = own.reshape(1, x.shape[-2] // 2, x.shape[-1] // 2, 2, 2, -1)
     return _velocity(-tokens.transpose(0, 5, 1, 3, 2, 4).reshape(x.shape), x, alpha, sigma)
 
@@ -338,6 +368,39 @@ def _backwards(answer: Any, x: Any, alpha: float, sigma: float) -> Any:
 
 def _karlo_noise(answer: Any, x: Any, alpha: float, sigma: float) -> Any:
     return answer[:, :3]
+
+
+def _cosmos() -> Any:
+    """Its transformer asks torchvision for one thing: to make a mask larger."""
+    from diffusers.models.transformers import transformer_cosmos as module
+
+    larger = lambda mask, size, **k: torch.nn.functional.interpolate(mask, size=tuple(size))  # noqa: E731
+    module.transforms = SimpleNamespace(
+        functional=SimpleNamespace(resize=larger), InterpolationMode=SimpleNamespace(NEAREST=0)
+    )
+    shape = {"in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "num_layers": 1}
+    shape |= {"attention_head_dim": 16, "mlp_ratio": 2, "text_embed_dim": 16, "adaln_lora_dim": 4}
+    shape |= {"max_size": (4, 32, 32), "patch_size": (1, 2, 2), "rope_scale": (2.0, 1.0, 1.0)}
+    return _flow(
+        "Cosmos2TextToImagePipeline",
+        "CosmosTransformer3DModel",
+        shape | {"concat_padding_mask": True, "extra_pos_embed_type": None},
+        lambda: _film_vae(4),
+        safety_checker=_Passes(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
+    )()
+
+
+class _Passes(torch.nn.Module):
+    """A guard that lets everything pass."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def check_text_safety(self, text: str) -> bool:
+        return True
+
+    def check_video_safety(self, frames: Any) -> Any:
+        return frames
 
 
 _UNET = {"network": "unet"}
@@ -410,7 +473,8 @@ CASES = {
     ),
     "LEditsPPPipelineStableDiffusion": Case(
         _ledits,
-        {"editing_prompt": ["a crown", "a hat"], "edit_warmup_steps": 0},
+        {"editing_prompt": ["a crown", "a hat"], "edit_warmup_steps": 0}
+        | {"use_intersect_mask": False},
         (4, 8, 8),
         None,
         0,
@@ -432,14 +496,17 @@ CASES = {
         noise=lambda answer, x, alpha, sigma: answer[:, :4],
     ),
     "HiDreamImagePipeline": Case(
-        _flow(
-            "HiDreamImagePipeline",
-            "HiDreamImageTransformer2DModel",
-            {"patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 1}
-            | {"num_single_layers": 1, "attention_head_dim": 8, "num_attention_heads": 4}
-            | {"caption_channels": [32, 16], "text_emb_dim": 64, "axes_dims_rope": (4, 2, 2)}
-            | {"max_resolution": (32, 32), "llama_layers": (0, 1), "num_routed_experts": 2}
-            | {"num_activated_experts": 1},
+        _with(
+            _flow(
+                "HiDreamImagePipeline",
+                "HiDreamImageTransformer2DModel",
+                {"patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 1}
+                | {"num_single_layers": 1, "attention_head_dim": 8, "num_attention_heads": 4}
+                | {"caption_channels": [32, 16], "text_emb_dim": 64, "axes_dims_rope": (4, 2, 2)}
+                | {"max_resolution": (32, 32), "llama_layers": (0, 1), "num_routed_experts": 2}
+                | {"num_activated_experts": 1},
+            ),
+            default_sample_size=8,
         ),
         _QUICK
         | _words(*_T5, width=32)
@@ -457,7 +524,14 @@ CASES = {
             | {"patch_size": (1, 1), "text_embed_dim": 16, "text_embed_2_dim": 16}
             | {"rope_axes_dim": (4, 4), "guidance_embeds": False},
             lambda: diffusers.AutoencoderKLHunyuanImage(
-                3, 3, 4, (8, 8, 8), 1, spatial_compression_ratio=4, sample_size=32
+                3,
+                3,
+                4,
+                (32, 32, 32),
+                1,
+                spatial_compression_ratio=4,
+                sample_size=32,
+                scaling_factor=0.5,
             ),
             guider=diffusers.guiders.ClassifierFreeGuidance(guidance_scale=3.0),
         ),
@@ -495,20 +569,22 @@ CASES = {
     "Ideogram4Pipeline": Case(
         _ideogram_of_embeds,
         {"prompt": "a red cat", "height": 8, "width": 12, "num_inference_steps": 3}
-        | {"guidance_scale": 3.0, "max_sequence_length": 8},
-        (1, 8, 12),
+        | {"guidance_schedule": [3.0] * 3, "max_sequence_length": 8},
+        (2, 8, 12),
         0,
-        None,
+        1,
         _behind,
+        "transformer unconditional_transformer",
     ),
     "VisualClozeGenerationPipeline": Case(
         _cloze,
         {"task_prompt": "a cat", "content_prompt": "a hat", "num_inference_steps": 3}
         | {"image": [[_PICTURE, _PICTURE], [_PICTURE, None]]},
-        (4, 8, 8),
+        (4, 8, 16),
         0,
         None,
         None,
+        decodes=False,  # its picture is the last of the row
     ),
     "FluxControlNetInpaintPipeline": Case(
         _controlled,
@@ -521,33 +597,30 @@ CASES = {
         decodes=False,
     ),
     "LongCatImageEditPipeline": Case(
-        _longcat,
+        _longcat_small,
         {"num_inference_steps": 3, "guidance_scale": 3.0, "image": _PICTURE}
-        | _words(*_BOTH, width=32),
-        (4, 8, 8),
+        | {"prompt": ["a red cat"], "negative_prompt": ["bad"]},
+        (16, 8, 8),
         0,
         1,
         lambda answer, x, alpha, sigma: families._packed(answer[:, :16], x, alpha, sigma),
     ),
     "Kandinsky5T2IPipeline": Case(
-        _kandinsky_of_its_size,
+        _with(_kandinsky, resolutions=[(32, 32)]),
         _QUICK
         | _words("prompt_embeds_qwen", "negative_prompt_embeds_qwen", width=32)
         | {"prompt_embeds_clip": embeds(1, 16), "negative_prompt_embeds_clip": embeds(1, 16)}
         | dict.fromkeys(
             ("prompt_cu_seqlens", "negative_prompt_cu_seqlens"), torch.tensor([0, 5]).int()
         ),
-        (16, 16, 16),
+        (16, 4, 4),
         0,
         1,
         _channels_last,
     ),
     "JoyImageEditPipeline": Case(
         _joy_edit("JoyImageEditPipeline"),
-        _QUICK
-        | {"image": _PICTURE}
-        | _words(*_BOTH, width=16)
-        | {name + "_mask": torch.ones(1, 5) for name in _BOTH},
+        _QUICK | {"image": _PICTURE, "prompt": "a red cat", "negative_prompt": "bad"},
         (4, 4, 4),
         0,
         1,
@@ -555,32 +628,20 @@ CASES = {
     ),
     "JoyImageEditPlusPipeline": Case(
         _joy_edit("JoyImageEditPlusPipeline"),
-        _QUICK
-        | {"images": [[_PICTURE]], "prompt": ["a red cat"]}
-        | _words(*_BOTH, width=16)
-        | {name + "_mask": torch.ones(1, 5) for name in _BOTH},
+        _QUICK | {"images": [[_PICTURE]], "prompt": ["a red cat"], "negative_prompt": ["bad"]},
         (4, 4, 4),
         0,
         1,
         _patches,
     ),
     "Cosmos2TextToImagePipeline": Case(
-        _flow(
-            "Cosmos2TextToImagePipeline",
-            "CosmosTransformer3DModel",
-            {"in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "num_layers": 1}
-            | {"attention_head_dim": 16, "mlp_ratio": 2, "text_embed_dim": 16}
-            | {"adaln_lora_dim": 4, "max_size": (4, 32, 32), "patch_size": (1, 2, 2)}
-            | {"rope_scale": (2.0, 1.0, 1.0), "concat_padding_mask": True}
-            | {"extra_pos_embed_type": None},
-            lambda: _film_vae(4),
-            safety_checker=None,
-        ),
+        _cosmos,
         _QUICK | _words(*_BOTH, width=16),
         (4, 4, 4),
         0,
         1,
         _exploding,
+        told=("safety checker gave no verdict",),
     ),
     "StableCascadeDecoderPipeline": Case(
         _cascade,
@@ -595,14 +656,14 @@ CASES = {
     "AmusedPipeline": Case(
         _amused,
         _STEPS | {"prompt": "a red cat", "height": 16, "width": 16},
-        (1, 8, 8),
+        (1, 16, 16),
         told=("AmusedScheduler fills in masked codes of a codebook",),
     ),
     "UnCLIPPipeline": Case(
         tiny_unclip.karlo,
         {"prompt": "a red cat", "prior_num_inference_steps": 2, "decoder_num_inference_steps": 3}
         | {"super_res_num_inference_steps": 2, "decoder_guidance_scale": 3.0},
-        (3, 16, 16),
+        (3, 8, 8),
         noise=_karlo_noise,
         network="decoder",
         decodes=False,
@@ -619,6 +680,7 @@ CASES = {
         (4, 8, 8),
         0,
         2,
+        lambda answer, x, alpha, sigma: sigma * x + alpha * answer,
         **_UNET,
     ),
 }

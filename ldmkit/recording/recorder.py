@@ -522,7 +522,7 @@ class Recording:
             last = stacked([calls[-1].output])
         if last is None or not np.isfinite(last).all():
             return ()
-        return pictures_of(self.vae, last[0] / (self.layout or Layout()).data)
+        return pictures_of(self.vae, (self.layout or Layout()).at_vae(last[0]))
 
     def _attention(self, calls: Sequence[Call], images: Sequence[Image.Image]) -> Any:
         if self.maps is None or not calls:
