@@ -630,9 +630,7 @@ CASES = {
         _joy_edit("JoyImageEditPlusPipeline"),
         _QUICK | {"images": [[_PICTURE]], "prompt": ["a red cat"], "negative_prompt": ["bad"]},
         (4, 4, 4),
-        0,
-        1,
-        _patches,
+        noise=_patches,
     ),
     "Cosmos2TextToImagePipeline": Case(
         _cosmos,

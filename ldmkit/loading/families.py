@@ -212,7 +212,6 @@ FAMILIES = (
         behind=True,
         tokens="text_first",
     ),
-    Family(("QwenImage21",), _TEXT_FIRST, behind=True, tokens="text_first"),
     Family(
         ("VisualCloze",),
         _TEXT_FIRST,

@@ -164,7 +164,7 @@ def record(
     if looked is not None:
         check_visible(pipe, networks, "attention")
         tape.maps = MapRecorder(pipe, family_of(pipe), call, looked, most, scheduler)
-    others = {stage: Tape() for stage in stages_of(pipe)}
+    others = {one: Tape() for one in stages_of(pipe) if one.scheduler is not scheduler}
     parts = (scheduler, *networks, *(p for one in others for p in (one.network, one.scheduler)))
     with in_use(pipe, tape.leave):  # release() waits for it
         with (
