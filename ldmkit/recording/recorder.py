@@ -163,7 +163,8 @@ def record(
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
     if looked is not None:
         check_visible(pipe, networks, "attention")
-        tape.maps = MapRecorder(pipe, family_of(pipe), call, looked, most, scheduler)
+        family = family_of(pipe)
+        tape.maps = MapRecorder(pipe, family, call, looked, most, scheduler, tape.words)
     others = {one: Tape() for one in stages_of(pipe) if one.scheduler is not scheduler}
     parts = (scheduler, *networks, *(p for one in others for p in (one.network, one.scheduler)))
     with in_use(pipe, tape.leave):  # release() waits for it
