@@ -59,9 +59,10 @@ class Family:
         unpack: the pipeline's method that makes (b, c, h, w), or (b, c, 1, h, w), of its tokens;
             or a function of (pipeline, names of its running call) that gives one.
         asks: parameters of that method that the running call keeps under other names.
-        by_sigma_data: clean latents have the deviation ``sigma_data`` of the scheduler, and are
-            divided by it before they are decoded.
+        at_vae: of a pipeline, what turns clean latents into those that its autoencoder would be
+            given by other families; ``None`` where it is as usual.
         from_zero: pixels are in 0..1, where others have -1..1.
+        behind: the network answers with more tokens than the picture's, and these are the last.
         instead: what its steps do where they take no noise away, as the end of a sentence.
         tokens: where the words stand among the network's tokens, or ``"apart"``: it reads them by
             cross-attention.
@@ -75,8 +76,9 @@ class Family:
     doubled_by: str = ""
     unpack: str | Callable[[Any, Mapping[str, Any]], Shaped] = "_unpack_latents"
     asks: Mapping[str, str] = field(default_factory=dict)
-    by_sigma_data: bool = False
+    at_vae: Callable[[Any], Shaped] | None = None
     from_zero: bool = False
+    behind: bool = False
     instead: str = ""
     tokens: Order = "apart"
     text_tokens: tuple[str | int, ...] = ("tokenizer",)
@@ -152,6 +154,37 @@ def _target_patches(pipe: Any, names: Names) -> Shaped:
     return unpack
 
 
+def _over_sigma_data(pipe: Any) -> Shaped:
+    """Sana Sprint, Cosmos: clean latents have the deviation ``sigma_data`` of the scheduler."""
+    data = float(getattr(pipe.scheduler, "config", {}).get("sigma_data") or 1.0)
+    return lambda latents: latents / data
+
+
+def _without_shift(pipe: Any) -> Shaped:
+    """Kandinsky 5 leaves out the shift of FLUX's autoencoder."""
+    config = pipe.vae.config
+    shift = (getattr(config, "shift_factor", None) or 0.0) * config.scaling_factor
+    return lambda latents: latents - shift
+
+
+def _by_squares(pipe: Any) -> Shaped:
+    """Ideogram 4: statistics of a square's four places stand side by side, FLUX.2's of channels."""
+    bn, p = pipe.vae.bn, pipe.patch_size
+    mean, std = bn.running_mean, (bn.running_var + pipe.vae.config.batch_norm_eps).sqrt()
+    of_places = [one.reshape(p, p, -1).permute(2, 0, 1).flatten() for one in (mean, std)]
+    factor, offset = (
+        one.cpu().float().numpy().reshape(-1, 1, p, 1, p)
+        for one in (of_places[1] / std, (of_places[0] - mean) / std)
+    )
+
+    def at_vae(latents: Any) -> Any:
+        *lead, c, h, w = latents.shape
+        squares = latents.reshape(*lead, c, h // p, p, w // p, p) * factor + offset
+        return squares.reshape(latents.shape)
+
+    return at_vae
+
+
 _TEXT_FIRST = (("text", "uncond"),)
 _PIX2PIX = (("text", "image", "uncond"),)
 
@@ -175,19 +208,24 @@ FAMILIES = (
     ),
     Family(("Lumina2", "CogView4"), _TEXT_FIRST, tokens="text_first"),
     Family(("Lumina",), _TEXT_FIRST),
-    Family(("OmniGen",), (*_TEXT_FIRST, ("text", "uncond", "image")), tokens="text_first"),
+    Family(("OmniGen",), (*_TEXT_FIRST, ("text", "uncond", "image"))),
     Family(("DreamLite",), (*_USUAL_ANSWERS, ("uncond", "image", "text"))),
     Family(("LEdits",), (("uncond", "edit"), ("uncond", "edits", "..."))),
-    Family(("ZImage",), _TEXT_FIRST, tokens="image_first"),
-    Family(("HunyuanDiT",), text_tokens=("tokenizer", "tokenizer_2")),
+    Family(("ZImage",), _TEXT_FIRST),
     Family(("UnCLIP",), text_tokens=(4, "tokenizer")),
-    Family(("HiDream", "HunyuanImage"), tokens="image_first"),
-    Family(("AuraFlow",), tokens="text_first"),
+    Family(("HunyuanImage",), tokens="image_first"),
+    Family(("AuraFlow",), tokens="text_first", text_tokens=(8, "tokenizer")),
     Family(("PRX",), tokens="text_first"),
     Family(("Flux2", "BriaFibo2"), _TEXT_FIRST, unpack=_by_ids, tokens="text_first"),
     Family(("BriaFibo",), unpack=_fibo, tokens="text_first"),
-    Family(("ErnieImage",), unpack=_unpatched, tokens="image_first"),
-    Family(("Ideogram4",), _TEXT_FIRST, unpack=_by_grid, tokens="text_first"),
+    Family(("ErnieImage",), unpack=_unpatched),
+    Family(
+        ("Ideogram4",),
+        _TEXT_FIRST,
+        unpack=_by_grid,
+        at_vae=_by_squares,
+        behind=True,
+    ),
     Family(
         ("VisualCloze",),
         _TEXT_FIRST,
@@ -214,10 +252,10 @@ FAMILIES = (
         tokens="text_first",
     ),
     Family(("Bria",), tokens="text_first"),
-    Family(("Kandinsky5", "Kandinsky6"), _TEXT_FIRST, unpack=_channels_last),
-    Family(("JoyImageEditPlus",), _TEXT_FIRST, unpack=_target_patches),
+    Family(("Kandinsky5", "Kandinsky6"), _TEXT_FIRST, unpack=_channels_last, at_vae=_without_shift),
+    Family(("JoyImageEditPlus",), unpack=_target_patches),
     Family(("JoyImage",), _TEXT_FIRST, unpack=_last_picture),
-    Family(("SanaSprint", "Cosmos"), _TEXT_FIRST, by_sigma_data=True),
+    Family(("SanaSprint", "Cosmos"), _TEXT_FIRST, at_vae=_over_sigma_data),
     Family(("Wuerstchen", "StableCascade"), _TEXT_FIRST),
     Family(("Amused",), unpack=_codes, instead="fills in masked codes of a codebook"),
     Family(("ScoreSdeVe",), (("corrected", "text"),), from_zero=True),
@@ -253,6 +291,10 @@ def answers_of(pipe: Any, names: Names) -> tuple[tuple[str, ...], ...]:
     return family.answers if guided else family.unguided or family.answers
 
 
+def _as_it_is(latents: Any) -> Any:
+    return latents
+
+
 @dataclass(frozen=True)
 class Layout:
     """How what passes a step becomes pictures' latents.
@@ -263,8 +305,9 @@ class Layout:
             it is that already, or nobody described it.
         doubled: each picture's latents are there twice.
         described: the family has a row.
-        data: what clean latents are divided by before they are decoded.
+        at_vae: turns clean latents into those that the autoencoder is given; see ``Family``.
         from_zero: pixels are in 0..1, where others have -1..1.
+        behind: of an answer with more tokens than the latents those of the picture are the last.
         instead: what the steps do where they take no noise away.
     """
 
@@ -272,8 +315,9 @@ class Layout:
     unpack: Shaped | None = None
     doubled: bool = False
     described: bool = False
-    data: float = 1.0
+    at_vae: Shaped = _as_it_is
     from_zero: bool = False
+    behind: bool = False
     instead: str = ""
 
 
@@ -291,16 +335,16 @@ def layout_of(pipe: Any, names: Names) -> Layout:
         unpack = None  # another version's: its latents are kept as they are, which is said
     above = names.get(family.doubled_by, 0)
     doubled = isinstance(above, (int, float)) and above > 1
-    config = getattr(getattr(pipe, "scheduler", None), "config", {})
-    data = float(config.get("sigma_data") or 1.0) if family.by_sigma_data else 1.0
+    at_vae = _as_it_is if family.at_vae is None else family.at_vae(pipe)
     described = family is not _USUAL
     return Layout(
         answers_of(pipe, names),
         unpack,
         doubled,
         described,
-        data,
+        at_vae,
         family.from_zero,
+        family.behind,
         family.instead,
     )
 

@@ -56,7 +56,7 @@ def laid_out(call: Call, layout: Layout) -> Call:
     unpack = _as_it_is if layout.unpack is None else layout.unpack
 
     def as_latents(tensor: Any) -> Any:
-        fitted = _fitted(tensor, latents)
+        fitted = _fitted(tensor, latents, layout.behind)
         return None if fitted is None else unpack(fitted)
 
     guided = _first_half(call.model_output) if layout.doubled else call.model_output
@@ -155,10 +155,11 @@ def _apart(
     return sides(guided, parts, layout.answers, latents, layout.described)
 
 
-def _fitted(output: Any, latents: torch.Tensor) -> torch.Tensor | None:
+def _fitted(output: Any, latents: torch.Tensor, behind: bool = False) -> torch.Tensor | None:
     """The prediction itself, in the latents' shape, where a network gives more, or ``None``.
 
-    More channels are a variance, more tokens those of a picture that was put beside.
+    More channels are a variance, more tokens those of a picture that was put beside, or
+    (``behind``) those of the words before it.
     """
     if not isinstance(output, torch.Tensor):
         return None
@@ -170,6 +171,8 @@ def _fitted(output: Any, latents: torch.Tensor) -> torch.Tensor | None:
         have < want for have, want in zip(output.shape, latents.shape, strict=True)
     ):
         return None
+    if behind:
+        output = output[:, -latents.shape[1] :]
     return output[tuple(slice(size) for size in latents.shape)]
 
 

@@ -18,7 +18,8 @@ import torch
 
 from ldmkit.check import short, whole
 from ldmkit.loading.families import Family
-from ldmkit.recording.tokens import Reading, readings
+from ldmkit.recording.tokens import Reading, as_read, readings
+from ldmkit.recording.truncation import Heard
 from ldmkit.recording.watching import Run, Seen, Watcher, rows_with_words
 from ldmkit.records.attention import AttentionMaps, Layer
 
@@ -176,6 +177,7 @@ class MapRecorder(Watcher):
         most: bytes that all maps may take. Each head is kept where that takes an eighth at most,
             else the mean of a layer's heads.
         scheduler: says how many steps there will be.
+        heard: what the text encoders were given to read, where somebody listened.
     """
 
     fewer = 'fewer words (attention=("hat",))'
@@ -189,8 +191,10 @@ class MapRecorder(Watcher):
         wanted: Sequence[str],
         most: int,
         scheduler: Any,
+        heard: Heard | None = None,
     ) -> None:
         super().__init__(family)
+        self.heard = heard
         self.pipe, self.call, self.wanted, self.most = pipe, call, wanted, most
         self.scheduler = scheduler
         self.heads, self.texts = True, self._texts()
@@ -226,8 +230,28 @@ class MapRecorder(Watcher):
         """Finds the words among the keys, once."""
         super().begin(module, given)
         if not self.readings and self.length:
+            self._check_alone()
             every = readings(self.pipe, self.family, self.call, self.length)
             self.readings = [one.only(self.wanted) if self.wanted else one for one in every]
+
+    def _check_alone(self) -> None:
+        """Refuses words that the pipeline put among others: which key is which word isn't known.
+
+        Raises:
+            ValueError: such as Lumina 2's, behind a sentence for the system.
+        """
+        prompts, heard = self.call.get("prompt") or (), self.heard
+        if heard is None:
+            return
+        for part in (part for part in self.family.text_tokens if isinstance(part, str)):
+            tokenizer = getattr(self.pipe, part, None)
+            for text in [prompts] if isinstance(prompts, str) else prompts:
+                if heard.framed(part, as_read(self.pipe, tokenizer, text)):
+                    raise ValueError(
+                        f"{type(self.pipe).__name__} puts words of its own round the prompt, and "
+                        "nobody described where they end, so attention can't be told by words; "
+                        "leave attention out."
+                    )
 
     def attend(self, seen: Seen, run: Run) -> torch.Tensor:
         """Runs the attention as it is, then looks at the same queries and keys again."""

@@ -540,13 +540,14 @@ def complete(
     """Checks the keywords and adds the model's defaults."""
     check_call(pipe, parameters, call)
     check_prompt("prompt", prompt)
-    if prompt == "" and ("prompt" not in parameters or call.get("prompt_embeds") is not None):
+    embeds = any(name.startswith("prompt_embeds") and call[name] is not None for name in call)
+    if prompt == "" and ("prompt" not in parameters or embeds):
         prompt = None  # what ``Trajectory.keywords`` says of a run that was told no words
     if prompt is not None:
         if "prompt" not in parameters:
             raise TypeError(f"{type(pipe).__name__} takes no prompt; leave it out.")
         call = {"prompt": prompt if isinstance(prompt, str) else list(prompt), **call}
-    elif "prompt" in parameters and call.get("prompt_embeds") is None:
+    elif "prompt" in parameters and not embeds:  # HiDream's are prompt_embeds_t5 and others
         raise TypeError(
             f"{type(pipe).__name__} needs a prompt, got None; "
             'write record(pipe, "a red cat"), or "" for no words.'

@@ -28,6 +28,7 @@ from ldmkit.recording.attention import WORK, MapRecorder
 from ldmkit.recording.call import check_prompt
 from ldmkit.recording.intervene import encoded
 from ldmkit.recording.tokens import Reading, readings
+from ldmkit.recording.truncation import Heard
 from ldmkit.recording.watching import Run, Seen, Watcher, check_visible
 from ldmkit.records.attention import split_words
 
@@ -84,6 +85,7 @@ def map_recorder(
     words: Sequence[str] | None,
     concepts: Sequence[str],
     most: int,
+    heard: Heard | None = None,
 ) -> MapRecorder | None:
     """What keeps the maps of a run, of words or of concepts; ``None`` where none are asked for.
 
@@ -94,7 +96,7 @@ def map_recorder(
         return None
     check_visible(pipe, networks, "concepts" if concepts else "attention")
     if not concepts:
-        return MapRecorder(pipe, family_of(pipe), call, words or (), most, scheduler)
+        return MapRecorder(pipe, family_of(pipe), call, words or (), most, scheduler, heard)
     _check_joint(pipe, networks)
     return ConceptRecorder(pipe, family_of(pipe), call, concepts, most, scheduler)
 

@@ -94,22 +94,22 @@ def step_pictures(
         vae: the autoencoder, or ``None``.
         arrays: of the record.
         preview: how steps are drawn.
-        layout: what clean latents are divided by before they are decoded, and where pixels begin.
+        layout: how clean latents are brought to the autoencoder, and where pixels begin.
         every: of how many steps one is decoded.
     """
-    data, from_zero = (layout.data, layout.from_zero) if layout is not None else (1.0, False)
+    layout = layout or Layout()
     kept = {name: arrays[name] for name in ("latents", "denoised") if arrays[name] is not None}
     if preview == "none" or not kept:
         return {}
     shape = next(iter(kept.values())).shape
     if vae is None:
-        return {"rgb": _ZERO_RGB if from_zero else _PIXEL_RGB} if shape[2] == 3 else {}
+        return {"rgb": _ZERO_RGB if layout.from_zero else _PIXEL_RGB} if shape[2] == 3 else {}
     if shape[2] != getattr(vae.config, "latent_channels", shape[2]):
         return {}  # packed in a way that nobody described
-    rgb = previews.linear_rgb(vae, shape[2]) / np.array([[data]] * shape[2] + [[1.0]], np.float32)
+    rgb = _at_vae(previews.linear_rgb(vae, shape[2]), layout)
     chosen = every_nth(len(arrays["timesteps"]), every)
-    lanes = {lane: _at_unit_scale(arrays, lane)[chosen] / data for lane in kept}
-    unguided = {lane: x0[chosen] / data for lane, x0 in _unguided_estimates(arrays).items()}
+    lanes = {lane: layout.at_vae(_at_unit_scale(arrays, lane)[chosen]) for lane in kept}
+    unguided = {lane: layout.at_vae(x0[chosen]) for lane, x0 in _unguided_estimates(arrays).items()}
     small = small_decoder(vae, works_on(vae)) if preview == "auto" else None
     if small is not None:
         decode = partial(previews.decode_small, small)
@@ -120,6 +120,14 @@ def step_pictures(
         lanes |= unguided
     decode = partial(previews.decode, vae)
     return {"rgb": rgb, "previews": _decoded(decode, lanes), "preview_every": every}
+
+
+def _at_vae(rgb: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
+    """A linear map of what the autoencoder is given as one of the latents, square by square."""
+    nothing = np.zeros((1, len(rgb) - 1, 8, 8), np.float32)
+    offset, whole = (layout.at_vae(one).mean(axis=(0, 2, 3)) for one in (nothing, nothing + 1))
+    turned = rgb[:-1] * (whole - offset)[:, None]
+    return np.concatenate([turned, rgb[-1:] + offset @ rgb[:-1]]).astype(np.float32)
 
 
 def _cheap(vae: Any, lanes: Mapping[str, NDArray[np.float32]]) -> bool:

@@ -169,8 +169,8 @@ def record(
     tape = Recording(scheduler, networks, autoencoder_of(pipe), names, *drawing)
     tape.on_step = on_step
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
-    tape.maps = map_recorder(pipe, networks, call, scheduler, looked, named, most)
-    others = {stage: Tape() for stage in stages_of(pipe)}
+    tape.maps = map_recorder(pipe, networks, call, scheduler, looked, named, most, tape.words)
+    others = {one: Tape() for one in stages_of(pipe) if one.scheduler is not scheduler}
     parts = (scheduler, *networks, *(p for one in others for p in (one.network, one.scheduler)))
     with in_use(pipe, tape.leave):  # release() waits for it
         with (
@@ -537,7 +537,7 @@ class Recording:
             last = stacked([calls[-1].output])
         if last is None or not np.isfinite(last).all():
             return ()
-        return pictures_of(self.vae, last[0] / (self.layout or Layout()).data)
+        return pictures_of(self.vae, (self.layout or Layout()).at_vae(last[0]))
 
     def _attention(self, calls: Sequence[Call], images: Sequence[Image.Image]) -> Any:
         if self.maps is None or not calls:

@@ -122,7 +122,8 @@ class Watcher:
     def _ends(self, queries: int, keys: int, own: int | None) -> tuple[slice, slice] | None:
         """(which keys are words, which queries are picture), or ``None``."""
         extra = sum(part for part in self.family.text_tokens if isinstance(part, int))
-        if own is not None and own == keys and own in (self.length, self.length + extra):
+        apart = self.family.tokens == "apart"  # else it is the words among themselves
+        if own is not None and own == keys and own in (self.length, self.length + extra) and apart:
             return slice(0, keys), slice(0, queries)
         if own is not None and keys == own + queries and keys != queries:
             return slice(0, own), slice(0, queries)
