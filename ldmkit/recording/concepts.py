@@ -7,7 +7,7 @@ tokens and at each other, and nothing looks at them, so that the picture is the 
     o_c = softmax(q_c [k_c, k_x]ᵀ / √d) [v_c, v_x]
 
 A concept's map in a block is how much more like it, among the concepts, the picture's own output
-of the attention is at each place (dot products, with all heads side by side):
+of the attention is at each place (dot products before the projection, heads side by side):
 
     φ(x, c) = softmax over c of (o_x · o_c)
 
@@ -152,6 +152,7 @@ class ConceptRecorder(MapRecorder):
         self._embeds: Any = None  # (concepts, d) as the encoder gives them
         self._state: Any = None  # (pictures, concepts, d) between two blocks
         self._given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  # what modulates the words
+        self._been: set[str] = set()  # blocks of this call of the network
 
     def hooks(self, module: torch.nn.Module) -> Iterable[Any]:
         """Notes in each block what its words are modulated by."""
@@ -166,7 +167,7 @@ class ConceptRecorder(MapRecorder):
     def begin(self, module: torch.nn.Module, given: Mapping[str, Any]) -> None:
         """Begins a call of the network; the concepts are read once in a run."""
         Watcher.begin(self, module, given)
-        self._network, self._state = module, None
+        self._network, self._state, self._been = module, None, set()
         if self._embeds is None:
             self._embeds = _read(self.pipe, self.concepts, self.call)
             prompts, names = self.call.get("prompt") or "", [*self.concepts]
@@ -180,6 +181,13 @@ class ConceptRecorder(MapRecorder):
         rows, block = self._rows(), self._blocks.get(seen.layer)
         if rows is None or block is None:
             return output
+        if seen.layer in self._been:
+            raise ValueError(
+                f"{seen.layer} attends twice in a call of the network, for words that intervene "
+                "weighs or for perturbed attention, and concepts can follow it once; leave those "
+                "or the concepts out."
+            )
+        self._been.add(seen.layer)
         with torch.no_grad():
             if self._state is None:
                 first = self._network.context_embedder(self._embeds.to(seen.query))
@@ -278,7 +286,7 @@ def _read(pipe: Any, concepts: Sequence[str], call: Mapping[str, Any]) -> torch.
     """(concepts, d): each read alone, the mean of its tokens by the family's first encoder.
 
     Raises:
-        ValueError: one is cut off before its first token.
+        ValueError: one is cut off.
     """
     embeds = encoded(pipe, list(concepts), call)["embeds"]  # (concepts, tokens, d)
     family = family_of(pipe)

@@ -13,6 +13,7 @@ from tiny_encoders import same
 
 from ldmkit.recording import record
 from ldmkit.recording.concepts import _read, alike
+from ldmkit.recording.intervene import intervene
 from ldmkit.records import RecordError, Trajectory
 
 SIZE = {"height": 32, "width": 32}
@@ -235,6 +236,16 @@ def test_other_pipelines_refuse_with_a_reason():
     asked = {"concepts": ("snow", "hat")}
     with pytest.raises(ValueError, match="UNet2DConditionModel has none of those; take words"):
         record(tiny.pipeline(size="small"), PROMPT, **asked, **QUICK)
+    flux = deep("flux")
+    with (
+        intervene(flux, {"cat": 0}),
+        pytest.raises(ValueError, match="attends twice in a call of the network, for words that"),
+    ):
+        record(flux, PROMPT, **asked, **QUICK)
+    with intervene(flux, None):  # other words are no hindrance
+        maps = record(flux, PROMPT, **asked, **QUICK).attention
+    empty = record(flux, "", **asked, **QUICK).attention
+    assert np.abs(maps["snow"] - empty["snow"]).max() <= 1e-5
     call = {**tiny_families.FLUX_CALL, "seed": 7}
     with pytest.raises(ValueError, match=r"own tokenizer_2 and text encoder.*loaded without"):
         record(tiny_families.flux(), **asked, **call)
