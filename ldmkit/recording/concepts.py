@@ -183,9 +183,8 @@ class ConceptRecorder(MapRecorder):
             return output
         if seen.layer in self._been:
             raise ValueError(
-                f"{seen.layer} attends twice in a call of the network, for words that intervene "
-                "weighs or for perturbed attention, and concepts can follow it once; leave those "
-                "or the concepts out."
+                f"{seen.layer} attends twice in a call of the network, as for perturbed attention, "
+                "and concepts can follow it once; leave that or the concepts out."
             )
         self._been.add(seen.layer)
         with torch.no_grad():
@@ -224,9 +223,11 @@ class ConceptRecorder(MapRecorder):
         # FLUX turns by place, and words stand at place 0, where nothing turns.
         q = q if attn.norm_added_q is None else attn.norm_added_q(q)
         k = k if attn.norm_added_k is None else attn.norm_added_k(k)
+        first = seen.text.start == 0  # the words stand before the picture, or after it
+        picture = slice(seen.text.stop, None) if first else slice(seen.text.start)
         looked = torch.stack(
             [
-                _attended(q[i], k[i], v[i], seen.key[row], seen.value[row], seen.picture)
+                _attended(q[i], k[i], v[i], seen.key[row, :, picture], seen.value[row, :, picture])
                 for i, row in enumerate(rows)
             ]
         )
@@ -234,19 +235,14 @@ class ConceptRecorder(MapRecorder):
 
 
 def _attended(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    picture: slice,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
 ) -> torch.Tensor:
-    """softmax(q [k, keys]ᵀ / √d) [v, values] of (heads, tokens, d), the picture's of the latter."""
+    """softmax(q [k, keys]ᵀ / √d) [v, values] of (heads, tokens, d)."""
     out = torch.empty_like(q)
     for h in range(len(q)):  # a head at a time: large models' keys are not copied all at once
-        seen = torch.cat([k[h], keys[h, picture]]).float()
+        seen = torch.cat([k[h], keys[h]]).float()
         weights = torch.softmax(q[h].float() @ seen.T * q.shape[-1] ** -0.5, dim=-1)
-        out[h] = (weights @ torch.cat([v[h], values[h, picture]]).float()).to(out.dtype)
+        out[h] = (weights @ torch.cat([v[h], values[h]]).float()).to(out.dtype)
     return out
 
 
