@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ldmkit.figures.html import shorten
@@ -98,7 +99,7 @@ def details(traj: Trajectory, batch: int = 0) -> list[str]:
         shorten(traj.model, 60),
         "" if seed is None else f"seed {seed}",
         f"stopped after {n} of {asked} steps" if traj.stopped else steps,
-        f"guidance {_plain(call['guidance_scale'])}" if "guidance_scale" in call else "",
+        _guidance_of(call),
         f"noise level {_plain(call['noise_level'])}" if call.get("noise_level") else "",
         shorten(str(call.get("scheduler", "")), 40).removesuffix("Scheduler"),
         f"not “{shorten(negative, 60)}”" if negative else "",
@@ -106,6 +107,17 @@ def details(traj: Trajectory, batch: int = 0) -> list[str]:
         "steps hidden by the safety checker" if is_hidden(traj, batch) else "",
     ]
     return [part for part in parts if part]
+
+
+def _guidance_of(call: Mapping[str, Any]) -> str:
+    """The scale; from the least to the largest where it was another in some steps."""
+    each = call.get("guidance")
+    known = [one for one in each if isinstance(one, (int, float))] if isinstance(each, list) else []
+    if known and min(known) < max(known):
+        return f"guidance {_plain(min(known))} to {_plain(max(known))}, by step"
+    guider = call.get("guider")
+    told = {**guider, **call} if isinstance(guider, Mapping) else call
+    return f"guidance {_plain(told['guidance_scale'])}" if "guidance_scale" in told else ""
 
 
 def _plain(value: object) -> str:

@@ -65,7 +65,8 @@ def sheet_markup(title: str, line: str, body: str, note: str = "") -> str:
     return (
         '<div class="ldm-sheet" style="font-family:system-ui,sans-serif;line-height:1.4;'
         'max-width:1000px">'
-        f'<p style="margin:0;font-size:18px;font-weight:600" dir="auto">{text(title)}</p>'
+        '<p style="margin:0;font-size:18px;font-weight:600;overflow-wrap:anywhere" dir="auto">'
+        f"{text(title)}</p>"
         f'<p style="margin:2px 0 8px;opacity:0.7">{text(line)}</p>{body}{under if note else ""}'
         "</div>"
     )

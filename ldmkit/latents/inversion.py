@@ -27,13 +27,14 @@ from PIL import Image
 
 from ldmkit.check import say, short, whole
 from ldmkit.latents.codec import encode_image, listed
+from ldmkit.loading.families import denoiser_of, scheduler_of
 from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import call as checks
-from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
+from ldmkit.recording.hooks import exclusive
 from ldmkit.recording.noise_law import prediction_of
-from ldmkit.recording.words import Heard, heard
+from ldmkit.recording.truncation import Heard, heard
 from ldmkit.records import Embedding
-from ldmkit.records.law import both_of, clean_of
+from ldmkit.records.noise_law import both_of, clean_of
 from ldmkit.space.clip import clip_space
 from ldmkit.space.encoders import embeddings_of, space_name, stacked
 from ldmkit.space.unclip import Family, family_of

@@ -17,7 +17,23 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-__all__ = ["FAMILIES", "Family", "Layout", "answers_of", "family_of", "layout_of"]
+import torch
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Layout",
+    "Stage",
+    "answers_of",
+    "autoencoder_of",
+    "denoiser_of",
+    "denoisers_of",
+    "family_of",
+    "layout_of",
+    "scheduler_of",
+    "stages_of",
+    "step_of",
+]
 
 Names = Mapping[str, Any]  # of the pipeline's running call
 Order = Literal["apart", "text_first", "image_first"]
@@ -34,8 +50,8 @@ class Family:
     Attributes:
         classes: beginnings of the class names of its pipelines.
         answers: what the network is asked for in a step, in its order in batch or calls, once for
-            each number of answers: ``"text"`` and ``"uncond"``, others by what they are, and
-            ``"..."`` for any number of them.
+            each number of answers: ``"text"`` (that to the prompt) and ``"uncond"``, others by what
+            they are, and ``"..."`` for any number of them.
             Of two the numbers decide where they can: ``ldmkit.recording.guidance``.
         unguided: the same where guidance is off and the network is asked more than once yet.
         doubled_by: keyword of the call that, above 1, makes the pipeline keep each picture's
@@ -46,6 +62,7 @@ class Family:
         by_sigma_data: clean latents have the deviation ``sigma_data`` of the scheduler, and are
             divided by it before they are decoded.
         from_zero: pixels are in 0..1, where others have -1..1.
+        instead: what its steps do where they take no noise away, as the end of a sentence.
         tokens: where the words stand among the network's tokens, or ``"apart"``: it reads them by
             cross-attention.
         text_tokens: whose tokens the network's text is made of, in this order: names of
@@ -60,6 +77,7 @@ class Family:
     asks: Mapping[str, str] = field(default_factory=dict)
     by_sigma_data: bool = False
     from_zero: bool = False
+    instead: str = ""
     tokens: Order = "apart"
     text_tokens: tuple[str | int, ...] = ("tokenizer",)
 
@@ -159,7 +177,7 @@ FAMILIES = (
     Family(("Lumina",), _TEXT_FIRST),
     Family(("OmniGen",), (*_TEXT_FIRST, ("text", "uncond", "image")), tokens="text_first"),
     Family(("DreamLite",), (*_USUAL_ANSWERS, ("uncond", "image", "text"))),
-    Family(("LEdits",), (("uncond", "text"), ("uncond", "edits", "..."))),
+    Family(("LEdits",), (("uncond", "edit"), ("uncond", "edits", "..."))),
     Family(("ZImage",), _TEXT_FIRST, tokens="image_first"),
     Family(("HunyuanDiT",), text_tokens=("tokenizer", "tokenizer_2")),
     Family(("UnCLIP",), text_tokens=(4, "tokenizer")),
@@ -201,7 +219,7 @@ FAMILIES = (
     Family(("JoyImage",), _TEXT_FIRST, unpack=_last_picture),
     Family(("SanaSprint", "Cosmos"), _TEXT_FIRST, by_sigma_data=True),
     Family(("Wuerstchen", "StableCascade"), _TEXT_FIRST),
-    Family(("Amused",), unpack=_codes),
+    Family(("Amused",), unpack=_codes, instead="fills in masked codes of a codebook"),
     Family(("ScoreSdeVe",), (("corrected", "text"),), from_zero=True),
     Family(("KarrasVe",), (("corrected", "text"),)),
     Family(("SemanticStableDiffusion",), (*_USUAL_ANSWERS, ("uncond", "text", "..."))),
@@ -247,6 +265,7 @@ class Layout:
         described: the family has a row.
         data: what clean latents are divided by before they are decoded.
         from_zero: pixels are in 0..1, where others have -1..1.
+        instead: what the steps do where they take no noise away.
     """
 
     answers: tuple[tuple[str, ...], ...] = _USUAL_ANSWERS
@@ -255,6 +274,7 @@ class Layout:
     described: bool = False
     data: float = 1.0
     from_zero: bool = False
+    instead: str = ""
 
 
 def layout_of(pipe: Any, names: Names) -> Layout:
@@ -274,7 +294,15 @@ def layout_of(pipe: Any, names: Names) -> Layout:
     config = getattr(getattr(pipe, "scheduler", None), "config", {})
     data = float(config.get("sigma_data") or 1.0) if family.by_sigma_data else 1.0
     described = family is not _USUAL
-    return Layout(answers_of(pipe, names), unpack, doubled, described, data, family.from_zero)
+    return Layout(
+        answers_of(pipe, names),
+        unpack,
+        doubled,
+        described,
+        data,
+        family.from_zero,
+        family.instead,
+    )
 
 
 def _unpack_of(pipe: Any, family: Family, names: Names) -> Shaped | None:
@@ -287,3 +315,73 @@ def _unpack_of(pipe: Any, family: Family, names: Names) -> Shaped | None:
     _, *wanted = inspect.signature(own).parameters
     asked = {name: known[family.asks.get(name, name)] for name in wanted}
     return lambda latents: latents if latents.ndim == 4 else own(latents, **asked)
+
+
+# --- the parts of a pipeline, under the names that families give them -----------------------------
+
+
+def scheduler_of(pipe: Any) -> Any | None:
+    """The pipeline's scheduler (its decoder's, where a prior has one too), or ``None``."""
+    for name in ("scheduler", "decoder_scheduler"):
+        found = getattr(pipe, name, None)
+        if callable(getattr(found, step_of(found), None)):
+            return found
+    return None
+
+
+def step_of(scheduler: Any) -> str:
+    """The name of a scheduler's step: score-SDE predicts, and corrects (arXiv 2011.13456)."""
+    return "step" if hasattr(scheduler, "step") else "step_pred"
+
+
+def denoiser_of(pipe: Any) -> torch.nn.Module | None:
+    """The network that predicts noise, or ``None`` where a pipeline keeps it elsewhere."""
+    return next(iter(denoisers_of(pipe)), None)
+
+
+def denoisers_of(pipe: Any) -> tuple[torch.nn.Module, ...]:
+    """The networks that predict noise: some pipelines have a second for the last steps."""
+    first = (getattr(pipe, name, None) for name in ("unet", "transformer", "decoder", "prior"))
+    second = (getattr(pipe, name, None) for name in ("transformer_2", "unconditional_transformer"))
+    networks = [found for found in first if isinstance(found, torch.nn.Module)][:1]
+    return (*networks, *(found for found in second if isinstance(found, torch.nn.Module)))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What runs before or after the stage that a record is of, with a scheduler of its own.
+
+    Attributes:
+        name: the beginning of its keywords, such as ``prior_num_inference_steps``.
+        network: what predicts.
+        scheduler: whose steps they are.
+    """
+
+    name: str
+    network: torch.nn.Module
+    scheduler: Any
+
+
+def stages_of(pipe: Any) -> tuple[Stage, ...]:
+    """The other stages of a pipeline: a prior of embeddings, Karlo's super-resolution."""
+    found = []
+    for name, networks in (
+        ("prior", ("prior", "prior_prior")),
+        ("super_res", ("super_res_first",)),
+    ):
+        scheduler = getattr(pipe, f"{name}_scheduler", None)
+        parts = [
+            part for part in (getattr(pipe, one, None) for one in networks) if part is not None
+        ]
+        if callable(getattr(scheduler, "step", None)) and parts:
+            found.append(Stage(name, parts[0], scheduler))
+    return tuple(found)
+
+
+def autoencoder_of(pipe: Any) -> Any | None:
+    """The autoencoder of a latent pipeline, or ``None`` (pixel models have none)."""
+    for name in ("vae", "movq", "vqvae", "vqgan"):  # the latter two of latent diffusion and Cascade
+        vae = getattr(pipe, name, None)
+        if hasattr(vae, "decode") and hasattr(vae, "config"):
+            return vae
+    return None

@@ -163,7 +163,8 @@ class InterpolationPanel(WalkingPanel):
             if unknown := unknown_words(vocabulary, " ".join(texts)):
                 say(unknown, stacklevel=1)
             # One by one on a CPU, where a batch is hardly faster, so that pictures come steadily.
-            size = 1 if getattr(pipe, "device", None) is None or _on_cpu(pipe) else None
+            device = str(getattr(pipe, "device", None) or "cpu")
+            size = 1 if device.startswith("cpu") else None
             walk = interpolate(
                 pipe, *ends, batch_size=size, on_frame=on_frame, on_step=on_step, **words
             )
@@ -173,10 +174,6 @@ class InterpolationPanel(WalkingPanel):
 
         places = [float(t) for t in np.linspace(0, 1, settings["num_frames"])]
         return places, "t", make
-
-
-def _on_cpu(pipe: Any) -> bool:
-    return str(pipe.device).startswith("cpu")
 
 
 def _spaces(pipe: Any) -> tuple[str, ...]:

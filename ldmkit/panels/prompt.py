@@ -6,7 +6,6 @@ so that the cell has long returned while the picture forms.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from PIL import Image
 from ldmkit.check import flag, heard_by, whole
 from ldmkit.figures.html import asset, shorten, text
 from ldmkit.figures.webp import SMALL, webp
+from ldmkit.loading.families import autoencoder_of, scheduler_of
 from ldmkit.panels.change import ChangeField
 from ldmkit.panels.fields import (
     Form,
@@ -37,9 +37,8 @@ from ldmkit.panels.trajectory import TrajectoryPart
 from ldmkit.panels.upload import take
 from ldmkit.recording import record
 from ldmkit.recording.call import check_keep, check_preview
-from ldmkit.recording.hooks import scheduler_of
 from ldmkit.recording.intervene import Intervention, standing
-from ldmkit.recording.preview import autoencoder_of, linear_rgb
+from ldmkit.recording.preview import linear_rgb
 from ldmkit.recording.safety import WITHHELD, has_checker
 from ldmkit.records import RecordError, Step, Trajectory
 
@@ -351,9 +350,7 @@ def _changed(pipe: Any, change: Mapping[str, Any] | None) -> Iterator[None]:
     if change is None:
         yield
         return
-    plan = Intervention(pipe, change["words"], change["steps"], 1.0, None)
-    plan.thread = threading.get_ident()
-    with standing(plan):
+    with standing(Intervention(pipe, change["words"], change["steps"], 1.0, None)):
         yield
 
 

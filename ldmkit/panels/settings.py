@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ldmkit.check import choice, did_you_mean, function, number, short, whole
+from ldmkit.loading.families import denoisers_of
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
 from ldmkit.loading.siblings import (
     can_take_picture,
@@ -23,7 +24,6 @@ from ldmkit.loading.siblings import (
 from ldmkit.panels.change import change_code, checked_change
 from ldmkit.panels.upload import KEPT_SIDE
 from ldmkit.recording import call as checks
-from ldmkit.recording.hooks import denoisers_of
 from ldmkit.recording.watching import is_visible
 from ldmkit.records.rgb import to_rgb
 
@@ -229,7 +229,7 @@ class Settings:
             pipe.set_progress_bar_config(disable=True)
         call = self._extra | {name: settings[name] for name in self._call_names(settings)}
         if picture is not None:
-            call["image"] = _fitted(picture, self._size(call))
+            call["image"] = ImageOps.fit(picture, self._size(call))
         return pipe, call | self._recording
 
     def _own(self) -> str:
@@ -414,8 +414,3 @@ def _checked_picture(name: str, entry: Any) -> Image.Image | None:
         return to_rgb(entry, f"{name}, a start picture,", side=KEPT_SIDE)
     except OSError as error:  # of a path; a panel says what is wrong with a value
         raise ValueError(str(error)) from None
-
-
-def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Cropped in the middle to the shape, then resized."""
-    return ImageOps.fit(picture, size)

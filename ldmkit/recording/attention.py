@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -191,7 +190,7 @@ class MapRecorder(Watcher):
         most: int,
         scheduler: Any,
     ) -> None:
-        super().__init__(family, threading.get_ident())
+        super().__init__(family)
         self.pipe, self.call, self.wanted, self.most = pipe, call, wanted, most
         self.scheduler = scheduler
         self.heads, self.texts = True, self._texts()

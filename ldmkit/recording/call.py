@@ -308,7 +308,8 @@ def _check_outcome(call: Mapping[str, Any]) -> None:
 
 def _train_steps(pipe: Any) -> int:
     scheduler = getattr(pipe, "scheduler", None)
-    return int(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 0) or 1000)
+    count = int(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 0) or 0)
+    return count if count > 1 else 1000  # OmniGen's time goes from 0 to 1, in any number of steps
 
 
 def _text_layers(pipe: Any) -> int:

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from ldmkit.check import did_you_mean, number, short
-from ldmkit.loading.families import family_of
+from ldmkit.loading.families import denoisers_of, family_of, scheduler_of
 from ldmkit.recording.call import check_prompt, parameters_of
-from ldmkit.recording.hooks import Wrapped, denoisers_of, scheduler_of
+from ldmkit.recording.hooks import Wrapped
 from ldmkit.recording.tokens import Reading, readings
 from ldmkit.recording.watching import (
     Run,
@@ -69,7 +69,8 @@ def intervene(
     """Changes what the network reads while the block runs; everything is put back at its end.
 
     Every run of the pipeline within the block is changed, in whatever way it is started: bare, by
-    ``record``, by a twin of it. A record made here says so in ``call["intervene"]``.
+    ``record``, by a twin of it. A record made here says so in ``call["intervene"]``. What runs in
+    another thread beside the block, such as a panel's run, stays as it is.
 
     Args:
         pipe: the pipeline.
@@ -108,7 +109,7 @@ def intervene(
 
 @contextmanager
 def standing(plan: Intervention, layers: Any = None) -> Iterator[None]:
-    """A plan at work while the block runs, in one thread alone where ``plan.thread`` names it."""
+    """A plan at work while the block runs, in the thread that made it alone."""
     networks = denoisers_of(plan.pipe)
     plan.choose(networks, layers)
     with ExitStack() as stack:

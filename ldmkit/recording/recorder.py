@@ -28,13 +28,20 @@ import torch
 from PIL import Image
 
 from ldmkit import check
-from ldmkit.check import heard_by, say, says_no, short
+from ldmkit.check import heard_by, or_said, say, says_no, short
 from ldmkit.loading.device import Released, in_use
-from ldmkit.loading.families import Layout, layout_of
+from ldmkit.loading.families import (
+    Layout,
+    autoencoder_of,
+    denoisers_of,
+    layout_of,
+    scheduler_of,
+    stages_of,
+    step_of,
+)
 from ldmkit.loading.memory import told_of_memory
 from ldmkit.loading.siblings import origin_of, say_if_astray
 from ldmkit.recording import call as checks
-from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import (
     SIDES,
     Told,
@@ -45,7 +52,6 @@ from ldmkit.recording.arrays import (
     laid_out,
     nothing,
     of_one_shape,
-    or_said,
     say_what_is_missing,
     stacked,
     told_number,
@@ -60,22 +66,18 @@ from ldmkit.recording.hooks import (
     Stop,
     Tape,
     call_at_work,
-    denoisers_of,
     exclusive,
     guarded,
     hooked,
-    scheduler_of,
-    stages_of,
-    step_of,
     telling,
 )
 from ldmkit.recording.intervene import interventions_of
-from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_steps
 from ldmkit.recording.noise_law import number, prediction_of
+from ldmkit.recording.pictures import images_of, pictures_of, stage_of, step_pictures
 from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
-from ldmkit.recording.shown import images_of, pictures_of, stage_of, step_pictures
+from ldmkit.recording.settings import kept, versions, was_interrupted, with_true_steps
+from ldmkit.recording.truncation import Heard, heard
 from ldmkit.recording.watching import watched
-from ldmkit.recording.words import Heard, heard
 from ldmkit.records import Step, Trajectory
 
 __all__ = ["Recording", "record", "recorder"]
@@ -164,7 +166,7 @@ def record(
         told["intervene"] = changed
     if seeds is not None:
         call["generator"] = checks.generators(seeds, np.size(seeds))
-    tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, *drawing)
+    tape = Recording(scheduler, networks, autoencoder_of(pipe), names, *drawing)
     tape.on_step = on_step
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
     tape.maps = map_recorder(pipe, networks, call, scheduler, looked, named, most)
@@ -481,7 +483,8 @@ class Recording:
                 "left out."
             )
         channels = getattr(getattr(self.vae, "config", None), "latent_channels", None)
-        say_what_is_missing(self.scheduler, calls, arrays, self.names, channels)
+        instead = "" if self.layout is None else self.layout.instead
+        say_what_is_missing(self.scheduler, calls, arrays, self.names, channels, instead)
         facts, scales = dict(self.facts), arrays.pop("guidance")
         if scales is not None and changes(scales):  # else the call says it
             told = [None if np.isnan(scale) else round(float(scale), 3) for scale in scales]
@@ -554,6 +557,8 @@ class Recording:
     def _pictures(self, calls: Sequence[Call], arrays: Mapping[str, Any]) -> dict[str, Any]:
         if self.preview == "none" or not len(arrays["timesteps"]) or is_film(calls[-1].latents):
             return {}  # of a film it is said already
+        if self.layout is not None and self.layout.instead:
+            return {}
         latents = calls[-1].latents
         if self.vae is None and not (is_picture(latents) and latents.shape[1] == 3):
             if self.result is not None:

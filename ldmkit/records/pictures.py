@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ldmkit.check import choice, number, short, whole
-from ldmkit.records.law import at_unit_variance, clean_of, noise_of
+from ldmkit.records.noise_law import at_unit_variance, clean_of, noise_of
 from ldmkit.records.record import RecordError, index_of, write_atomically
 from ldmkit.records.rgb import fitted, flat
 

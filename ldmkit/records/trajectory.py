@@ -11,11 +11,11 @@ alpha = 1 for Euler and its kin (arXiv 2206.00364, eq. 1) and alpha = 1 - sigma 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +40,12 @@ from ldmkit.records.record import (
     index_of,
     open_record,
     pack_pictures,
-    place_of,
     save_record,
     string,
     unpack_pictures,
     whole_of,
 )
+from ldmkit.records.steps import ESTIMATES, Step, Steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,9 +54,6 @@ __all__ = ["ESTIMATES", "Step", "Steps", "Trajectory"]
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-
-# Arrays with one entry per step; `latents` has one more, the last output.
-ESTIMATES = ("denoised", "noise_pred", "noise_pred_text", "noise_pred_uncond", "model_output")
 
 SCHEDULE = ("timesteps", "alphas", "sigmas")  # float64, in files too: the law must hold
 ARRAYS = ("latents", *ESTIMATES, "rgb")
@@ -67,6 +64,7 @@ MAX_STAGES, MAX_DEPTH = 256, 3
 _TOLD = (
     "scheduler",
     "scheduler_config",
+    "guider",
     "adapters",
     "learned_words",
     "generator_seed",
@@ -76,73 +74,6 @@ _TOLD = (
     "guidance",
     "intervene",
 )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Step:
-    """One step of a trajectory; arrays that were not kept are ``None``.
-
-    Attributes:
-        index: position among the scheduler's calls, from 0.
-        timestep: what the network was told, as the scheduler counts.
-        alpha: how much of the clean latents is in ``latents``.
-        sigma: how much noise is in ``latents``.
-        latents: what entered the step, (b, c, h, w).
-        denoised: the clean estimate x0, (b, c, h, w).
-        noise_pred: the predicted noise ε after guidance, (b, c, h, w).
-        noise_pred_text: ε with the words alone, (b, c, h, w).
-        noise_pred_uncond: ε without the words, (b, c, h, w).
-        model_output: what the network gave (ε, v or x0), (b, c, h, w).
-        output: what left the step, (b, c, h, w).
-    """
-
-    index: int
-    timestep: float
-    alpha: float
-    sigma: float
-    latents: Float32 | None = field(repr=False)
-    denoised: Float32 | None = field(repr=False)
-    noise_pred: Float32 | None = field(repr=False)
-    noise_pred_text: Float32 | None = field(repr=False)
-    noise_pred_uncond: Float32 | None = field(repr=False)
-    model_output: Float32 | None = field(repr=False)
-    output: Float32 | None = field(repr=False)
-
-
-class Steps(Sequence[Step]):
-    """The steps of a trajectory by number: ``traj.steps[4]``, ``traj.steps[-1]``, a loop."""
-
-    def __init__(self, trajectory: Trajectory) -> None:
-        self._trajectory = trajectory
-
-    def __len__(self) -> int:
-        return len(self._trajectory.timesteps)
-
-    @overload
-    def __getitem__(self, index: int) -> Step: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Step, ...]: ...
-    def __getitem__(self, index: int | slice) -> Step | tuple[Step, ...]:
-        if isinstance(index, slice):
-            return tuple(self._step(i) for i in range(*index.indices(len(self))))
-        return self._step(place_of("step", index, len(self)))
-
-    def _step(self, i: int) -> Step:
-        t = self._trajectory
-        kept = {name: _at(getattr(t, name), i) for name in ESTIMATES}
-        return Step(
-            index=i,
-            timestep=float(t.timesteps[i]),
-            alpha=float(t.alphas[i]),
-            sigma=float(t.sigmas[i]),
-            latents=_at(t.latents, i),
-            output=_at(t.latents, i + 1),
-            **kept,
-        )
-
-
-def _at(array: Float32 | None, i: int) -> Float32 | None:
-    return None if array is None else array[i]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -420,10 +351,10 @@ class Trajectory:
     def keywords(self) -> dict[str, Any]:
         """What repeats the run: ``record(pipe, **traj.keywords)``, the picture again to the bit.
 
-        The same pipeline with the same scheduler, versions and kind of machine are taken for
-        granted. What no record holds is said aloud: keywords beside words and numbers (a start
-        picture, latents, a callback: ``call["left_out"]``), a run without a seed, adapters that
-        were loaded, words that were changed on the way (``intervene``).
+        The same pipeline with the same scheduler (and guider), versions and kind of machine are
+        taken for granted. What no record holds is said aloud: keywords beside words and numbers
+        (a start picture, latents, a callback: ``call["left_out"]``), a run without a seed, adapters
+        that were loaded, words that were changed on the way (``intervene``).
         """
         words = {name: getattr(self, name) for name in ("prompt", "negative_prompt", "seed")}
         words["seed"] = self.call.get("generator_seed") if self.seed is None else self.seed

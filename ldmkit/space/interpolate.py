@@ -26,13 +26,13 @@ from ldmkit.check import choice, flag, function, says_no, short, whole
 from ldmkit.critters import Scene
 from ldmkit.latents import decode_latents, encode_image
 from ldmkit.latents.inversion import own_noise
+from ldmkit.loading.families import denoiser_of
 from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording import record
-from ldmkit.recording.hooks import denoiser_of
-from ldmkit.recording.kept import versions
+from ldmkit.recording.settings import versions
 from ldmkit.records import Embedding, Step, Trajectory, Walk
-from ldmkit.records.law import at_unit_variance
+from ldmkit.records.noise_law import at_unit_variance
 from ldmkit.records.rgb import to_rgb
 from ldmkit.space import paths
 from ldmkit.space.clip import clip_space

@@ -25,14 +25,14 @@ from PIL import Image
 
 from ldmkit.check import function, short, whole
 from ldmkit.loading.device import check_open
+from ldmkit.loading.families import denoiser_of
 from ldmkit.loading.quiet import no_retirement_notice, swift_imports
 from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording import record
 from ldmkit.recording.arrays import prior_arrays
-from ldmkit.recording.hooks import denoiser_of
-from ldmkit.recording.kept import versions
-from ldmkit.recording.words import Heard, heard
+from ldmkit.recording.settings import versions
+from ldmkit.recording.truncation import Heard, heard
 from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.records.trajectory import MAX_STAGES
 from ldmkit.space.clip import clip_space

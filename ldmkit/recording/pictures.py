@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.loading.device import works_on
-from ldmkit.loading.families import Layout
+from ldmkit.loading.families import Layout, Stage
 from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import arrays_of, laid_out, of_one_shape, prior_arrays
-from ldmkit.recording.hooks import Stage, Tape
+from ldmkit.recording.hooks import Tape
 from ldmkit.recording.noise_law import prediction_of
-from ldmkit.recording.small import small_decoder
+from ldmkit.recording.preview import small_decoder
 from ldmkit.records import Trajectory
-from ldmkit.records.law import at_unit_variance, clean_of
+from ldmkit.records.noise_law import at_unit_variance, clean_of
 from ldmkit.records.pictures import every_nth
 
 __all__ = ["images_of", "pictures_of", "stage_of", "step_pictures"]
