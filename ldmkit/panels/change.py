@@ -81,7 +81,7 @@ class ChangeField(ipywidgets.VBox):
         )
         self._words = ipywidgets.Text(description="Words", continuous_update=live)
         self._steps = ipywidgets.Text(
-            description="In steps", placeholder="all, or 1-10", continuous_update=live
+            description="When", placeholder="all steps, or 1-10", continuous_update=live
         )
         fields = (self._kind, self._words, self._steps)
         self._box = row("ldm-numbers", list(fields))

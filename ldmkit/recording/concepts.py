@@ -7,7 +7,7 @@ tokens and at each other, and nothing looks at them, so that the picture is the 
     o_c = softmax(q_c [k_c, k_x]ᵀ / √d) [v_c, v_x]
 
 A concept's map in a block is how much more like it, among the concepts, the picture's own output
-of the attention is at each place (dot products, with all heads side by side):
+of the attention is at each place (dot products before the projection, heads side by side):
 
     φ(x, c) = softmax over c of (o_x · o_c)
 
@@ -154,6 +154,7 @@ class ConceptRecorder(MapRecorder):
         self._embeds: Any = None  # (concepts, d) as the encoder gives them
         self._state: Any = None  # (pictures, concepts, d) between two blocks
         self._given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  # what modulates the words
+        self._been: set[str] = set()  # blocks of this call of the network
 
     def hooks(self, module: torch.nn.Module) -> Iterable[Any]:
         """Notes in each block what its words are modulated by."""
@@ -168,7 +169,7 @@ class ConceptRecorder(MapRecorder):
     def begin(self, module: torch.nn.Module, given: Mapping[str, Any]) -> None:
         """Begins a call of the network; the concepts are read once in a run."""
         Watcher.begin(self, module, given)
-        self._network, self._state = module, None
+        self._network, self._state, self._been = module, None, set()
         if self._embeds is None:
             self._embeds = _read(self.pipe, self.concepts, self.call)
             prompts, names = self.call.get("prompt") or "", [*self.concepts]
@@ -182,6 +183,12 @@ class ConceptRecorder(MapRecorder):
         rows, block = self._rows(), self._blocks.get(seen.layer)
         if rows is None or block is None:
             return output
+        if seen.layer in self._been:
+            raise ValueError(
+                f"{seen.layer} attends twice in a call of the network, as for perturbed attention, "
+                "and concepts can follow it once; leave that or the concepts out."
+            )
+        self._been.add(seen.layer)
         with torch.no_grad():
             if self._state is None:
                 first = self._network.context_embedder(self._embeds.to(seen.query))
@@ -218,9 +225,11 @@ class ConceptRecorder(MapRecorder):
         # FLUX turns by place, and words stand at place 0, where nothing turns.
         q = q if attn.norm_added_q is None else attn.norm_added_q(q)
         k = k if attn.norm_added_k is None else attn.norm_added_k(k)
+        first = seen.text.start == 0  # the words stand before the picture, or after it
+        picture = slice(seen.text.stop, None) if first else slice(seen.text.start)
         looked = torch.stack(
             [
-                _attended(q[i], k[i], v[i], seen.key[row], seen.value[row], seen.picture)
+                _attended(q[i], k[i], v[i], seen.key[row, :, picture], seen.value[row, :, picture])
                 for i, row in enumerate(rows)
             ]
         )
@@ -228,19 +237,14 @@ class ConceptRecorder(MapRecorder):
 
 
 def _attended(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    picture: slice,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
 ) -> torch.Tensor:
-    """softmax(q [k, keys]ᵀ / √d) [v, values] of (heads, tokens, d), the picture's of the latter."""
+    """softmax(q [k, keys]ᵀ / √d) [v, values] of (heads, tokens, d)."""
     out = torch.empty_like(q)
     for h in range(len(q)):  # a head at a time: large models' keys are not copied all at once
-        seen = torch.cat([k[h], keys[h, picture]]).float()
+        seen = torch.cat([k[h], keys[h]]).float()
         weights = torch.softmax(q[h].float() @ seen.T * q.shape[-1] ** -0.5, dim=-1)
-        out[h] = (weights @ torch.cat([v[h], values[h, picture]]).float()).to(out.dtype)
+        out[h] = (weights @ torch.cat([v[h], values[h]]).float()).to(out.dtype)
     return out
 
 
@@ -280,7 +284,7 @@ def _read(pipe: Any, concepts: Sequence[str], call: Mapping[str, Any]) -> torch.
     """(concepts, d): each read alone, the mean of its tokens by the family's first encoder.
 
     Raises:
-        ValueError: one is cut off before its first token.
+        ValueError: one is cut off.
     """
     embeds = encoded(pipe, list(concepts), call)["embeds"]  # (concepts, tokens, d)
     family = family_of(pipe)

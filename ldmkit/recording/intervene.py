@@ -323,7 +323,11 @@ class Intervention(Watcher):
         queries = seen.query.shape[2]
         if seen.picture == slice(0, queries):
             return run(value=value)
-        output = run()  # the words among themselves read as before
+        # The words among themselves read as before. By the operator itself: whoever keeps maps
+        # hears the picture's part alone.
+        output = torch.ops.aten.scaled_dot_product_attention(
+            seen.query, seen.key, seen.value, **seen.options
+        )
         mask = seen.options.get("attn_mask")
         if mask is not None and mask.ndim > 1 and mask.shape[-2] == queries:
             mask = mask[..., seen.picture, :]

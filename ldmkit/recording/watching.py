@@ -125,7 +125,8 @@ class Watcher:
         apart = self.family.tokens == "apart"  # else it is the words among themselves
         if own is not None and own == keys and own in (self.length, self.length + extra) and apart:
             return slice(0, keys), slice(0, queries)
-        if own is not None and keys == own + queries and keys != queries:
+        apart = self.family.tokens == "apart"  # else the picture may ask alone, see intervene
+        if apart and own is not None and keys == own + queries and keys != queries:
             return slice(0, own), slice(0, queries)
         text = keys - self.places
         if text not in (self.length, self.length + extra) or queries not in (keys, self.places):

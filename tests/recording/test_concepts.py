@@ -13,6 +13,7 @@ from tiny_encoders import same
 
 from ldmkit.recording import record
 from ldmkit.recording.concepts import _read, alike
+from ldmkit.recording.intervene import intervene
 from ldmkit.records import RecordError, Trajectory
 
 SIZE = {"height": 32, "width": 32}
@@ -204,6 +205,32 @@ def test_nothing_else_is_told_of_them(flux):
     assert "Which of these concepts each place is most like" in html
     assert "looked at" not in html
     assert "concept “snow”" in maps.figure("snow", steps=2).get_suptitle()
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_words_may_be_changed_besides(kind):
+    """By weight in every layer, or for others: the maps are of the picture that is made."""
+    pipe, more = deep(kind), CASES[kind][2]
+    asked = {"concepts": ("snow", "hat"), **QUICK, **more}
+    plain = record(pipe, PROMPT, **asked)
+    looked = {"attention": ("cat",), **QUICK, **more}
+    with intervene(pipe, {"cat": 1}):
+        same_weight = record(pipe, PROMPT, **asked)
+        words = record(pipe, PROMPT, **looked).attention
+    wanted = record(pipe, PROMPT, **looked).attention
+    assert [one.name for one in words.layers] == [one.name for one in wanted.layers]
+    for one, other in zip(words.maps, wanted.maps, strict=True):
+        assert np.abs(one - other).max() <= 1e-5
+    assert [one.name for one in same_weight.attention.layers] == [
+        one.name for one in plain.attention.layers
+    ]
+    assert np.abs(same_weight.attention["snow"] - plain.attention["snow"]).max() <= 1e-5
+    with intervene(pipe, {"cat": 50}):
+        changed = record(pipe, PROMPT, **asked)
+    assert np.abs(changed.attention["snow"][0] - plain.attention["snow"][0]).max() > 1e-3
+    with intervene(pipe, "a dog"):
+        other = record(pipe, PROMPT, **asked).attention
+    assert np.abs(other["snow"] - plain.attention["snow"]).max() > 1e-4
 
 
 @pytest.mark.parametrize(
