@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = [
     "choice",
@@ -31,6 +31,7 @@ __all__ = [
     "heard_by",
     "nearest",
     "number",
+    "or_said",
     "plain",
     "say",
     "says_no",
@@ -38,6 +39,8 @@ __all__ = [
     "text",
     "whole",
 ]
+
+T = TypeVar("T")
 
 # --- values ------------------------------------------------------------------------------------
 
@@ -273,10 +276,10 @@ def _leans(letter: str) -> bool:
 
 # --- what is told ------------------------------------------------------------------------------
 
+# Whose frames are no reader's: ldmkit's, and those of libraries that call back into it.
+_OURS = ("ldmkit", "contextlib", "functools", "diffusers", "torch", "transformers")
 # ``warnings.catch_warnings`` changes what the whole process shows, so a panel's worker thread can't
 # use it while a cell runs beside it: each thread has a listener of its own.
-# ... and what stands between: libraries that a run calls, from which ldmkit is called back.
-_OURS = ("ldmkit", "contextlib", "functools", "diffusers", "torch", "transformers")
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
 
@@ -294,6 +297,22 @@ def say(words: str, *, stacklevel: int | None = None) -> None:
         warnings.warn(words, UserWarning, stacklevel=level)
     else:
         listener(words)
+
+
+def or_said(what: str, make: Callable[[], T], otherwise: Any) -> T:
+    """Makes a part of a record; a run that has ended is not lost for what one part can't do.
+
+    Args:
+        what: the part, as the sentence names it.
+        make: makes it.
+        otherwise: what stands in its place where that fails.
+    """
+    try:
+        return make()
+    except Exception as error:  # whatever a stranger's autoencoder or latents may raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        say(f"{what} can't be made of this run, which is kept without ({reason[:200]}).")
+        return otherwise
 
 
 def _readers_line() -> int:

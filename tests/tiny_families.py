@@ -256,22 +256,25 @@ class Case:
         build: makes the pipeline.
         call: its keywords; words come as embeddings where that is possible.
         shape: (c, h, w) of its latents.
-        text: which of the network's answers in a step had the words, in their order.
+        text: which of the network's answers in a step had the words, in their order; ``None``
+            where none had the prompt.
         uncond: which had none; ``None`` where guidance is off.
         noise: ε of an answer, from (answer, latents, alpha, sigma), the family's own way; ``None``
             where it isn't checked here, but in ``tests/recording/test_noise_law.py``.
-        network: the part that is asked.
+        network: the part that is asked, or two.
         decodes: the last latents are the picture.
+        told: what is said of it, a piece of each sentence.
     """
 
     build: Callable[[], Any]
     call: dict[str, Any]
     shape: tuple[int, int, int]
-    text: int = 1
+    text: int | None = 1
     uncond: int | None = 0
     noise: Callable[..., Any] | None = lambda answer, x, alpha, sigma: answer
     network: str = "transformer"
     decodes: bool = True
+    told: tuple[str, ...] = ()
 
 
 def _velocity(answer: Any, x: Any, alpha: float, sigma: float) -> Any:
@@ -310,13 +313,13 @@ def _flow(kind: str, network: str, shape: dict[str, Any], vae: Any = None, **par
     return build
 
 
-def _flux2_vae() -> Any:
+def _flux2_vae(channels: int = 1) -> Any:
     vae = diffusers.AutoencoderKLFlux2(
         down_block_types=("DownEncoderBlock2D",),
         up_block_types=("UpDecoderBlock2D",),
         block_out_channels=(4,),
         layers_per_block=1,
-        latent_channels=1,
+        latent_channels=channels,
         norm_num_groups=1,
         use_quant_conv=False,
         use_post_quant_conv=False,
@@ -421,11 +424,13 @@ _STEPS = {"num_inference_steps": 3}
 _ALONE = {"text": 0, "uncond": None, "network": "unet"}
 
 CASES = {
-    "flux": Case(flux, FLUX_CALL, (4, 8, 8), 0, None, _packed),
-    "flux-true": Case(flux, FLUX_CALL | FLUX_TRUE_GUIDANCE, (4, 8, 8), 0, 1, _packed),
-    "qwen": Case(qwen, QWEN_CALL, (4, 8, 8), 0, 1, _packed),
-    "sd3": Case(sd3, SD3_CALL, (4, 8, 8), noise=_velocity),
-    "chroma": Case(
+    "FluxPipeline": Case(flux, FLUX_CALL, (4, 8, 8), 0, None, _packed),
+    "FluxPipeline, true guidance": Case(
+        flux, FLUX_CALL | FLUX_TRUE_GUIDANCE, (4, 8, 8), 0, 1, _packed
+    ),
+    "QwenImagePipeline": Case(qwen, QWEN_CALL, (4, 8, 8), 0, 1, _packed),
+    "StableDiffusion3Pipeline": Case(sd3, SD3_CALL, (4, 8, 8), noise=_velocity),
+    "ChromaPipeline": Case(
         _flow(
             "ChromaPipeline",
             "ChromaTransformer2DModel",
@@ -440,7 +445,7 @@ CASES = {
         1,
         _packed,
     ),
-    "bria": Case(
+    "BriaPipeline": Case(
         _flow(
             "BriaPipeline",
             "BriaTransformer2DModel",
@@ -452,7 +457,7 @@ CASES = {
         (4, 8, 8),
         noise=_packed,
     ),
-    "flux2-klein": Case(
+    "Flux2KleinPipeline": Case(
         _flow(
             "Flux2KleinPipeline",
             "Flux2Transformer2DModel",
@@ -471,7 +476,7 @@ CASES = {
             * answer.reshape(1, 4, 6, 1, 2, 2).transpose(0, 3, 1, 4, 2, 5).reshape(x.shape)
         ),
     ),
-    "cogview4": Case(
+    "CogView4Pipeline": Case(
         _flow(
             "CogView4Pipeline",
             "CogView4Transformer2DModel",
@@ -486,7 +491,7 @@ CASES = {
         1,
         _velocity,
     ),
-    "lumina2": Case(
+    "Lumina2Pipeline": Case(
         _flow(
             "Lumina2Pipeline",
             "Lumina2Transformer2DModel",
@@ -500,7 +505,7 @@ CASES = {
         1,
         _turned,
     ),
-    "z-image": Case(
+    "ZImagePipeline": Case(
         _flow(
             "ZImagePipeline",
             "ZImageTransformer2DModel",
@@ -515,7 +520,7 @@ CASES = {
         1,
         _turned,
     ),
-    "ernie": Case(
+    "ErnieImagePipeline": Case(
         _flow(
             "ErnieImagePipeline",
             "ErnieImageTransformer2DModel",
@@ -532,7 +537,7 @@ CASES = {
         ),
         decodes=False,  # it counts on another epsilon of its batch norm
     ),
-    "prx-pixel": Case(
+    "PRXPixelPipeline": Case(
         _flow(
             "PRXPixelPipeline",
             "PRXTransformer2DModel",
@@ -546,7 +551,7 @@ CASES = {
         (3, 32, 32),
         noise=_from_clean,
     ),
-    "sana-sprint": Case(
+    "SanaSprintPipeline": Case(
         _flow(
             "SanaSprintPipeline",
             "SanaTransformer2DModel",
@@ -565,19 +570,19 @@ CASES = {
         None,
         decodes=False,  # its picture is the last clean estimate
     ),
-    "sag": Case(
+    "StableDiffusionSAGPipeline": Case(
         _sag, _STEPS | {"prompt": "a red cat", "guidance_scale": 4.0}, (4, 8, 8), network="unet"
     ),
-    "sag-unguided": Case(
+    "StableDiffusionSAGPipeline, unguided": Case(
         _sag, _STEPS | {"prompt": "a red cat", "guidance_scale": 1.0}, (4, 8, 8), **_ALONE
     ),
-    "sega": Case(
+    "SemanticStableDiffusionPipeline": Case(
         _sega,
         _STEPS | {"prompt": "a red cat", "editing_prompt": ["a crown"], "edit_warmup_steps": 0},
         (4, 8, 8),
         network="unet",
     ),
-    "cycle": Case(
+    "CycleDiffusionPipeline": Case(
         _cycle,
         {"prompt": "a red cat", "source_prompt": "a blue dog", "image": _PICTURE, "eta": 0.1}
         | {"num_inference_steps": 4, "guidance_scale": 3.0, "strength": 0.8},
@@ -586,8 +591,8 @@ CASES = {
         uncond=1,
         network="unet",
     ),
-    "ldm": Case(_ldm, _STEPS, (3, 8, 8), **_ALONE),
-    "score-sde": Case(
+    "LDMPipeline": Case(_ldm, _STEPS, (3, 8, 8), **_ALONE),
+    "ScoreSdeVePipeline": Case(
         _of_pixels("ScoreSdeVePipeline", "ScoreSdeVeScheduler"),
         _STEPS,
         (3, 8, 8),
@@ -595,10 +600,10 @@ CASES = {
         noise=lambda a, x, alpha, sigma: -sigma * a,
         **_ALONE,
     ),
-    "karras-ve": Case(
+    "KarrasVePipeline": Case(
         _of_pixels("KarrasVePipeline", "KarrasVeScheduler"), _STEPS, (3, 8, 8), noise=None, **_ALONE
     ),
-    "consistency": Case(
+    "ConsistencyModelPipeline": Case(
         _of_pixels("ConsistencyModelPipeline", "CMStochasticIterativeScheduler"),
         _STEPS,
         (3, 8, 8),

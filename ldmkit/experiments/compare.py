@@ -9,7 +9,7 @@ from typing import Any
 
 from ldmkit.check import function, short, whole
 from ldmkit.experiments.runs import Job, OnUpdate, Stopped, gather, run
-from ldmkit.experiments.scoring import scorer_of
+from ldmkit.experiments.score import scorer_of
 from ldmkit.loading.samplers import sampler_name, with_sampler
 from ldmkit.recording import call as checks
 from ldmkit.records.grid import Grid, Label

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ldmkit.check import say, says_no
-from ldmkit.experiments.scoring import Scorer
+from ldmkit.experiments.score import Scorer
 from ldmkit.loading import load
 from ldmkit.loading.device import Released, ReleasedError, being_released
 from ldmkit.loading.samplers import with_sampler
@@ -24,7 +24,7 @@ from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import record
 from ldmkit.recording.intervene import intervene
 from ldmkit.records.grid import Grid, Label
-from ldmkit.records.law import at_unit_variance
+from ldmkit.records.noise_law import at_unit_variance
 
 __all__ = ["Job", "Progress", "Stopped", "gather", "lend", "plain"]
 

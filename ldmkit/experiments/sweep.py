@@ -11,7 +11,7 @@ from typing import Any
 from ldmkit.check import did_you_mean, function, short
 from ldmkit.experiments.compare import distinct, sampler_label
 from ldmkit.experiments.runs import Job, OnUpdate, gather, lend, plain
-from ldmkit.experiments.scoring import Scorer, scorer_of
+from ldmkit.experiments.score import Scorer, scorer_of
 from ldmkit.loading import load
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.recording import call as checks

@@ -17,7 +17,23 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-__all__ = ["FAMILIES", "Family", "Layout", "answers_of", "family_of", "layout_of"]
+import torch
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Layout",
+    "Stage",
+    "answers_of",
+    "autoencoder_of",
+    "denoiser_of",
+    "denoisers_of",
+    "family_of",
+    "layout_of",
+    "scheduler_of",
+    "stages_of",
+    "step_of",
+]
 
 Names = Mapping[str, Any]  # of the pipeline's running call
 Order = Literal["apart", "text_first", "image_first"]
@@ -34,8 +50,8 @@ class Family:
     Attributes:
         classes: beginnings of the class names of its pipelines.
         answers: what the network is asked for in a step, in its order in batch or calls, once for
-            each number of answers: ``"text"`` and ``"uncond"``, others by what they are, and
-            ``"..."`` for any number of them.
+            each number of answers: ``"text"`` (that to the prompt) and ``"uncond"``, others by what
+            they are, and ``"..."`` for any number of them.
             Of two the numbers decide where they can: ``ldmkit.recording.guidance``.
         unguided: the same where guidance is off and the network is asked more than once yet.
         doubled_by: keyword of the call that, above 1, makes the pipeline keep each picture's
@@ -43,9 +59,11 @@ class Family:
         unpack: the pipeline's method that makes (b, c, h, w), or (b, c, 1, h, w), of its tokens;
             or a function of (pipeline, names of its running call) that gives one.
         asks: parameters of that method that the running call keeps under other names.
-        by_sigma_data: clean latents have the deviation ``sigma_data`` of the scheduler, and are
-            divided by it before they are decoded.
+        at_vae: of a pipeline, what turns clean latents into those that its autoencoder would be
+            given by other families; ``None`` where it is as usual.
         from_zero: pixels are in 0..1, where others have -1..1.
+        behind: the network answers with more tokens than the picture's, and these are the last.
+        instead: what its steps do where they take no noise away, as the end of a sentence.
         tokens: where the words stand among the network's tokens, or ``"apart"``: it reads them by
             cross-attention.
         text_tokens: whose tokens the network's text is made of, in this order: names of
@@ -58,8 +76,10 @@ class Family:
     doubled_by: str = ""
     unpack: str | Callable[[Any, Mapping[str, Any]], Shaped] = "_unpack_latents"
     asks: Mapping[str, str] = field(default_factory=dict)
-    by_sigma_data: bool = False
+    at_vae: Callable[[Any], Shaped] | None = None
     from_zero: bool = False
+    behind: bool = False
+    instead: str = ""
     tokens: Order = "apart"
     text_tokens: tuple[str | int, ...] = ("tokenizer",)
 
@@ -134,6 +154,37 @@ def _target_patches(pipe: Any, names: Names) -> Shaped:
     return unpack
 
 
+def _over_sigma_data(pipe: Any) -> Shaped:
+    """Sana Sprint, Cosmos: clean latents have the deviation ``sigma_data`` of the scheduler."""
+    data = float(getattr(pipe.scheduler, "config", {}).get("sigma_data") or 1.0)
+    return lambda latents: latents / data
+
+
+def _without_shift(pipe: Any) -> Shaped:
+    """Kandinsky 5 leaves out the shift of FLUX's autoencoder."""
+    config = pipe.vae.config
+    shift = (getattr(config, "shift_factor", None) or 0.0) * config.scaling_factor
+    return lambda latents: latents - shift
+
+
+def _by_squares(pipe: Any) -> Shaped:
+    """Ideogram 4: statistics of a square's four places stand side by side, FLUX.2's of channels."""
+    bn, p = pipe.vae.bn, pipe.patch_size
+    mean, std = bn.running_mean, (bn.running_var + pipe.vae.config.batch_norm_eps).sqrt()
+    of_places = [one.reshape(p, p, -1).permute(2, 0, 1).flatten() for one in (mean, std)]
+    factor, offset = (
+        one.cpu().float().numpy().reshape(-1, 1, p, 1, p)
+        for one in (of_places[1] / std, (of_places[0] - mean) / std)
+    )
+
+    def at_vae(latents: Any) -> Any:
+        *lead, c, h, w = latents.shape
+        squares = latents.reshape(*lead, c, h // p, p, w // p, p) * factor + offset
+        return squares.reshape(latents.shape)
+
+    return at_vae
+
+
 _TEXT_FIRST = (("text", "uncond"),)
 _PIX2PIX = (("text", "image", "uncond"),)
 
@@ -157,19 +208,24 @@ FAMILIES = (
     ),
     Family(("Lumina2", "CogView4"), _TEXT_FIRST, tokens="text_first"),
     Family(("Lumina",), _TEXT_FIRST),
-    Family(("OmniGen",), (*_TEXT_FIRST, ("text", "uncond", "image")), tokens="text_first"),
+    Family(("OmniGen",), (*_TEXT_FIRST, ("text", "uncond", "image"))),
     Family(("DreamLite",), (*_USUAL_ANSWERS, ("uncond", "image", "text"))),
-    Family(("LEdits",), (("uncond", "text"), ("uncond", "edits", "..."))),
-    Family(("ZImage",), _TEXT_FIRST, tokens="image_first"),
-    Family(("HunyuanDiT",), text_tokens=("tokenizer", "tokenizer_2")),
+    Family(("LEdits",), (("uncond", "edit"), ("uncond", "edits", "..."))),
+    Family(("ZImage",), _TEXT_FIRST),
     Family(("UnCLIP",), text_tokens=(4, "tokenizer")),
-    Family(("HiDream", "HunyuanImage"), tokens="image_first"),
-    Family(("AuraFlow",), tokens="text_first"),
+    Family(("HunyuanImage",), tokens="image_first"),
+    Family(("AuraFlow",), tokens="text_first", text_tokens=(8, "tokenizer")),
     Family(("PRX",), tokens="text_first"),
     Family(("Flux2", "BriaFibo2"), _TEXT_FIRST, unpack=_by_ids, tokens="text_first"),
     Family(("BriaFibo",), unpack=_fibo, tokens="text_first"),
-    Family(("ErnieImage",), unpack=_unpatched, tokens="image_first"),
-    Family(("Ideogram4",), _TEXT_FIRST, unpack=_by_grid, tokens="text_first"),
+    Family(("ErnieImage",), unpack=_unpatched),
+    Family(
+        ("Ideogram4",),
+        _TEXT_FIRST,
+        unpack=_by_grid,
+        at_vae=_by_squares,
+        behind=True,
+    ),
     Family(
         ("VisualCloze",),
         _TEXT_FIRST,
@@ -196,12 +252,12 @@ FAMILIES = (
         tokens="text_first",
     ),
     Family(("Bria",), tokens="text_first"),
-    Family(("Kandinsky5", "Kandinsky6"), _TEXT_FIRST, unpack=_channels_last),
-    Family(("JoyImageEditPlus",), _TEXT_FIRST, unpack=_target_patches),
+    Family(("Kandinsky5", "Kandinsky6"), _TEXT_FIRST, unpack=_channels_last, at_vae=_without_shift),
+    Family(("JoyImageEditPlus",), unpack=_target_patches),
     Family(("JoyImage",), _TEXT_FIRST, unpack=_last_picture),
-    Family(("SanaSprint", "Cosmos"), _TEXT_FIRST, by_sigma_data=True),
+    Family(("SanaSprint", "Cosmos"), _TEXT_FIRST, at_vae=_over_sigma_data),
     Family(("Wuerstchen", "StableCascade"), _TEXT_FIRST),
-    Family(("Amused",), unpack=_codes),
+    Family(("Amused",), unpack=_codes, instead="fills in masked codes of a codebook"),
     Family(("ScoreSdeVe",), (("corrected", "text"),), from_zero=True),
     Family(("KarrasVe",), (("corrected", "text"),)),
     Family(("SemanticStableDiffusion",), (*_USUAL_ANSWERS, ("uncond", "text", "..."))),
@@ -235,6 +291,10 @@ def answers_of(pipe: Any, names: Names) -> tuple[tuple[str, ...], ...]:
     return family.answers if guided else family.unguided or family.answers
 
 
+def _as_it_is(latents: Any) -> Any:
+    return latents
+
+
 @dataclass(frozen=True)
 class Layout:
     """How what passes a step becomes pictures' latents.
@@ -245,16 +305,20 @@ class Layout:
             it is that already, or nobody described it.
         doubled: each picture's latents are there twice.
         described: the family has a row.
-        data: what clean latents are divided by before they are decoded.
+        at_vae: turns clean latents into those that the autoencoder is given; see ``Family``.
         from_zero: pixels are in 0..1, where others have -1..1.
+        behind: of an answer with more tokens than the latents those of the picture are the last.
+        instead: what the steps do where they take no noise away.
     """
 
     answers: tuple[tuple[str, ...], ...] = _USUAL_ANSWERS
     unpack: Shaped | None = None
     doubled: bool = False
     described: bool = False
-    data: float = 1.0
+    at_vae: Shaped = _as_it_is
     from_zero: bool = False
+    behind: bool = False
+    instead: str = ""
 
 
 def layout_of(pipe: Any, names: Names) -> Layout:
@@ -271,10 +335,18 @@ def layout_of(pipe: Any, names: Names) -> Layout:
         unpack = None  # another version's: its latents are kept as they are, which is said
     above = names.get(family.doubled_by, 0)
     doubled = isinstance(above, (int, float)) and above > 1
-    config = getattr(getattr(pipe, "scheduler", None), "config", {})
-    data = float(config.get("sigma_data") or 1.0) if family.by_sigma_data else 1.0
+    at_vae = _as_it_is if family.at_vae is None else family.at_vae(pipe)
     described = family is not _USUAL
-    return Layout(answers_of(pipe, names), unpack, doubled, described, data, family.from_zero)
+    return Layout(
+        answers_of(pipe, names),
+        unpack,
+        doubled,
+        described,
+        at_vae,
+        family.from_zero,
+        family.behind,
+        family.instead,
+    )
 
 
 def _unpack_of(pipe: Any, family: Family, names: Names) -> Shaped | None:
@@ -287,3 +359,73 @@ def _unpack_of(pipe: Any, family: Family, names: Names) -> Shaped | None:
     _, *wanted = inspect.signature(own).parameters
     asked = {name: known[family.asks.get(name, name)] for name in wanted}
     return lambda latents: latents if latents.ndim == 4 else own(latents, **asked)
+
+
+# --- the parts of a pipeline, under the names that families give them -----------------------------
+
+
+def scheduler_of(pipe: Any) -> Any | None:
+    """The pipeline's scheduler (its decoder's, where a prior has one too), or ``None``."""
+    for name in ("scheduler", "decoder_scheduler"):
+        found = getattr(pipe, name, None)
+        if callable(getattr(found, step_of(found), None)):
+            return found
+    return None
+
+
+def step_of(scheduler: Any) -> str:
+    """The name of a scheduler's step: score-SDE predicts, and corrects (arXiv 2011.13456)."""
+    return "step" if hasattr(scheduler, "step") else "step_pred"
+
+
+def denoiser_of(pipe: Any) -> torch.nn.Module | None:
+    """The network that predicts noise, or ``None`` where a pipeline keeps it elsewhere."""
+    return next(iter(denoisers_of(pipe)), None)
+
+
+def denoisers_of(pipe: Any) -> tuple[torch.nn.Module, ...]:
+    """The networks that predict noise: some pipelines have a second for the last steps."""
+    first = (getattr(pipe, name, None) for name in ("unet", "transformer", "decoder", "prior"))
+    second = (getattr(pipe, name, None) for name in ("transformer_2", "unconditional_transformer"))
+    networks = [found for found in first if isinstance(found, torch.nn.Module)][:1]
+    return (*networks, *(found for found in second if isinstance(found, torch.nn.Module)))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What runs before or after the stage that a record is of, with a scheduler of its own.
+
+    Attributes:
+        name: the beginning of its keywords, such as ``prior_num_inference_steps``.
+        network: what predicts.
+        scheduler: whose steps they are.
+    """
+
+    name: str
+    network: torch.nn.Module
+    scheduler: Any
+
+
+def stages_of(pipe: Any) -> tuple[Stage, ...]:
+    """The other stages of a pipeline: a prior of embeddings, Karlo's super-resolution."""
+    found = []
+    for name, networks in (
+        ("prior", ("prior", "prior_prior")),
+        ("super_res", ("super_res_first",)),
+    ):
+        scheduler = getattr(pipe, f"{name}_scheduler", None)
+        parts = [
+            part for part in (getattr(pipe, one, None) for one in networks) if part is not None
+        ]
+        if callable(getattr(scheduler, "step", None)) and parts:
+            found.append(Stage(name, parts[0], scheduler))
+    return tuple(found)
+
+
+def autoencoder_of(pipe: Any) -> Any | None:
+    """The autoencoder of a latent pipeline, or ``None`` (pixel models have none)."""
+    for name in ("vae", "movq", "vqvae", "vqgan"):  # the latter two of latent diffusion and Cascade
+        vae = getattr(pipe, name, None)
+        if hasattr(vae, "decode") and hasattr(vae, "config"):
+            return vae
+    return None

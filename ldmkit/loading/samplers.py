@@ -71,8 +71,9 @@ def _scheduler(sampler: Any, own: Any) -> Any:
 
 
 def _known(name: str) -> str:
-    # diffusers' own names are understood, too: "DDIMScheduler", "ddimscheduler", "DDIM".
+    # diffusers' own names are understood, too: "EulerDiscreteScheduler", "EulerDiscrete".
     by_class = {kind.lower(): name for name, kind in SAMPLERS.items()}
+    by_class |= {kind.removesuffix("scheduler"): name for kind, name in by_class.items()}
     wanted = " ".join(name.lower().split())
     wanted = by_class.get(wanted, wanted)
     if wanted in SAMPLERS:

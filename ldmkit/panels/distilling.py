@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from ldmkit.check import heard_by, number, whole
-from ldmkit.distilling.climb import Ladder, Update
 from ldmkit.distilling.conditioning import takes
+from ldmkit.distilling.students import Ladder, Update
 from ldmkit.figures.html import asset
 from ldmkit.figures.webp import webp
 from ldmkit.panels.fields import Form, WordsField, row, vocabulary_of

@@ -20,7 +20,7 @@ from ldmkit.check import short, whole
 from ldmkit.critters import Scene
 from ldmkit.figures.captions import prompt_of
 from ldmkit.figures.html import shorten, text
-from ldmkit.figures.webp import webp
+from ldmkit.figures.webp import spread, webp
 from ldmkit.panels.fields import WordsField, row, small_button
 from ldmkit.panels.settings import LARGEST_SEED
 from ldmkit.panels.upload import take
@@ -166,7 +166,7 @@ def records_here() -> dict[str, Any]:
         record = getattr(value, "result", None) if is_panel else value
         called = f"{name}.result" if is_panel else name
         if isinstance(record, Walk):
-            for i in _some(len(record)):
+            for i in spread(len(record), 5):
                 words = f"{called}, {record.axis} = {record.t[i]:.2g}: {record.labels[i]}"
                 found[words] = WalkFrame(record, i)
         elif isinstance(record, Trajectory) and record.images:
@@ -174,11 +174,6 @@ def records_here() -> dict[str, Any]:
         elif isinstance(record, Embedding):
             found[f"{called}: {record.label}"] = record
     return dict(list(found.items())[-MOST_RECORDS:])
-
-
-def _some(count: int) -> list[int]:
-    """Up to five places of a walk, the ends among them."""
-    return sorted({round(i * (count - 1) / 4) for i in range(5)})
 
 
 class EndField(ipywidgets.VBox):

@@ -35,7 +35,7 @@ from ldmkit.recording import call as checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
 from ldmkit.records.record import file_name
 from ldmkit.space.encoders import EMBEDDED, space_name
-from ldmkit.space.unclip import family_of
+from ldmkit.space.unclip import unclip_of
 
 __all__ = [
     "Make",
@@ -124,7 +124,7 @@ def check_walk(
         ValueError: no captions, or a value out of its range.
     """
     parameters = checks.parameters_of(pipe, who)
-    family = family_of(pipe)
+    family = unclip_of(pipe)
     known = {**parameters, **(family.keywords() if family is not None else {})}
     check_extra(pipe, call, known, own, who)
     checks.check_call(pipe, known, call, who, own)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ldmkit import check
-from ldmkit.check import say, short
+from ldmkit.check import or_said, say, short
 from ldmkit.loading.families import Layout
 from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.guidance import Sides, sides
 from ldmkit.recording.hooks import Call, Tape
 from ldmkit.recording.noise_law import PREDICTIONS, estimates, guess_of, number, prediction_of
-from ldmkit.records.law import noise_of
+from ldmkit.records.noise_law import noise_of
 
 __all__ = [
     "SIDES",
@@ -29,7 +29,6 @@ __all__ = [
     "laid_out",
     "nothing",
     "of_one_shape",
-    "or_said",
     "prior_arrays",
     "say_what_is_missing",
     "stacked",
@@ -38,7 +37,6 @@ __all__ = [
 ]
 
 Float32 = NDArray[np.float32]
-T = TypeVar("T")
 
 SIDES = ("noise_pred_text", "noise_pred_uncond")
 
@@ -58,7 +56,7 @@ def laid_out(call: Call, layout: Layout) -> Call:
     unpack = _as_it_is if layout.unpack is None else layout.unpack
 
     def as_latents(tensor: Any) -> Any:
-        fitted = _fitted(tensor, latents)
+        fitted = _fitted(tensor, latents, layout.behind)
         return None if fitted is None else unpack(fitted)
 
     guided = _first_half(call.model_output) if layout.doubled else call.model_output
@@ -157,10 +155,11 @@ def _apart(
     return sides(guided, parts, layout.answers, latents, layout.described)
 
 
-def _fitted(output: Any, latents: torch.Tensor) -> torch.Tensor | None:
+def _fitted(output: Any, latents: torch.Tensor, behind: bool = False) -> torch.Tensor | None:
     """The prediction itself, in the latents' shape, where a network gives more, or ``None``.
 
-    More channels are a variance, more tokens those of a picture that was put beside.
+    More channels are a variance, more tokens those of a picture that was put beside, or
+    (``behind``) those of the words before it.
     """
     if not isinstance(output, torch.Tensor):
         return None
@@ -172,6 +171,8 @@ def _fitted(output: Any, latents: torch.Tensor) -> torch.Tensor | None:
         have < want for have, want in zip(output.shape, latents.shape, strict=True)
     ):
         return None
+    if behind:
+        output = output[:, -latents.shape[1] :]
     return output[tuple(slice(size) for size in latents.shape)]
 
 
@@ -263,6 +264,7 @@ def say_what_is_missing(
     arrays: Mapping[str, Any],
     names: Sequence[str],
     channels: int | None = None,
+    instead: str = "",
 ) -> None:
     """One sentence for each reason why something that was asked for can't be told.
 
@@ -272,6 +274,7 @@ def say_what_is_missing(
         arrays: what ``arrays_of`` made of them.
         names: the arrays that were asked for.
         channels: of the autoencoder's latents, where it says so.
+        instead: what the steps do where they take no noise away; ``Layout.instead``.
     """
     who = type(scheduler).__name__
     if not calls:
@@ -284,7 +287,13 @@ def say_what_is_missing(
     missing = {name for name in names if name in arrays and arrays[name] is None}
     unknown = np.isnan(arrays["alphas"])
     predicts = "epsilon" if scheduler is None else prediction_of(scheduler)
-    if unknown.all() and missing:
+    if instead and missing:
+        say(
+            f"{who} {instead} where others take noise away: latents, timesteps and the picture are "
+            f"recorded; {', '.join(sorted(missing))}, alphas, sigmas and pictures of the steps "
+            "don't exist."
+        )
+    elif unknown.all() and missing:
         say(
             f"{who} has a noise law that ldmkit doesn't know: latents, timesteps and the "
             f"picture are recorded; {', '.join(sorted(missing))}, alphas and sigmas are "
@@ -314,6 +323,11 @@ def say_what_is_missing(
             else "no network was watched"
         )
         say(f"{', '.join(sorted(missing))} can't be told: {reason}.")
+    elif "noise_pred_text" in missing and arrays["noise_pred_uncond"] is not None:
+        say(
+            "noise_pred_text can't be told: the network was asked without words and for each edit "
+            "by itself, and never with a prompt."
+        )
     if scheduler is not None and not unknown.all() and (guess := guess_of(scheduler)):
         say(f"ldmkit doesn't know {who}: {guess}.")
 
@@ -350,16 +364,6 @@ def _film(shape: Sequence[int], channels: int | None) -> str:
         f"The latents are those of a film: its {shape[2]} frames stand one above the other in "
         "the record's arrays, and no pictures of its steps are drawn."
     )
-
-
-def or_said(what: str, make: Callable[[], T], otherwise: Any) -> T:
-    """Makes a part of a record; a run that has ended is not lost for what one part can't do."""
-    try:
-        return make()
-    except Exception as error:  # whatever a stranger's autoencoder or latents may raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        say(f"{what} can't be made of this run, which is kept without ({reason[:200]}).")
-        return otherwise
 
 
 # --- steps that a loop tells itself ---------------------------------------------------------------

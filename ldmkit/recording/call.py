@@ -51,7 +51,18 @@ ARRAYS = (
 # Keywords that hold words: prompt, prompt_2, negative_prompt_3, prior_prompt...
 WORDS = re.compile(r"(prior_|negative_)*prompt(_\d)?")
 PREVIEWS = ("auto", "vae", "linear", "none")
-_OWN = ("prompt", "seed", "keep", "preview", "on_step", "unsafe_previews", "attention")
+_OWN = (
+    "prompt",
+    "seed",
+    "keep",
+    "preview",
+    "preview_every",
+    "on_step",
+    "unsafe_previews",
+    "attention",
+    "attention_bytes",
+    "concepts",
+)
 _LISTS = {"list", "List", "tuple", "Tuple"}
 _LONGEST_PROMPT = 100_000  # characters; a tokenizer takes a second for that many
 _LARGEST_SIDE = 8192  # pixels
@@ -336,7 +347,8 @@ def _check_outcome(call: Mapping[str, Any]) -> None:
 
 def _train_steps(pipe: Any) -> int:
     scheduler = getattr(pipe, "scheduler", None)
-    return int(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 0) or 1000)
+    count = int(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 0) or 0)
+    return count if count > 1 else 1000  # OmniGen's time goes from 0 to 1, in any number of steps
 
 
 def _text_layers(pipe: Any) -> int:
@@ -541,13 +553,14 @@ def complete(
     """Checks the keywords and adds the model's defaults."""
     check_call(pipe, parameters, call)
     check_prompt("prompt", prompt)
-    if prompt == "" and ("prompt" not in parameters or call.get("prompt_embeds") is not None):
+    embeds = any(name.startswith("prompt_embeds") and call[name] is not None for name in call)
+    if prompt == "" and ("prompt" not in parameters or embeds):
         prompt = None  # what ``Trajectory.keywords`` says of a run that was told no words
     if prompt is not None:
         if "prompt" not in parameters:
             raise TypeError(f"{type(pipe).__name__} takes no prompt; leave it out.")
         call = {"prompt": prompt if isinstance(prompt, str) else list(prompt), **call}
-    elif "prompt" in parameters and call.get("prompt_embeds") is None:
+    elif "prompt" in parameters and not embeds:  # HiDream's are prompt_embeds_t5 and others
         raise TypeError(
             f"{type(pipe).__name__} needs a prompt, got None; "
             'write record(pipe, "a red cat"), or "" for no words.'

@@ -32,7 +32,7 @@ class Sides:
     """The network's answers of a run.
 
     Attributes:
-        text: (n, ...) with the words; ``None`` where they are lost.
+        text: (n, ...) with the words; ``None`` where the network was not asked with the prompt.
         uncond: (n, ...) without them, NaN where guidance was off; ``None`` where it always was.
         scales: (n,) guidance as measured, 1 where it was off, NaN where nothing tells.
     """
@@ -62,7 +62,7 @@ def sides(
             sum of the answers, such as Lumina 2's, which has the norm of the one with words.
     """
     text, uncond = guided.copy(), np.full_like(guided, np.nan)  # one answer had the words
-    scales, found = np.ones(len(guided)), False
+    scales, found, prompted = np.ones(len(guided)), False, True
     orders = {len(order): tuple(order) for order in answers if "..." not in order}
     open_end = next((tuple(order) for order in answers if "..." in order), None)
     counts = np.array([len(step) for step in parts])
@@ -71,22 +71,25 @@ def sides(
         several = np.stack([step for step in parts if len(step) == count])  # (m, count, b, ...)
         fit = _fit(guided[at], several, latents[at])
         order = orders.get(count, open_end if open_end and count > 2 else None)
-        if order is None or "text" not in order or not (fit.sums or described):
+        if order is None or not {"text", "uncond"} & set(order) or not (fit.sums or described):
             return None
         if count == 2 and set(order) == {"text", "uncond"}:
             order = _order_of_two(fit.shares[:, 1], order) if fit.sums else order
-        alone = np.abs(fit.shares[:, order.index("text")] - 1.0) <= _SURE
-        if "uncond" not in order and alone.all():  # the other was asked for something else
-            continue
-        text[at] = fit.turned(several[:, order.index("text")], latents[at])
+        if "text" in order:
+            alone = np.abs(fit.shares[:, order.index("text")] - 1.0) <= _SURE
+            if "uncond" not in order and alone.all():  # the other was asked for something else
+                continue
+            text[at] = fit.turned(several[:, order.index("text")], latents[at])
+        else:
+            text, prompted = np.full_like(guided, np.nan), False
         if "uncond" in order:
             without, found = order.index("uncond"), True
             uncond[at] = fit.turned(several[:, without], latents[at])
-            told = 1.0 - fit.shares[:, without] if count == 2 else np.nan
+            told = 1.0 - fit.shares[:, without] if count == 2 and prompted else np.nan
             scales[at] = np.where(fit.exact, told, np.nan)
         else:
             scales[at] = np.nan
-    return Sides(text, uncond if found else None, scales)
+    return Sides(text if prompted else None, uncond if found else None, scales)
 
 
 def _order_of_two(share: Float64, usual: tuple[str, ...]) -> tuple[str, ...]:

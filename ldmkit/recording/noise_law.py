@@ -1,13 +1,14 @@
 """The noise law: alpha, sigma, clean estimate and noise, for each scheduler and prediction.
 
-One law holds for every scheduler that a record describes (``ldmkit.records.law``):
+One law holds for every scheduler that a record describes (``ldmkit.records.noise_law``):
 
     latents = alpha * x0 + sigma * noise
 
 - *variance preserving* (DDIM, DDPM, PNDM, LCM, TCD; DPM++, UniPC, DEIS): alpha² + sigma² = 1
   (DDPM, arXiv 2006.11239, eq. 4);
 - *variance exploding* (Euler, Heun, LMS and kin): alpha = 1 (EDM, arXiv 2206.00364, eq. 1);
-- *flow matching*: alpha = 1 - sigma (arXiv 2210.02747, eq. 22);
+- *flow matching*: alpha = 1 - sigma (arXiv 2210.02747, eq. 22; with ``invert_sigmas``, as OmniGen
+  has it, a scheduler's own sigma is alpha);
 - *TrigFlow* (Sana Sprint): alpha = cos t, sigma = σ_data · sin t (sCM, arXiv 2410.11081, eq. 4).
 
 Where a scheduler has scalings of its own for what the network gives (EDM, arXiv 2206.00364, eq. 7;
@@ -27,7 +28,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmkit.records.law import both_of
+from ldmkit.records.noise_law import both_of
 
 __all__ = [
     "PREDICTIONS",
@@ -41,7 +42,9 @@ __all__ = [
 ]
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")  # as ``prediction_of`` names them
-Space = Literal["vp_timestep", "vp_ratio", "vp_sigma", "exploding", "told", "flow", "trig"]
+Space = Literal[
+    "vp_timestep", "vp_ratio", "vp_sigma", "exploding", "told", "flow", "flow_turned", "trig"
+]
 
 # Read from diffusers 0.42. A subclass follows its parent; any other scheduler is told apart by
 # what it has.
@@ -124,8 +127,8 @@ def space_of(scheduler: Any) -> Space | None:
     for name in _names(scheduler):
         if name in _SPACES:
             return _SPACES[name]
-        if name.startswith("FlowMatch"):
-            return "flow"
+        if name.startswith("FlowMatch"):  # Cosmos gives it EDM's sigmas, up to 80, and ε
+            return "exploding" if float(_setting(scheduler, "sigma_max") or 1.0) > 1.0 else "flow"
     if any(hasattr(scheduler, own) for own in _OWN_SCALINGS):
         return None
     if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
@@ -183,6 +186,8 @@ class Place:
             return math.sqrt(value), math.sqrt(max(0.0, 1.0 - value))
         if self.space == "flow":
             return 1.0 - value, value
+        if self.space == "flow_turned":
+            return value, 1.0 - value
         if self.space == "trig":
             return math.cos(value), self.data * math.sin(value)
         if self.space in ("exploding", "told"):
@@ -222,6 +227,8 @@ def place_of(scheduler: Any, timestep: Any) -> Callable[[], Place]:
     space = space_of(scheduler)
     if space == "vp_sigma" and _setting(scheduler, "use_flow_sigmas"):
         space = "flow"
+    if space == "flow" and _setting(scheduler, "invert_sigmas"):  # OmniGen's go up, to the picture
+        space = "flow_turned"
     tables = {"vp_timestep": "alphas_cumprod", "vp_ratio": "_alpha_cumprod", "trig": "timesteps"}
     name, offset = tables.get(str(space), "sigmas"), 0
     if "ScoreSdeVeScheduler" in _names(scheduler):
@@ -246,6 +253,8 @@ def place_of(scheduler: Any, timestep: Any) -> Callable[[], Place]:
 def _scalings_of(scheduler: Any) -> Scalings | None:
     """A scheduler's own way from latents and model output to x0: (skip, scale) by sigma."""
     names = _names(scheduler) if _is_known(scheduler) else []
+    if space_of(scheduler) == "flow" and _setting(scheduler, "invert_sigmas"):
+        return lambda sigma: (0.0, -1.0)  # its velocity is x0 - noise
     if "SCMScheduler" in names:  # x0 = cos t · x - sin t · F, sCM, eq. 5
         return lambda t: (math.cos(t), -math.sin(t))
     if "ScoreSdeVeScheduler" in names:  # a score is -noise / sigma
@@ -317,7 +326,7 @@ def estimates(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Clean estimate and noise from what the network gave, as a record keeps them.
 
-    The formulas are those of ``records.law.both_of``.
+    The formulas are those of ``records.noise_law.both_of``.
 
     Args:
         latents: what entered the step, any shape that broadcasts with ``alpha``.

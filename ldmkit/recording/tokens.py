@@ -15,7 +15,7 @@ from ldmkit.check import did_you_mean, short
 from ldmkit.loading.families import Family
 from ldmkit.records.attention import PADDING, find, split_words
 
-__all__ = ["Reading", "readings"]
+__all__ = ["Reading", "as_read", "readings"]
 
 
 @dataclass
@@ -74,7 +74,8 @@ def readings(pipe: Any, family: Family, call: Mapping[str, Any], length: int) ->
         embeds = call.get("prompt_embeds")
         count = len(embeds) if embeds is not None else 1
         names = [f"token {i}" for i in range(length)]
-        return [Reading("", list(names), [[i] for i in range(length)]) for _ in range(count)]
+        ahead = sum(part for part in family.text_tokens if isinstance(part, int))
+        return [Reading("", names[:], [[ahead + i] for i in range(length)]) for _ in range(count)]
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     found = []
     for i, prompt in enumerate(prompts):
@@ -94,6 +95,13 @@ def readings(pipe: Any, family: Family, call: Mapping[str, Any], length: int) ->
             at += width
         found.append(reading)
     return found
+
+
+def as_read(pipe: Any, tokenizer: Any, text: str) -> str:
+    """A prompt as its encoder gets it: learnt words spelt out, in the pipeline's template."""
+    template = getattr(pipe, "prompt_template_encode", None)
+    spelled = _spelled(pipe, tokenizer, text)[0]
+    return template.format(spelled) if template else spelled
 
 
 def _width(tokenizer: Any, otherwise: int) -> int:
@@ -119,6 +127,10 @@ def _read(reading: Reading, pipe: Any, tokenizer: Any, text: str, keys: range) -
     ids, places = _tokens(tokenizer, whole_text)
     names = tokenizer.convert_ids_to_tokens(ids)
     special = set(tokenizer.all_special_tokens)
+    if getattr(tokenizer, "padding_side", "right") == "left" and len(ids) - skip < len(keys):
+        padding = len(keys) - (len(ids) - skip)
+        _add(reading, PADDING, list(keys[:padding]))
+        keys = keys[padding:]
     for i, (name, (start, end)) in enumerate(zip(names, places, strict=True)):
         at = i - skip
         if not 0 <= at < len(keys):

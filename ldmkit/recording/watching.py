@@ -18,7 +18,7 @@ import inspect
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ __all__ = [
     "Seen",
     "Watcher",
     "check_visible",
+    "is_visible",
     "layers_of",
     "rows_with_words",
     "watched",
@@ -71,10 +72,11 @@ class Watcher:
         length: tokens of text in this call of the network.
         places: of the picture, in this call.
         batch: pictures, guidance's second halves among them.
+        thread: whose calls of the network are heard.
     """
 
     def __init__(self, family: Family) -> None:
-        self.family = family
+        self.family, self.thread = family, threading.get_ident()
         self.length = self.places = self.batch = 0
         self._layer: tuple[str, int | None] | None = None
 
@@ -89,6 +91,15 @@ class Watcher:
     def attend(self, seen: Seen, run: Run) -> torch.Tensor:
         """The attention's output; ``run(query=...)`` computes it, with other parts if wanted."""
         return run()
+
+    def hooks(self, module: torch.nn.Module) -> Iterable[Any]:
+        """Handles of further hooks in the network, which ``watched`` takes away."""
+        return ()
+
+    @property
+    def here(self) -> bool:
+        """Whether this thread's calls are heard."""
+        return self.thread == threading.get_ident()
 
     def begin(self, module: torch.nn.Module, given: Mapping[str, Any]) -> None:
         """Notes how many tokens and places a call of the network has."""
@@ -111,9 +122,11 @@ class Watcher:
     def _ends(self, queries: int, keys: int, own: int | None) -> tuple[slice, slice] | None:
         """(which keys are words, which queries are picture), or ``None``."""
         extra = sum(part for part in self.family.text_tokens if isinstance(part, int))
-        if own is not None and own == keys and own in (self.length, self.length + extra):
+        apart = self.family.tokens == "apart"  # else it is the words among themselves
+        if own is not None and own == keys and own in (self.length, self.length + extra) and apart:
             return slice(0, keys), slice(0, queries)
-        if own is not None and keys == own + queries and keys != queries:
+        apart = self.family.tokens == "apart"  # else the picture may ask alone, see intervene
+        if apart and own is not None and keys == own + queries and keys != queries:
             return slice(0, own), slice(0, queries)
         text = keys - self.places
         if text not in (self.length, self.length + extra) or queries not in (keys, self.places):
@@ -150,21 +163,23 @@ def layers_of(network: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 @contextmanager
 def watched(network: torch.nn.Module, watcher: Watcher) -> Iterator[None]:
-    """Lets a watcher hear the attention of a network while the block runs, in this thread alone.
+    """Lets a watcher hear the attention of a network while the block runs, in the watcher's thread.
 
     Others may watch it meanwhile, and whoever came first may go first.
     """
-    own = threading.get_ident(), watcher
     with _guard:
         if network not in _standing:
             _standing[network] = _Standing(network)
         standing = _standing[network]
-        standing.watchers = (*standing.watchers, own)
+        standing.watchers = (*standing.watchers, watcher)
+    hooks = list(watcher.hooks(network))
     try:
         yield
     finally:
+        for handle in hooks:
+            handle.remove()
         with _guard:
-            standing.watchers = tuple(one for one in standing.watchers if one is not own)
+            standing.watchers = tuple(one for one in standing.watchers if one is not watcher)
             if not standing.watchers:
                 del _standing[network]
                 standing.go()
@@ -174,11 +189,11 @@ class _Standing:
     """What stands in a network's forward and round its layers, for all who watch it.
 
     Attributes:
-        watchers: (thread, watcher), in the order in which they came.
+        watchers: in the order in which they came.
     """
 
     def __init__(self, network: torch.nn.Module) -> None:
-        self.watchers: tuple[tuple[int, Watcher], ...] = ()
+        self.watchers: tuple[Watcher, ...] = ()
         self._leaving = ExitStack()
         forward, earlier = network.forward, vars(network).get("forward")
         signature = inspect.signature(forward)
@@ -210,7 +225,7 @@ class _Standing:
         self._leaving.close()
 
     def _of_this_thread(self) -> list[Watcher]:
-        return [watcher for thread, watcher in self.watchers if thread == threading.get_ident()]
+        return [watcher for watcher in self.watchers if watcher.here]
 
     def _enter(
         self, name: str, module: Any, args: Any, kwargs: dict[str, Any]
@@ -298,6 +313,15 @@ def rows_with_words(watcher: Watcher, pictures: int, call: int, pipe: Any) -> ra
 
 
 # --- what is refused -----------------------------------------------------------------------------
+
+
+def is_visible(pipe: Any, networks: Sequence[torch.nn.Module]) -> bool:
+    """Whether ``check_visible`` lets a pipeline pass."""
+    try:
+        check_visible(pipe, networks, "")
+    except ValueError:
+        return False
+    return True
 
 
 def check_visible(pipe: Any, networks: Sequence[torch.nn.Module], what: str) -> None:

@@ -1,20 +1,25 @@
 """Attention maps against softmax(QKᵀ/√d) in attention processors of this test's own."""
 
 import math
+import types
 
 import numpy as np
 import pytest
 import tiny
 import tiny_encoders
 import tiny_families
+import tiny_rows
 import tiny_unclip
 import torch
 from diffusers.models.attention_processor import AttnProcessor, SlicedAttnProcessor
 from diffusers.models.embeddings import apply_rotary_emb
 from tiny_encoders import same
 
+from ldmkit.loading.families import FAMILIES, Family
 from ldmkit.recording import record, recorder
 from ldmkit.recording.attention import maps_of
+from ldmkit.recording.tokens import readings
+from ldmkit.recording.watching import Watcher, watched
 from ldmkit.records import RecordError, Trajectory
 
 SIZE = {"height": 32, "width": 32}
@@ -291,6 +296,30 @@ def test_a_picture_that_is_no_square(small):
     assert flux.size == (4, 8)
 
 
+def test_watchers_that_leave_out_of_turn_leave_nothing(small):
+    """Two threads may stand round one network, and the first to come be the first to go."""
+
+    class Counts(Watcher):
+        calls = 0
+
+        def begin(self, module, given):
+            self.calls += 1
+
+    first, second = Counts(Family()), Counts(Family())
+    given = torch.zeros(1, 4, 8, 8), 1, torch.zeros(1, 32, small.unet.config.cross_attention_dim)
+    one, other = watched(small.unet, first), watched(small.unet, second)
+    one.__enter__()
+    other.__enter__()
+    small.unet(*given)
+    one.__exit__(None, None, None)
+    small.unet(*given)
+    assert (first.calls, second.calls) == (1, 2)
+    other.__exit__(None, None, None)
+    small.unet(*given)
+    assert (first.calls, second.calls) == (1, 2)
+    assert "forward" not in vars(small.unet)
+
+
 def test_everything_is_put_back(small):
     before = vars(small.unet).get("forward")
 
@@ -304,5 +333,134 @@ def test_everything_is_put_back(small):
     part = record(small, "a cat", attention=("cat",), on_step=lambda step: False, **QUICK)
     assert part.stopped
     assert len(part.attention) == 1
-    with pytest.raises(ValueError, match="words of a pipeline's call"):
+
+
+def test_a_loop_of_ones_own_has_maps(small):
+    """Those of the pipeline, whose loop it is; what could be mistaken is refused."""
+    wanted = record(small, "a red cat", attention=("red", "cat"), guidance_scale=3.0, **QUICK)
+    told = {"prompt": "a red cat", "tokenizer": small.tokenizer, "attention": ("red", "cat")}
+    loop = (small.scheduler, small.unet)
+
+    def looped(ask, batch=1, **other):
+        small.scheduler.set_timesteps(2)
+        x = small.prepare_latents(
+            batch, 4, 32, 32, torch.float32, "cpu", torch.Generator().manual_seed(7)
+        )
+        with torch.no_grad(), recorder(*loop, preview="none", **told | other) as tape:
+            words, none = small.encode_prompt("a red cat", "cpu", batch, True)
+            for t in small.scheduler.timesteps:
+                noise, own = ask(x, t, torch.cat([none, words])).chunk(2)
+                x = small.scheduler.step(noise + 3.0 * (own - noise), t, x).prev_sample
+        return tape.trajectory.attention
+
+    def at_once(x, t, words):
+        return small.unet(torch.cat([x, x]), t, words).sample
+
+    def twice(x, t, words):
+        return torch.cat([small.unet(x, t, own).sample for own in words.chunk(2)])
+
+    maps = looped(at_once)
+    assert maps.shown == ("red", "cat")
+    assert np.abs(maps["cat"] - wanted.attention["cat"]).max() <= 1e-5
+    with pytest.raises(ValueError, match="each of the loop's 2 pictures for their maps, got 1"):
+        looped(at_once, batch=2)
+    with pytest.raises(ValueError, match="asks its network 2 times a step"):
+        looped(twice)
+    with pytest.raises(ValueError, match=r"give recorder tokenizer=pipe\.tokenizer, or leave"):
+        looped(at_once, tokenizer=None)
+    with pytest.raises(ValueError, match='its scheduler, its network, prompt="a red cat"'):
         recorder(keep=("attention",)).__enter__()
+    flux, call = tiny_families.flux(), tiny_families.FLUX_CALL
+    with (
+        pytest.raises(ValueError, match=r"attn words and picture attend jointly"),
+        recorder(flux.scheduler, flux.transformer, preview="none", **told),
+    ):
+        flux(**call)
+    assert "forward" not in vars(flux.transformer)
+
+
+# --- where the words of each family stand ---------------------------------------------------------
+
+EVERY = tiny_families.CASES | tiny_rows.CASES
+
+
+def row_of(name):
+    return next((row for row in FAMILIES if name.startswith(row.classes)), Family())
+
+
+JOINT = [
+    name
+    for name, case in EVERY.items()
+    if row_of(name).tokens != "apart" and "prompt_embeds" in case.call and "Control" not in name
+]
+UNHEARD = ["HunyuanImagePipeline"]  # two texts in one, in an order of their masks
+
+
+def looked(pipe, call, monkeypatch):
+    """(query, key, mask) of each attention of a bare run."""
+    seen, real = [], torch.nn.functional.scaled_dot_product_attention
+
+    def attend(*args, **options):
+        names = ("query", "key", "value", "attn_mask")
+        given = dict(zip(names, args, strict=False)) | options
+        seen.append(tuple(given.get(name) for name in ("query", "key", "attn_mask")))
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+        pipe(**call, generator=torch.Generator().manual_seed(7))
+    return seen
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")
+@pytest.mark.parametrize("name", sorted(set(JOINT) - set(UNHEARD)))
+def test_words_stand_where_the_row_says(name, monkeypatch):
+    """One word's embedding is another: its key changes, and the map of that key is the word's."""
+    pipe, call = EVERY[name].build(), {**EVERY[name].call, "num_inference_steps": 1}
+    maps = record(pipe, seed=7, keep=ALL, preview="none", **call).attention
+    assert maps.tokens == ("token 0", "token 1", "token 2", *maps.tokens[3:])
+    bare = [one for one in looked(pipe, call, monkeypatch) if one[1].shape[-2] > len(maps.tokens)]
+    call["prompt_embeds"] = call["prompt_embeds"].clone()
+    call["prompt_embeds"][:, 2] += 1
+    other = [one for one in looked(pipe, call, monkeypatch) if one[1].shape[-2] > len(maps.tokens)]
+    changed = (bare[0][1] - other[0][1]).abs().amax(dim=(1, 3)) > 1e-6  # (batch, keys)
+    row = int(changed.any(dim=1).nonzero()[0, 0])
+    keys = changed[row].nonzero().flatten().tolist()
+    column = keys[0] if len(keys) == 1 else keys[0] + 2  # words that looked at each other before
+    assert len(keys) in (1, len(maps.tokens))
+    for i, layer in enumerate(maps.layers):
+        query, key, mask = bare[i]
+        scores = query[row] @ key[row].transpose(-1, -2) / math.sqrt(query.shape[-1])
+        if mask is not None:
+            own = mask[row if len(mask) > 1 else 0]
+            scores = (
+                scores.masked_fill(~own, -math.inf) if own.dtype == torch.bool else scores + own
+            )
+        size = layer.height * layer.width
+        first = row_of(name).tokens == "image_first" or query.shape[-2] == size
+        places = slice(0, size) if first else slice(-size, None)
+        expected = scores.softmax(-1)[:, places, column].numpy()
+        got = maps.maps[i][0, 2].reshape(layer.heads, size)
+        assert np.abs(got - expected).max() <= 1e-5
+
+
+def test_words_within_a_pipelines_own_are_refused(small, monkeypatch):
+    """Which key is which word is known where the encoder read the prompt alone."""
+    real = small.encode_prompt
+    monkeypatch.setattr(
+        small, "encode_prompt", lambda prompt, *a, **k: real(f"draw well {prompt}", *a, **k)
+    )
+    with pytest.raises(ValueError, match="puts words of its own round the prompt"):
+        record(small, PROMPT, keep=ALL, **QUICK)
+    assert record(small, PROMPT, **QUICK).latents is not None
+
+
+def test_padding_before_the_words():
+    """CogView 4 pads its text on the left."""
+    words = tiny.tokenizer()
+    words.padding_side = "left"
+    pipe = types.SimpleNamespace(tokenizer=words)
+    (reading,) = readings(pipe, Family(tokens="text_first"), {"prompt": "a red cat"}, 16)
+    assert [reading.tokens[row] for row in reading.rows[1]] == ["red"]
+    assert reading.columns[reading.rows[1][0]] == [16 - len(words("a red cat").input_ids) + 2]
+    assert reading.columns[0] == list(range(16 - len(words("a red cat").input_ids)))

@@ -13,7 +13,7 @@ from PIL import Image
 import ldmkit
 from ldmkit.figures.captions import details
 from ldmkit.recording import record, recorder
-from ldmkit.recording.kept import guider_of
+from ldmkit.recording.settings import guider_of
 
 QUICK = {"num_inference_steps": 4, "guidance_scale": 4.0}
 UNWATCHED = "ignore:noise_pred_text, noise_pred_uncond can't be told"

@@ -16,7 +16,7 @@ from tiny_encoders import same
 
 from ldmkit.check import heard_by
 from ldmkit.recording import record, recorder
-from ldmkit.recording.kept import adapters_of
+from ldmkit.recording.settings import adapters_of
 from ldmkit.records import Trajectory
 
 QUICK = {"num_inference_steps": 3, "preview": "none"}

@@ -101,6 +101,11 @@ class Heard:
         """Whether a text is the reader's words with no template round them."""
         return any(text == words for _, words in self._words)
 
+    def framed(self, tokenizer: str, text: str) -> bool:
+        """Whether an encoder has read these words within others and never alone, till ``tell``."""
+        read = {_plain(own) for name, own in self._texts if name == tokenizer}
+        return _plain(text) not in read and any(_plain(text) in own for own in read)
+
     def tell(self) -> None:
         """Says for each text that was cut where each encoder stopped, and which one read on."""
         texts, self._texts, self.told = self._texts, {}, True

@@ -19,7 +19,7 @@ from tiny_encoders import long
 import ldmkit
 from ldmkit.check import heard_by
 from ldmkit.recording import record
-from ldmkit.recording.words import Heard, heard
+from ldmkit.recording.truncation import Heard, heard
 
 SIZE = {"height": 32, "width": 32}
 QUICK = {"num_inference_steps": 2, "preview": "none", "seed": 1}
