@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ldmkit.distilling import Ladder, distill
     from ldmkit.experiments.compare import compare
     from ldmkit.experiments.decided import decided
-    from ldmkit.experiments.scoring import score
+    from ldmkit.experiments.score import score
     from ldmkit.experiments.sweep import sweep
     from ldmkit.figures.side_by_side import side_by_side
     from ldmkit.latents import decode_latents, encode_image

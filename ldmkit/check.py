@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import html
+import inspect
 import math
 import operator
 import re
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = [
     "choice",
@@ -30,12 +31,16 @@ __all__ = [
     "heard_by",
     "nearest",
     "number",
+    "or_said",
     "plain",
     "say",
+    "says_no",
     "short",
     "text",
     "whole",
 ]
+
+T = TypeVar("T")
 
 # --- values ------------------------------------------------------------------------------------
 
@@ -153,17 +158,48 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+# What a function is called with; one that can't be would fail when the first step is made.
+_CALLED_WITH = {
+    "on_step": ("step",),
+    "on_update": ("update",),
+    "on_frame": ("number", "picture"),
+    "callback": ("step", "timestep", "latents"),
+    "callback_on_step_end": ("pipe", "step", "timestep", "callback_kwargs"),
+}
+
+
 def function(name: str, value: Any) -> Any:
     """Something to call, or ``None`` where nothing is to be called.
 
     Raises:
-        TypeError: neither.
+        TypeError: neither, or one that can't be called with what it will be given.
     """
     if value is not None and not callable(value):
         raise TypeError(
             f"{name} must be a function or None, got {short(value)}; write {name}=print to try."
         )
+    given = _CALLED_WITH.get(name, ())
+    if value is not None and given and not _takes(value, len(given)):
+        raise TypeError(
+            f"{name} is called with ({', '.join(given)}), which {short(value)} doesn't take; "
+            f"write def {name}({', '.join(given)}): ..."
+        )
     return value
+
+
+def _takes(value: Any, count: int) -> bool:
+    try:
+        inspect.signature(value).bind(*[None] * count)
+    except ValueError:  # one whose signature Python can't read
+        return True
+    except TypeError:
+        return False
+    return True
+
+
+def says_no(answer: Any) -> bool:
+    """Whether ``on_step`` or ``on_update`` answered ``False``; no answer is none."""
+    return _is_flag(answer) and not answer
 
 
 def _is_flag(value: Any) -> bool:
@@ -240,10 +276,10 @@ def _leans(letter: str) -> bool:
 
 # --- what is told ------------------------------------------------------------------------------
 
+# Whose frames are no reader's: ldmkit's, and those of libraries that call back into it.
+_OURS = ("ldmkit", "contextlib", "functools", "diffusers", "torch", "transformers")
 # ``warnings.catch_warnings`` changes what the whole process shows, so a panel's worker thread can't
 # use it while a cell runs beside it: each thread has a listener of its own.
-# ... and what stands between: libraries that a run calls, from which ldmkit is called back.
-_OURS = ("ldmkit", "contextlib", "functools", "diffusers", "torch", "transformers")
 _listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
 
 
@@ -261,6 +297,22 @@ def say(words: str, *, stacklevel: int | None = None) -> None:
         warnings.warn(words, UserWarning, stacklevel=level)
     else:
         listener(words)
+
+
+def or_said(what: str, make: Callable[[], T], otherwise: Any) -> T:
+    """Makes a part of a record; a run that has ended is not lost for what one part can't do.
+
+    Args:
+        what: the part, as the sentence names it.
+        make: makes it.
+        otherwise: what stands in its place where that fails.
+    """
+    try:
+        return make()
+    except Exception as error:  # whatever a stranger's autoencoder or latents may raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        say(f"{what} can't be made of this run, which is kept without ({reason[:200]}).")
+        return otherwise
 
 
 def _readers_line() -> int:

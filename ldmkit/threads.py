@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["in_words", "on_one_thread", "one_thread"]
+__all__ = ["all_on_one_thread", "in_words", "on_one_thread", "one_thread"]
 
 
 @contextmanager
@@ -92,7 +92,20 @@ def _alone(kind: Any) -> Any:
         with one_thread():
             return kind.forward(self, *args, **kwargs)
 
+    forward.on_one_thread = True  # type: ignore[attr-defined]
     return forward
+
+
+def all_on_one_thread(pipe: Any) -> bool:
+    """Whether every network of a pipeline computes on one thread.
+
+    Then ``one_thread`` round a whole run spares a switch at each call.
+    """
+    parts = [part for part in pipe.components.values() if hasattr(part, "parameters")]
+    halves = [getattr(part, "decoder", part) if hasattr(part, "decode") else part for part in parts]
+    return bool(halves) and all(
+        getattr(getattr(half, "forward", None), "on_one_thread", False) for half in halves
+    )
 
 
 def in_words() -> str:

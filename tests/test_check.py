@@ -126,6 +126,9 @@ def test_the_nearest_name_is_told():
 def test_a_function_or_nothing():
     assert check.function("on_step", None) is None
     assert check.function("on_step", print) is print
+    assert check.function("on_frame", lambda number, picture, more=3: 0)
+    with pytest.raises(TypeError, match=r"on_frame is called with \(number, picture\), which"):
+        check.function("on_frame", lambda number: 0)
     with pytest.raises(TypeError, match=r"^on_step must be a function or None, got 3"):
         check.function("on_step", 3)
 
@@ -175,3 +178,11 @@ def test_short_is_one_line():
 
 def test_of_a_pipeline_its_kind_is_told_not_its_configuration():
     assert check.short(tiny.pipeline(size="small")) == "StableDiffusionPipeline"
+
+
+@pytest.mark.parametrize(
+    ("answer", "no"),
+    [(False, True), (np.False_, True), (True, False), (None, False), (0, False), ("", False)],
+)
+def test_only_false_says_no(answer, no):
+    assert check.says_no(answer) is no

@@ -15,9 +15,10 @@ from ldmkit.records import Trajectory
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A saved pipeline of random weights."""
+    """A saved pipeline of random weights that draws in three steps."""
     path = tmp_path_factory.mktemp("model") / "tiny"
     tiny.pipeline(size="small").save_pretrained(path)
+    (path / "ldmkit.json").write_text('{"variants": {"": {"num_inference_steps": 3}}}')
     return path
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ldmkit
-from ldmkit.threads import on_one_thread, one_thread
+from ldmkit.threads import all_on_one_thread, on_one_thread, one_thread
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +127,7 @@ def test_what_is_trained_takes_all():
 @pytest.mark.parametrize("name", ["critters", "critters-unclip"])
 def test_every_network_of_an_embedded_model(name):
     pipe = ldmkit.load(name)
+    assert all_on_one_thread(pipe)
     seen = {}
 
     def noting(key):
@@ -180,6 +181,8 @@ def test_a_readers_own_pipeline_computes_as_before(tmp_path):
     )
     pipe("a red cat", num_inference_steps=1)
     assert seen == [3]
+    on_one_thread(pipe.unet)
+    assert not all_on_one_thread(pipe), "its text encoder isn't"
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork here")

@@ -56,7 +56,7 @@ def _wall(pen: Pen, background: str) -> None:
     _band(pen, -0.1, 1.1, fill)
 
 
-def _light(pen: Pen, rng: Random) -> float:
+def _light(rng: Random) -> float:
     """Where sun or moon stands: left or right."""
     return 0.15 if rng.random() < 0.5 else 0.85
 
@@ -65,7 +65,7 @@ def _night(pen: Pen, rng: Random) -> None:
     sky: Colour = (36, 40, 92)
     _band(pen, -0.1, 1.1, sky)
     _band(pen, 0.84, 1.0, (26, 30, 62))
-    x = _light(pen, rng)
+    x = _light(rng)
     pen.lights([oval(x, 0.15, 0.09, 0.09, (252, 240, 180))])
     pen.each([oval(x + 0.045, 0.125, 0.075, 0.075, sky)], 0)
     star: Colour = (255, 250, 214)
@@ -77,7 +77,7 @@ def _beach(pen: Pen, rng: Random) -> None:
     _band(pen, -0.1, 0.45, (150, 214, 248))
     _band(pen, 0.45, 0.66, (52, 132, 204))
     _band(pen, 0.66, 1.0, (242, 220, 156))
-    pen.lights([oval(_light(pen, rng), 0.15, 0.095, 0.095, (255, 216, 76))])
+    pen.lights([oval(_light(rng), 0.15, 0.095, 0.095, (255, 216, 76))])
 
 
 def _meadow(pen: Pen, rng: Random) -> None:

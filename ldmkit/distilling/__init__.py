@@ -1,5 +1,5 @@
 """Fewer steps: a student learns what its teacher does in two, again and again."""
 
-from ldmkit.distilling.climb import Ladder, Update, distill
+from ldmkit.distilling.students import Ladder, Update, distill
 
 __all__ = ["Ladder", "Update", "distill"]

@@ -3,7 +3,7 @@
 from ldmkit.experiments.compare import compare
 from ldmkit.experiments.decided import decided
 from ldmkit.experiments.runs import Progress
-from ldmkit.experiments.scoring import score
+from ldmkit.experiments.score import score
 from ldmkit.experiments.sweep import sweep
 
 __all__ = ["Progress", "compare", "decided", "score", "sweep"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ldmkit.check import function, short, whole
-from ldmkit.experiments.runs import Job, OnUpdate, gather, run
-from ldmkit.experiments.scoring import Scorer, scorer_of
+from ldmkit.experiments.runs import Job, OnUpdate, Stopped, gather, run
+from ldmkit.experiments.score import scorer_of
 from ldmkit.loading.samplers import sampler_name, with_sampler
 from ldmkit.recording import call as checks
 from ldmkit.records.grid import Grid, Label
@@ -76,7 +77,7 @@ def compare(
     for model, sampler, number in itertools.product(pipes.values(), samplers.values(), steps):
         if (pipe := _at(model, number)) is not None:
             _check(pipe, sampler, _with_steps(call, number))
-    scorer = _scorer(texts, clip)
+    scorer = None if clip is False else scorer_of(texts, clip)
     axes = _axes(models, scheduler, pipes, samplers, steps, texts)
     rows = len(pipes) * len(samplers) * len(steps)
     blank = Grid(
@@ -87,7 +88,8 @@ def compare(
     )
     jobs = list(_jobs(pipes, samplers, steps, texts, seeds, batch_size, call))
     if len(jobs) > len(pipes):
-        _warm_up(jobs)
+        with suppress(Stopped):  # released meanwhile: the first job says it
+            _warm_up(jobs)
     return gather(jobs, blank, scorer=scorer, on_update=on_update)
 
 
@@ -189,10 +191,6 @@ def _check(pipe: Any, sampler: Any, call: Mapping[str, Any]) -> None:
     checks.check_call(pipe, parameters, call, "compare", _OWN)
     if sampler is not None:
         with_sampler(pipe, sampler)
-
-
-def _scorer(texts: list[str], clip: Any) -> Scorer | None:
-    return None if clip is False else scorer_of(texts, clip)
 
 
 def _axes(

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ldmkit.check import function, short, whole
 from ldmkit.critters.judging import judge_many
 from ldmkit.experiments.runs import Job, OnUpdate, gather
-from ldmkit.experiments.scoring import scorer_of
-from ldmkit.loading.origin import origin_of
+from ldmkit.experiments.score import scorer_of
+from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.records.grid import Grid
 

@@ -15,19 +15,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldmkit.check import say
-from ldmkit.experiments.scoring import Scorer
+from ldmkit.check import say, says_no
+from ldmkit.experiments.score import Scorer
 from ldmkit.loading import load
-from ldmkit.loading.device import Released, being_released
+from ldmkit.loading.device import Released, ReleasedError, being_released
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import record
 from ldmkit.recording.intervene import intervene
-from ldmkit.records import Trajectory
 from ldmkit.records.grid import Grid, Label
-from ldmkit.records.law import at_unit_variance
+from ldmkit.records.noise_law import at_unit_variance
 
-__all__ = ["Job", "Progress", "gather", "lend", "plain"]
+__all__ = ["Job", "Progress", "Stopped", "gather", "lend", "plain"]
 
 _MEASURED = ("score", "seconds", "calls", "first_timestep", "first_alpha")
 
@@ -95,7 +94,7 @@ class Progress:
 OnUpdate = Callable[[Progress], bool | None]
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """``on_update`` returned ``False``, or the pipeline is being released."""
 
 
@@ -116,12 +115,15 @@ def gather(
     table = _Table(blank, sum(len(job.positions) for job in jobs), scorer, on_update)
     lost: list[BaseException] = []
     try:
-        for job, made in (
-            _in_order(jobs) if executor is None else _as_they_come(jobs, executor, lost)
-        ):
+        here = ((job, run(job)) for job in jobs)
+        for job, made in here if executor is None else _as_they_come(jobs, executor, lost):
             table.add(job, made)
-    except _Stopped:
+    except Stopped:
         pass
+    except ReleasedError:  # between two pictures, or while the last one was decoded
+        if not table.made:
+            raise
+        say(f"The pipeline was released: {table.made} of {len(blank)} pictures are made and kept.")
     if lost:
         _say_what_is_lost(table.made, len(blank), lost[0])
     return table.grid()
@@ -138,11 +140,6 @@ def _say_what_is_lost(made: int, total: int, death: BaseException) -> None:
         f"A worker of the executor died {reason}: {made} of {total} pictures were made and are "
         "kept, images holds None for the others; run those again."
     )
-
-
-def _in_order(jobs: Sequence[Job]) -> Iterator[tuple[Job, Made]]:
-    for job in jobs:
-        yield job, run(job)
 
 
 def _as_they_come(
@@ -183,11 +180,6 @@ def _is_death(error: BaseException) -> bool:
 _turn = threading.Lock()  # runs in one process share its networks and cores: time them one by one
 
 
-def _places(traj: Trajectory) -> tuple[Any, Any]:
-    """Timestep and alpha of each step; at unit variance, since Euler's latents grow to sigma."""
-    return traj.timesteps, at_unit_variance(traj.alphas, traj.alphas, traj.sigmas)
-
-
 def run(job: Job) -> Made:
     """Runs one job; a function of the module, so that executors can send it."""
     pipe = twin_of(_opened(job.pipe))  # on schedulers of its own, whatever runs beside it
@@ -199,7 +191,7 @@ def run(job: Job) -> Made:
         traj = record(pipe, words, seed=seeds, keep=(), preview="none", **call)
         seconds = time.perf_counter() - start
     if traj.stopped and being_released(pipe):
-        raise _Stopped  # release said so
+        raise Stopped  # release said so
     count = len(job.positions)
     if not traj.images:
         raise RuntimeError(
@@ -211,8 +203,9 @@ def run(job: Job) -> Made:
             f"The pipeline made {len(traj.images)} pictures where {count} were asked for; leave "
             "out num_images_per_prompt and output_type (a seed axis gives more pictures)."
         )
-    # A pipeline whose own scheduler made no step tells no first place.
-    first = [float(array[0]) if len(array) else math.nan for array in _places(traj)]
+    # At unit variance, since Euler's latents grow to sigma. Without a step there is no first place.
+    places = traj.timesteps, at_unit_variance(traj.alphas, traj.alphas, traj.sigmas)
+    first = [float(array[0]) if len(array) else math.nan for array in places]
     return Made(
         images=traj.images,
         seconds=seconds / count,
@@ -310,23 +303,20 @@ class _Table:
         point = self._blank.point(index)
         told = Progress(index, self._done, self._total, point, image, score, seconds)
         answer = self._on_update(told)
-        if isinstance(answer, (bool, np.bool_)) and not answer:
-            raise _Stopped
+        if says_no(answer):
+            raise Stopped
 
     def grid(self) -> Grid:
+        values = {k: v for k, v in self._values.items() if self._scorer or k != "score"}
         return replace(
             self._blank,
             images=tuple(self._images),
-            values=self._values if self._scorer else _without(self._values, "score"),
+            values=values,
             measure=self._scorer.measure if self._scorer else "",
             call=self._call or {},
             model=", ".join(self._models),
             versions=self._versions,
         )
-
-
-def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != name}
 
 
 def plain(name: str, values: Sequence[Any]) -> tuple[Label, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from ldmkit.check import did_you_mean, function, short
 from ldmkit.experiments.compare import distinct, sampler_label
 from ldmkit.experiments.runs import Job, OnUpdate, gather, lend, plain
-from ldmkit.experiments.scoring import Scorer, scorer_of
+from ldmkit.experiments.score import Scorer, scorer_of
 from ldmkit.loading import load
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.recording import call as checks
@@ -115,7 +115,8 @@ def _values(pipe: Any, axes: Any, parameters: Mapping[str, Any]) -> dict[str, li
         if name not in known:
             advice = did_you_mean(name, known, f"it takes: {', '.join(known)}.")
             raise TypeError(f"sweep and {type(pipe).__name__} know no axis {short(name)}; {advice}")
-        if isinstance(several, (str, bytes)) or not isinstance(several, Iterable):
+        alone = isinstance(several, (str, bytes)) or getattr(several, "ndim", 1) == 0
+        if alone or not isinstance(several, Iterable):
             raise TypeError(
                 f"The axis {name!r} needs a list of values, got {type(several).__name__}; "
                 f"write {{{name!r}: [...]}}."

@@ -70,7 +70,9 @@ def _layers_figure(maps: AttentionMaps, word: Any, columns: list[int]) -> Figure
     rows = [mean[columns], *each]
     fig = shown_figure((0.8 * len(columns) + 2.6, 0.72 * len(rows) + 0.9))
     grid = fig.subplots(len(rows), len(columns), squeeze=False)
-    title = f"“{_plain(key_words(word), 30)}” in “{_plain(maps.prompt, 60)}”, layer by layer"
+    name = f"“{_plain(key_words(word), 30)}”"
+    where = f"concept {name}, picture of" if maps.concepts else f"{name} in"
+    title = f"{where} “{_plain(maps.prompt, 60)}”, layer by layer"
     fig.suptitle(title, fontsize=9)
     for row, name, arrays in zip(grid, names, rows, strict=True):
         high = float(np.nanmax(arrays)) if np.isfinite(arrays).any() else 1.0
@@ -104,6 +106,10 @@ def _plain(words: str, limit: int, *, lines: bool = False) -> str:
 
 def attention_html(maps: AttentionMaps) -> str:
     """One overlay for each word, over all steps, as plain pictures."""
+    head, alt, over = "Where each word is looked at", "“{}” is looked at", "steps, layers and heads"
+    if maps.concepts:
+        head = "Which of these concepts each place is most like, whether or not the prompt has them"
+        alt, over = "it is like “{}”", "steps and layers"
     cells = []
     for key in maps.shown[:WORDS]:
         data = base64.b64encode(webp(_picture(maps, key, None, 2 * THUMB), 2 * THUMB, 70)).decode()
@@ -111,14 +117,14 @@ def attention_html(maps: AttentionMaps) -> str:
         cells.append(
             f'<div style="display:inline-block;vertical-align:top;width:{THUMB}px;'
             f'margin:0 6px 6px 0;font-size:11px;text-align:center">'
-            f'<img src="data:image/webp;base64,{data}" alt="Where “{name}” is looked at" '
+            f'<img src="data:image/webp;base64,{data}" alt="Where {alt.format(name)}" '
             f'width="{THUMB}" style="display:block"><span dir="auto">{name}</span></div>'
         )
     more = len(maps.shown) - WORDS
     note = f" {more} more: attention.figure(word) draws any." if more > 0 else ""
     return (
-        '<p style="margin:10px 0 4px;font-size:12px;opacity:0.8">Where each word is looked at, '
-        f"mean of all steps, layers and heads, over the last clean estimate.{note}</p>"
+        f'<p style="margin:10px 0 4px;font-size:12px;opacity:0.8">{head}, mean of all '
+        f"{over}, over the last clean estimate.{note}</p>"
         f"<div>{''.join(cells)}</div>"
     )
 

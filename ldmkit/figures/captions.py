@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ldmkit.figures.html import shorten
 from ldmkit.records import Trajectory
 from ldmkit.records.pictures import is_hidden
 
-__all__ = ["LANE_WORDS", "alt_text", "details", "lane_words", "layer_words", "prompt_of"]
+__all__ = [
+    "LANE_WORDS",
+    "alt_text",
+    "decoded_note",
+    "details",
+    "lane_words",
+    "layer_words",
+    "prompt_of",
+]
 
 # lane -> (title, what it teaches)
 LANE_WORDS = {
@@ -20,6 +29,16 @@ LANE_WORDS = {
     "denoised_text": ("Estimate, with the words", "before guidance"),
     "denoised_uncond": ("Estimate, without the words", "or with the negative prompt"),
 }
+
+
+def decoded_note(traj: Trajectory) -> str:
+    """Which steps' pictures are decoded, where not all are."""
+    if traj.preview_every == 1 or not traj.previews:
+        return ""
+    return (
+        f"Decoded: one step in {traj.preview_every} from the first on, and the last; "
+        "those between are drawn by the linear map."
+    )
 
 
 def prompt_of(traj: Trajectory, batch: int = 0) -> str:
@@ -80,13 +99,25 @@ def details(traj: Trajectory, batch: int = 0) -> list[str]:
         shorten(traj.model, 60),
         "" if seed is None else f"seed {seed}",
         f"stopped after {n} of {asked} steps" if traj.stopped else steps,
-        f"guidance {_plain(call['guidance_scale'])}" if "guidance_scale" in call else "",
+        _guidance_of(call),
         f"noise level {_plain(call['noise_level'])}" if call.get("noise_level") else "",
         shorten(str(call.get("scheduler", "")), 40).removesuffix("Scheduler"),
         f"not “{shorten(negative, 60)}”" if negative else "",
+        "within intervene" if call.get("intervene") else "",
         "steps hidden by the safety checker" if is_hidden(traj, batch) else "",
     ]
     return [part for part in parts if part]
+
+
+def _guidance_of(call: Mapping[str, Any]) -> str:
+    """The scale; from the least to the largest where it was another in some steps."""
+    each = call.get("guidance")
+    known = [one for one in each if isinstance(one, (int, float))] if isinstance(each, list) else []
+    if known and min(known) < max(known):
+        return f"guidance {_plain(min(known))} to {_plain(max(known))}, by step"
+    guider = call.get("guider")
+    told = {**guider, **call} if isinstance(guider, Mapping) else call
+    return f"guidance {_plain(told['guidance_scale'])}" if "guidance_scale" in told else ""
 
 
 def _plain(value: object) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 from PIL import Image
@@ -45,7 +46,7 @@ __all__ = [
     "write_grid_page",
 ]
 
-THUMB = 72  # pixels
+THUMB, LABEL = 72, 150  # pixels: a picture, the words at a row's left
 WRAP = 8  # pictures in a row where one axis is all there is
 MAX_ROWS, MAX_PICTURES = 12, 96  # of a cell's output, which stays far under 4 MB
 PAGE_PICTURES = 3000
@@ -183,10 +184,21 @@ def grid_html(grid: Grid, *, rows: int = MAX_ROWS, pictures: int = MAX_PICTURES)
 def _heading(headings: list[str]) -> str:
     if not headings:
         return ""
-    # Columns have a width, so that a long caption's row stretches the empty last one alone.
-    style = f"width:{THUMB + 8}px;padding:0 4px 2px;font-size:12px;text-align:left;font-weight:600"
-    cells = "".join(f'<th scope="col" style="{style}">{text(words)}</th>' for words in headings)
-    return f"{TR}<td></td>{cells}<td></td></tr>"
+    # Columns are as wide as their pictures, and the empty last one takes what is left: long words
+    # push none of them.
+    style = "padding:0 4px 2px;font-size:12px;text-align:left;font-weight:600;vertical-align:bottom"
+    cells = "".join(
+        f'<th scope="col" style="{style}">{_within(shorten(words, 90), THUMB)}</th>'
+        for words in headings
+    )
+    return f'{TR}<td></td>{cells}<td style="width:100%"></td></tr>'
+
+
+def _within(words: str, most: int) -> str:
+    """Words in lines of so many pixels, whatever they are; few words in one."""
+    room = sum(2 if east_asian_width(letter) in "WF" else 1 for letter in words) * 7
+    style = "white-space:nowrap" if room <= most else f"width:{most}px;overflow-wrap:anywhere"
+    return f'<div style="{style}">{text(words)}</div>'
 
 
 def _html_rows(grid: Grid, rows: list[Row]) -> Iterator[str]:
@@ -194,15 +206,18 @@ def _html_rows(grid: Grid, rows: list[Row]) -> Iterator[str]:
     for row in rows:
         if row.group != group:
             group = row.group
+            words = f"“{text(shorten(group, 200))}”"
+            # as wide as the table is, and never a reason for it to be wider
+            style = "width:0;min-width:100%;overflow-wrap:anywhere"
             yield (
                 f'{TR}<th colspan="{len(row.positions) + 2}" scope="rowgroup" dir="auto" '
                 'style="padding:8px 4px 2px;font-size:13px;text-align:left;font-weight:400">'
-                f"“{text(shorten(group, 200))}”</th></tr>"
+                f'<div style="{style}">{words}</div></th></tr>'
             )
         cells = "".join(_cell(grid, position, row) for position in row.positions)
         yield (
             f'{TR}<th scope="row" style="padding:0 8px 0 4px;font-size:12px;text-align:right;'
-            f'font-weight:600">{text(row.label)}</th>{cells}</tr>'
+            f'font-weight:600">{_within(shorten(row.label, 90), LABEL)}</th>{cells}</tr>'
         )
 
 
@@ -215,7 +230,7 @@ def _cell(grid: Grid, position: int, row: Row) -> str:
     words = f"{shorten(grid.prompts[position], 160) or 'no prompt'} ({shorten(point, 200)})"
     under = mark(verdict(grid, position))
     if not row.label and len(grid.axes) == 1:
-        under = text(shorten(point, 40)) + (f"<br>{under}" if under else "")
+        under = _within(shorten(point, 40), THUMB) + under
     return f'<td style="{style}">{img(webp(image, 2 * THUMB, 80), words, THUMB)}{under}</td>'
 
 
@@ -284,7 +299,8 @@ def choice_html(grid: Grid, point: Point, across: str | None) -> str:
     note = f"<p>{more} more: select(...) shows them.</p>" if more > 0 else ""
     words = prompt_at(grid, {**point, **places[0]})
     return (
-        f'<div style="line-height:1.4"><b dir="auto">{text(shorten(words, 300) or "no prompt")}</b>'
+        '<div style="line-height:1.4;overflow-wrap:anywhere">'
+        f'<b dir="auto">{text(shorten(words, 300) or "no prompt")}</b>'
         f"<div>{cells}</div>{note}</div>"
     )
 
@@ -358,5 +374,5 @@ def _row(grid: Grid, words: str, where: Point, point: Point, along: str) -> str:
             shown = img(webp(image, 2 * SMALL, 75), alt, SMALL)
         cells.append(f'<td style="padding:1px;border:{chosen}">{shown}</td>')
     style = "font-size:11px;text-align:right;padding-right:8px"
-    head = f'<th scope="row" style="{style}">{text(words)}</th>'
+    head = f'<th scope="row" style="{style}">{_within(words, LABEL)}</th>'
     return f"{TR}{head}{''.join(cells)}</tr>"

@@ -22,7 +22,7 @@ from ldmkit.figures.canvas import NOISE, PICTURE, shown_figure
 from ldmkit.figures.captions import prompt_of
 from ldmkit.figures.html import shorten
 from ldmkit.records import RecordError, Trajectory
-from ldmkit.records.law import at_unit_variance
+from ldmkit.records.noise_law import at_unit_variance
 from ldmkit.records.pictures import drawable, is_crisp, lane_array, lane_latents
 from ldmkit.records.record import index_of, place_of
 

@@ -247,7 +247,10 @@ function attention(maps, bytes, start, steps, lane) {
     canvas.getContext("2d").putImageData(image, 0, 0);
   }
   pick.addEventListener("change", draw);
-  bar.append(make("span", "ldm-teach", "Where is it looked at? Point at a word; press two to compare."), ...chips);
+  const teach = maps.concepts
+    ? "What is each place most like? Point at a concept; press two to compare."
+    : "Where is it looked at? Point at a word; press two to compare.";
+  bar.append(make("span", "ldm-teach", teach), ...chips);
   if (layers.length > 1) bar.append(pick);
   return { bar, move: (to) => ((position = to), draw()) };
 }

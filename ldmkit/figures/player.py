@@ -21,7 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmkit.figures.captions import alt_text, details, lane_words, layer_words, prompt_of
+from ldmkit.figures.captions import (
+    alt_text,
+    decoded_note,
+    details,
+    lane_words,
+    layer_words,
+    prompt_of,
+)
 from ldmkit.figures.html import (
     asset,
     bundled,
@@ -173,6 +180,7 @@ def attention_data(maps: AttentionMaps, index: list[int]) -> tuple[dict[str, Any
         layers = [(layers[0][0], layers[0][1][: len(keys)])]
     data = {
         "words": [shorten(key_words(key), 40) for key in keys],
+        "concepts": maps.concepts,
         "layers": [
             {"name": shorten(name, 60), "height": array.shape[2], "width": array.shape[3]}
             for name, array in layers
@@ -199,6 +207,8 @@ def _notes(traj: Trajectory, batch: int, fitted: Fitted, lanes: Drawn) -> Iterat
         side = f"at most {min(rung.side, largest)} pixels a side, WebP quality {rung.quality}"
         steps = f", one step in {rung.every}" if rung.every > 1 else ""
         yield f"Shrunk to keep this output small: {side}{steps}. The record has everything."
+    if not is_hidden(traj, batch) and (note := decoded_note(traj)):
+        yield note
     missing = [lane for lane in PLAYER_LANES if not drawable(traj, lane)]
     if missing and lanes:
         names = " and ".join(lane_words(lane)[0].lower() for lane in missing)

@@ -18,7 +18,7 @@ from ldmkit.figures.walk import COLUMNS, axis_of, place_of
 from ldmkit.figures.walk import details as walk_details
 from ldmkit.records import Trajectory
 from ldmkit.records.grid import AVERAGED, Grid
-from ldmkit.records.pictures import is_crisp, is_picture, lane_array
+from ldmkit.records.pictures import every_nth, is_crisp, is_picture, lane_array
 from ldmkit.records.record import index_of, whole_of
 from ldmkit.records.rgb import flat
 from ldmkit.records.walk import Walk
@@ -48,7 +48,7 @@ def trajectory_figure(traj: Trajectory, *, every: int = 4, batch: int = 0) -> Fi
     batch = index_of("batch", batch, traj.batch_size)
     lanes = shown_lanes(traj)
     n = len(traj.timesteps)
-    steps = sorted({*range(0, n, every), n - 1}) if n else []
+    steps = every_nth(n, every)
     columns, rows = max(2, len(steps)), max(1, len(lanes))
     fig = shown_figure((1.15 * columns + 3.2, 1.25 * rows + 1.9))
     grid = fig.add_gridspec(

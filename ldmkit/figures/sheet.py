@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ldmkit.figures.attention import attention_html
-from ldmkit.figures.captions import alt_text, details, lane_words, prompt_of
+from ldmkit.figures.captions import alt_text, decoded_note, details, lane_words, prompt_of
 from ldmkit.figures.html import img, shorten, text
 from ldmkit.figures.webp import spread, webp
 from ldmkit.records import Trajectory
@@ -65,7 +65,8 @@ def sheet_markup(title: str, line: str, body: str, note: str = "") -> str:
     return (
         '<div class="ldm-sheet" style="font-family:system-ui,sans-serif;line-height:1.4;'
         'max-width:1000px">'
-        f'<p style="margin:0;font-size:18px;font-weight:600" dir="auto">{text(title)}</p>'
+        '<p style="margin:0;font-size:18px;font-weight:600;overflow-wrap:anywhere" dir="auto">'
+        f"{text(title)}</p>"
         f'<p style="margin:2px 0 8px;opacity:0.7">{text(line)}</p>{body}{under if note else ""}'
         "</div>"
     )
@@ -270,7 +271,7 @@ def sheet_html(
     steps = spread(len(traj.timesteps), columns) if arrays else []
     encoded = encoded or {}
     parts = [
-        _legend(arrays) if steps else "",
+        _legend(arrays, "" if is_hidden(traj, batch) else decoded_note(traj)) if steps else "",
         *(_column(traj, arrays, i, batch, encoded) for i in steps),
         _words(traj, batch),
         *_finals(traj, {batch: encoded.get(("final", 0), b"")}),
@@ -287,11 +288,11 @@ def _words(traj: Trajectory, batch: int) -> str:
     return attention_html(maps.of(batch))
 
 
-def _legend(lanes: Drawn) -> str:
+def _legend(lanes: Drawn, note: str) -> str:
     words = [f"{lane_words(lane)[0].lower()} ({lane_words(lane)[1]})" for lane in lanes]
     return (
         '<p style="margin:0 0 8px;font-size:12px;opacity:0.8">'
-        f"Each column is one step; from the top: {text('; '.join(words))}.</p>"
+        f"Each column is one step; from the top: {text('; '.join(words))}. {note}</p>"
     )
 
 

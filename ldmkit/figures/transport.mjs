@@ -25,9 +25,10 @@ function draw(name, attributes, text = "") {
  * every position, `rest(position)` once the reader's hand or the playing has come to rest: a
  * kernel hears of that alone, so that scrubbing sends nothing. `pace(calm)` is the time between
  * two positions in ms, calm where the reader asked for less motion. Playing ends at the last
- * position, or with `swings` goes there and back until it is paused.
+ * position, or with `swings` goes there and back until it is paused. `reach()` is the last position
+ * that there is yet, where the slider is as long as what will be.
  */
-function transport({ label, last = 0, above = [], show, rest = () => {}, pace, swings = false }) {
+function transport({ label, last = 0, above = [], show, rest = () => {}, pace, swings = false, reach }) {
   const button = make("button", "ldm-play");
   button.type = "button";
   const icon = draw("path", {});
@@ -46,7 +47,7 @@ function transport({ label, last = 0, above = [], show, rest = () => {}, pace, s
   bar.append(button, track);
   let [timer, resting, moved, forward] = [0, 0, false, true];
   const at = () => Number(slider.value);
-  const end = () => Number(slider.max); // `last` at first; more while pictures come
+  const end = reach ?? (() => Number(slider.max));
 
   function symbol(playing) {
     icon.setAttribute("d", playing ? ICONS.pause : ICONS.play);
@@ -70,7 +71,7 @@ function transport({ label, last = 0, above = [], show, rest = () => {}, pace, s
     stop();
   }
   function go(position) {
-    slider.value = position;
+    slider.value = Math.min(position, end());
     show(at());
     moved = true;
   }

@@ -13,8 +13,9 @@ from PIL import Image
 
 from ldmkit.check import short
 from ldmkit.loading.device import at_work
-from ldmkit.recording.hooks import denoiser_of, exclusive, is_mine
-from ldmkit.recording.preview import autoencoder_of, decode, scale
+from ldmkit.loading.families import autoencoder_of, denoiser_of
+from ldmkit.recording.hooks import exclusive, is_mine
+from ldmkit.recording.preview import decode, scale
 from ldmkit.records.rgb import is_picture_like, to_rgb
 
 __all__ = ["decode_latents", "encode_image", "listed"]

@@ -27,16 +27,17 @@ from PIL import Image
 
 from ldmkit.check import say, short, whole
 from ldmkit.latents.codec import encode_image, listed
+from ldmkit.loading.families import denoiser_of, scheduler_of
 from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import call as checks
-from ldmkit.recording.hooks import denoiser_of, exclusive, scheduler_of
+from ldmkit.recording.hooks import exclusive
 from ldmkit.recording.noise_law import prediction_of
-from ldmkit.recording.words import Heard, heard
+from ldmkit.recording.truncation import Heard, heard
 from ldmkit.records import Embedding
-from ldmkit.records.law import both_of, clean_of
+from ldmkit.records.noise_law import both_of, clean_of
 from ldmkit.space.clip import clip_space
 from ldmkit.space.encoders import embeddings_of, space_name, stacked
-from ldmkit.space.unclip import Family, family_of
+from ldmkit.space.unclip import Unclip, unclip_of
 
 __all__ = ["MOST_ROUNDS", "check_inversion", "invert", "own_noise"]
 
@@ -95,7 +96,7 @@ def invert(
         TypeError: a pipeline without what is needed, or an unknown keyword.
         ValueError: a schedule that can't be walked backwards, or a value out of its range.
     """
-    family = family_of(pipe)
+    family = unclip_of(pipe)
     if family is None and embedding is not None:
         raise TypeError(
             f"{type(pipe).__name__} hears no embedding, only words; leave embedding= out."
@@ -136,7 +137,7 @@ def invert(
 
 
 def _embedded(
-    family: Family, pictures: list[Any], prompt: Any, embedding: Any, level: Any, seed: int
+    family: Unclip, pictures: list[Any], prompt: Any, embedding: Any, level: Any, seed: int
 ) -> dict[str, Any]:
     """What an unCLIP's decoder is told of pictures: their embeddings, and the words it reads."""
     if not isinstance(prompt, str) or (prompt and not family.takes_prompt):
@@ -160,7 +161,7 @@ def _embedded(
 
 
 def own_noise(
-    family: Family,
+    family: Unclip,
     picture: Image.Image,
     embedding: Embedding,
     call: dict[str, Any],

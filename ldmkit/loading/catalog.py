@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ldmkit.loading.memory import HEADROOM, how_it_fits
+from ldmkit.loading.siblings import origin_of
 from ldmkit.records.stats import Table
 
-__all__ = ["CATALOG", "GPUS", "Row", "embedded_folder", "models"]
+__all__ = ["CATALOG", "GPUS", "Row", "embedded_folder", "is_embedded", "models"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,7 @@ _ROWS = (
         largest=2_567_545_604,
         download_gb=6.9,
         licence=_RAIL_PLUS,
-        # The U-Net is latent-consistency/lcm-sdxl's: see assembled.py.
+        # The U-Net is latent-consistency/lcm-sdxl's: see open.py.
         hub_id="stabilityai/stable-diffusion-xl-base-1.0",
         hub_variant="fp16",
         defaults={"num_inference_steps": 4, "guidance_scale": 8.0},
@@ -342,6 +343,12 @@ def embedded_folder(name: str) -> Path:
             f"`python -m ldmkit.recipes.{recipe}`."
         )
     return _weights() / name
+
+
+def is_embedded(pipe: Any) -> bool:
+    """Whether a pipeline was opened as a model that travels in the package, or is its student."""
+    row = CATALOG.get(origin_of(pipe).name.split(":")[0])
+    return row is not None and row.embedded
 
 
 def _weights() -> Path:

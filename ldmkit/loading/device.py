@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import threading
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RELEASED",
     "Released",
+    "ReleasedError",
     "akin",
     "at_work",
     "check_open",
@@ -220,21 +222,26 @@ def akin(*pipes: Any) -> None:
         _akin.update(pipes)
 
 
+class ReleasedError(RuntimeError):
+    """A pipeline was asked for something and has no weights any more."""
+
+
 class Released:
     """What a pipeline becomes: whatever is asked of it, it says what happened."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Raises ``RuntimeError``."""
-        raise RuntimeError(RELEASED)
+        raise ReleasedError(RELEASED)
 
     def __getattr__(self, name: str) -> Any:
         # Not AttributeError, which hasattr and getattr(..., None) would turn into "no pipeline".
-        # What notebooks and inspectors poke at begins with _ and is merely not there.
-        raise AttributeError(name) if name.startswith("_") else RuntimeError(RELEASED)
+        # What notebooks and inspectors poke at begins with _ and is merely not there; a run that
+        # is on its way asks for such names, too.
+        raise AttributeError(RELEASED) if name.startswith("_") else ReleasedError(RELEASED)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Raises ``RuntimeError``: a scheduler given to it would be lost."""
-        raise RuntimeError(RELEASED)
+        raise ReleasedError(RELEASED)
 
 
 def check_open(pipe: Any) -> None:
@@ -244,7 +251,7 @@ def check_open(pipe: Any) -> None:
         RuntimeError: it was.
     """
     if isinstance(pipe, Released):
-        raise RuntimeError(RELEASED)
+        raise ReleasedError(RELEASED)
 
 
 RELEASED = "This pipeline was released and has no weights any more; load it again with ldmkit.load."
@@ -279,7 +286,7 @@ def in_use(pipe: Any, stop: Callable[[], None]) -> Iterator[None]:
         if any(use[3] is one[3] and networks & set(_networks(one[0])) for one in _uses):
             nested = True  # a panel's run, of which this is a part: that one is asked to stop
         elif being_released(pipe):
-            raise RuntimeError(RELEASED)
+            raise ReleasedError(RELEASED)
         else:
             nested = False
             _uses.append(use)
@@ -351,9 +358,13 @@ def release(pipe: Any = None) -> None:
 
 
 def _let_go(part: Any) -> None:
-    """Leaves a network without memory, whoever still holds it."""
+    """Leaves a network without memory, whoever still holds it.
+
+    A run that nobody recorded, in another thread, is told of it by the next weight that it needs.
+    """
     import torch
 
+    gone_kind = _gone_kind()
     if hasattr(part, "_hf_hook"):
         from accelerate.hooks import remove_hook_from_module
 
@@ -364,9 +375,32 @@ def _let_go(part: Any) -> None:
         for kept in (module._parameters, module._buffers):
             for name, tensor in kept.items():
                 if tensor is not None:
-                    gone = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-                    of_weights = kept is module._parameters
-                    kept[name] = torch.nn.Parameter(gone, False) if of_weights else gone
+                    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+                    gone = torch.Tensor._make_subclass(gone_kind, empty, False)
+                    gone._is_param = kept is module._parameters  # what torch knows a Parameter by
+                    kept[name] = gone
+
+
+@functools.cache
+def _gone_kind() -> Any:
+    import torch
+
+    class Gone(torch.Tensor):
+        """A weight whose memory was given back: it has a shape, and says so to who needs more."""
+
+        @classmethod
+        def __torch_function__(
+            cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func.__name__ == "__get__":  # shape, dtype, device, is_meta
+                kind: Any = super()
+                return kind.__torch_function__(func, types, args, kwargs or {})
+            raise ReleasedError(RELEASED)
+
+        def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+            return f"Gone(shape={tuple(self.shape)})"
+
+    return Gone
 
 
 def is_pipeline(thing: Any) -> bool:

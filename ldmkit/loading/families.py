@@ -17,7 +17,23 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-__all__ = ["FAMILIES", "Family", "Layout", "answers_of", "family_of", "layout_of"]
+import torch
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Layout",
+    "Stage",
+    "answers_of",
+    "autoencoder_of",
+    "denoiser_of",
+    "denoisers_of",
+    "family_of",
+    "layout_of",
+    "scheduler_of",
+    "stages_of",
+    "step_of",
+]
 
 Names = Mapping[str, Any]  # of the pipeline's running call
 Order = Literal["apart", "text_first", "image_first"]
@@ -343,3 +359,73 @@ def _unpack_of(pipe: Any, family: Family, names: Names) -> Shaped | None:
     _, *wanted = inspect.signature(own).parameters
     asked = {name: known[family.asks.get(name, name)] for name in wanted}
     return lambda latents: latents if latents.ndim == 4 else own(latents, **asked)
+
+
+# --- the parts of a pipeline, under the names that families give them -----------------------------
+
+
+def scheduler_of(pipe: Any) -> Any | None:
+    """The pipeline's scheduler (its decoder's, where a prior has one too), or ``None``."""
+    for name in ("scheduler", "decoder_scheduler"):
+        found = getattr(pipe, name, None)
+        if callable(getattr(found, step_of(found), None)):
+            return found
+    return None
+
+
+def step_of(scheduler: Any) -> str:
+    """The name of a scheduler's step: score-SDE predicts, and corrects (arXiv 2011.13456)."""
+    return "step" if hasattr(scheduler, "step") else "step_pred"
+
+
+def denoiser_of(pipe: Any) -> torch.nn.Module | None:
+    """The network that predicts noise, or ``None`` where a pipeline keeps it elsewhere."""
+    return next(iter(denoisers_of(pipe)), None)
+
+
+def denoisers_of(pipe: Any) -> tuple[torch.nn.Module, ...]:
+    """The networks that predict noise: some pipelines have a second for the last steps."""
+    first = (getattr(pipe, name, None) for name in ("unet", "transformer", "decoder", "prior"))
+    second = (getattr(pipe, name, None) for name in ("transformer_2", "unconditional_transformer"))
+    networks = [found for found in first if isinstance(found, torch.nn.Module)][:1]
+    return (*networks, *(found for found in second if isinstance(found, torch.nn.Module)))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What runs before or after the stage that a record is of, with a scheduler of its own.
+
+    Attributes:
+        name: the beginning of its keywords, such as ``prior_num_inference_steps``.
+        network: what predicts.
+        scheduler: whose steps they are.
+    """
+
+    name: str
+    network: torch.nn.Module
+    scheduler: Any
+
+
+def stages_of(pipe: Any) -> tuple[Stage, ...]:
+    """The other stages of a pipeline: a prior of embeddings, Karlo's super-resolution."""
+    found = []
+    for name, networks in (
+        ("prior", ("prior", "prior_prior")),
+        ("super_res", ("super_res_first",)),
+    ):
+        scheduler = getattr(pipe, f"{name}_scheduler", None)
+        parts = [
+            part for part in (getattr(pipe, one, None) for one in networks) if part is not None
+        ]
+        if callable(getattr(scheduler, "step", None)) and parts:
+            found.append(Stage(name, parts[0], scheduler))
+    return tuple(found)
+
+
+def autoencoder_of(pipe: Any) -> Any | None:
+    """The autoencoder of a latent pipeline, or ``None`` (pixel models have none)."""
+    for name in ("vae", "movq", "vqvae", "vqgan"):  # the latter two of latent diffusion and Cascade
+        vae = getattr(pipe, name, None)
+        if hasattr(vae, "decode") and hasattr(vae, "config"):
+            return vae
+    return None

@@ -1,4 +1,10 @@
-"""What a pipeline's folder says about itself, read before anything of it is loaded."""
+"""What a pipeline's folder says about itself, read before anything of it is loaded.
+
+Students are variants: other weights of the U-Net, made for few steps, beside the usual ones. One of
+four steps is the file ``unet/diffusion_pytorch_model.steps4.safetensors`` and a line of
+``ldmkit.json`` that says what it was made for. The teacher's guidance is inside, so a student runs
+with ``guidance_scale`` 1.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_folder", "check_variant", "defaults_of", "read_json", "variants_of"]
+__all__ = [
+    "check_folder",
+    "check_variant",
+    "defaults_of",
+    "made_for",
+    "read_json",
+    "variant_of",
+    "variants_of",
+    "write_student",
+]
 
 _LARGEST_JSON = 1_000_000  # bytes
 _LIBRARIES = ("diffusers", "transformers")
@@ -115,3 +130,41 @@ def defaults_of(folder: Path, variant: str | None) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# --- students -------------------------------------------------------------------------------------
+
+
+def variant_of(steps: int) -> str:
+    """The variant's name of a student."""
+    return f"steps{steps}"
+
+
+def made_for(steps: int, guided: bool = True) -> dict[str, Any]:
+    """The call's keywords that a student was made for."""
+    return {"num_inference_steps": steps} | ({"guidance_scale": 1.0} if guided else {})
+
+
+def write_student(folder: Path, steps: int, weights: Mapping[str, Any]) -> Path:
+    """Writes a student beside the U-Net of a pipeline's folder, in float16.
+
+    Args:
+        folder: holds ``model_index.json`` and ``unet/config.json``.
+        steps: that the student was made for.
+        weights: the network's ``state_dict``.
+
+    Returns:
+        The new file.
+    """
+    from safetensors.torch import save_file
+
+    path = folder / "unet" / f"diffusion_pytorch_model.{variant_of(steps)}.safetensors"
+    partial = path.with_suffix(".part")
+    save_file({name: tensor.half().contiguous().cpu() for name, tensor in weights.items()}, partial)
+    partial.chmod(0o644)  # safetensors writes them for the owner alone
+    partial.replace(path)
+    settings = folder / "ldmkit.json"
+    content = dict(read_json(settings)) if settings.is_file() else {}
+    content["variants"] = dict(content.get("variants", {})) | {variant_of(steps): made_for(steps)}
+    settings.write_text(json.dumps(content, indent=2) + "\n")
+    return path

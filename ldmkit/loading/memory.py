@@ -78,7 +78,8 @@ def check_room(name: str, weights: int, device: torch.device, dtype: torch.dtype
     import psutil
 
     machine = psutil.virtual_memory().total
-    needs = f"{name} has {weights / 1e9:.0f} GB of weights in {_name(dtype)} and this machine has "
+    kind = str(dtype).removeprefix("torch.")
+    needs = f"{name} has {weights / 1e9:.0f} GB of weights in {kind} and this machine has "
     if weights > machine:
         half = ' take dtype="bfloat16",' if dtype.itemsize > 2 and weights / 2 <= machine else ""
         raise MemoryError(
@@ -87,10 +88,6 @@ def check_room(name: str, weights: int, device: torch.device, dtype: torch.dtype
         )
     if device.type == "cpu" and weights > (free := free_memory(device)):
         say(f"{needs}{free / 1e9:.0f} GB of memory free; close what you can, or it may be killed.")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def place(pipe: Any, device: torch.device) -> Any:
@@ -163,7 +160,7 @@ def _fixed(pipe: Any) -> dict[str, str]:
             found[name] = "quantised"
         elif getattr(part, "hf_device_map", None):
             found[name] = "placed by a device_map"
-        elif _comes_and_goes(part):
+        elif hasattr(part, "_hf_hook") or group_device(part) is not None:
             found[name] = "brought to its device whenever it works"
     return found
 
@@ -181,10 +178,6 @@ def _is_quantised(part: Any) -> bool:
         or not (weight.is_floating_point() or weight.is_complex())
         for weight in part.parameters()
     )
-
-
-def _comes_and_goes(part: Any) -> bool:
-    return hasattr(part, "_hf_hook") or group_device(part) is not None
 
 
 def _bytes(part: Any) -> int:

@@ -6,10 +6,9 @@ import copy
 from typing import Any
 
 from ldmkit.check import did_you_mean, short
-from ldmkit.loading.device import akin
-from ldmkit.loading.origin import origin_of, remember
+from ldmkit.loading.siblings import remember_as
 
-__all__ = ["SAMPLERS", "remember_as", "sampler_name", "with_sampler"]
+__all__ = ["SAMPLERS", "sampler_name", "with_sampler"]
 
 #: Short name to diffusers' class.
 SAMPLERS = {
@@ -57,14 +56,6 @@ def with_sampler(pipe: Any, sampler: Any) -> Any:
     return twin
 
 
-def remember_as(twin: Any, pipe: Any) -> None:
-    """Gives a copy of a pipeline the name and defaults of its original, and its end."""
-    akin(twin, pipe)
-    origin = origin_of(pipe)
-    if origin.name != type(pipe).__name__ or origin.defaults:  # a stranger stays one
-        remember(twin, origin)
-
-
 def _scheduler(sampler: Any, own: Any) -> Any:
     if isinstance(sampler, str):
         import diffusers
@@ -80,8 +71,9 @@ def _scheduler(sampler: Any, own: Any) -> Any:
 
 
 def _known(name: str) -> str:
-    # diffusers' own names are understood, too: "DDIMScheduler", "ddimscheduler", "DDIM".
+    # diffusers' own names are understood, too: "EulerDiscreteScheduler", "EulerDiscrete".
     by_class = {kind.lower(): name for name, kind in SAMPLERS.items()}
+    by_class |= {kind.removesuffix("scheduler"): name for kind, name in by_class.items()}
     wanted = " ".join(name.lower().split())
     wanted = by_class.get(wanted, wanted)
     if wanted in SAMPLERS:

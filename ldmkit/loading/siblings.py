@@ -1,4 +1,7 @@
-"""Pipelines beside a pipeline, of the same networks: a twin, one that begins from a picture."""
+"""Pipelines beside a pipeline, of the same networks: a twin, one that begins from a picture.
+
+They share an origin: the name that records give, and what the weights were made for.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,108 @@ import copy
 import functools
 import importlib
 import inspect
+import re
+import weakref
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
+from ldmkit.check import say
+from ldmkit.loading.device import akin
+from ldmkit.loading.folder import made_for
 from ldmkit.loading.quiet import swift_imports, unsaid
-from ldmkit.loading.samplers import remember_as
 
-__all__ = ["can_take_picture", "from_picture", "takes_picture", "twin_of"]
+__all__ = [
+    "Origin",
+    "can_take_picture",
+    "from_picture",
+    "origin_of",
+    "remember",
+    "remember_as",
+    "say_if_astray",
+    "steps_of",
+    "takes_picture",
+    "twin_of",
+]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What ``load`` knows of a pipeline.
+
+    Attributes:
+        name: catalog name, hub id or folder name, with ``:variant`` where one was asked for.
+        defaults: keywords of the call that its weights were made for, such as
+            ``num_inference_steps``; empty where nobody said.
+    """
+
+    name: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Beside the pipelines, not on them: they stay plain diffusers objects.
+_origins: weakref.WeakKeyDictionary[Any, Origin] = weakref.WeakKeyDictionary()
+
+
+def remember(pipe: Any, origin: Origin) -> None:
+    """Notes the origin of a pipeline and of its network, which sibling pipelines share."""
+    for part in (pipe, getattr(pipe, "unet", None)):
+        if part is not None:
+            _origins[part] = origin
+
+
+def origin_of(pipe: Any) -> Origin:
+    """The origin of a pipeline; a stranger's is its class name and no defaults."""
+    for part in (pipe, getattr(pipe, "unet", None)):
+        try:
+            if part is not None and part in _origins:
+                return _origins[part]
+        except TypeError:  # can't be hashed or referred to weakly: a stranger
+            continue
+    return Origin(name=type(pipe).__name__)
+
+
+def remember_as(twin: Any, pipe: Any) -> None:
+    """Gives a copy of a pipeline the name and defaults of its original, and its end."""
+    akin(twin, pipe)
+    origin = origin_of(pipe)
+    if origin.name != type(pipe).__name__ or origin.defaults:  # a stranger stays one
+        remember(twin, origin)
+
+
+def steps_of(pipe: Any) -> int | None:
+    """The steps that a pipeline's student was made for; ``None`` of all other pipelines."""
+    found = re.search(r":steps(\d+)$", origin_of(pipe).name)
+    return int(found[1]) if found else None
+
+
+def say_if_astray(pipe: Any, scheduler: Any, call: Mapping[str, Any], stacklevel: int = 2) -> None:
+    """Tells who runs a student otherwise than it learned to draw.
+
+    Args:
+        pipe: any pipeline.
+        scheduler: that the run will take.
+        call: the run's keywords, complete.
+        stacklevel: as for ``warnings.warn``.
+    """
+    steps = steps_of(pipe)
+    if steps is None:
+        return
+    config = scheduler.config
+    here = f"{type(scheduler).__name__} with {config.get('timestep_spacing')} spacing"
+    meant = {"DDIMScheduler with trailing spacing", "DDIMParallelScheduler with trailing spacing"}
+    wrong = [] if here in meant else [here]
+    for name, value in made_for(steps).items():
+        if name in call and call[name] != value:
+            wrong.append(f"{name} {call[name]:g}")
+    if wrong:
+        say(
+            f"{origin_of(pipe).name} was distilled for {steps} DDIM steps (trailing spacing) with "
+            f"its teacher's guidance inside (guidance_scale 1), and this run has "
+            f"{' and '.join(wrong)}: it draws what it never learned; leave those out.",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def twin_of(pipe: Any) -> Any:

@@ -27,7 +27,7 @@ from ldmkit.panels.walks import (
     WalkForm,
     WalkingPanel,
     check_walk,
-    is_embedded,
+    draws_critters,
     learned_words,
     usual_steps,
     walk_checks,
@@ -35,7 +35,7 @@ from ldmkit.panels.walks import (
 from ldmkit.records import Walk
 from ldmkit.space.arithmetic import AXES, FORMS, parted, walk_sum, written
 from ldmkit.space.clip import ClipSpace
-from ldmkit.space.unclip import decoding_family
+from ldmkit.space.unclip import decoding_unclip
 
 __all__ = ["ArithmeticPanel", "checked_terms", "formula"]
 
@@ -104,7 +104,7 @@ class ArithmeticPanel(WalkingPanel):
         **call: Any,
     ) -> None:
         captions = check_walk(unclip, call, captions, NAMES, "ArithmeticPanel")
-        decoding_family(unclip, "ArithmeticPanel")
+        decoding_unclip(unclip, "ArithmeticPanel")
         if clip is not None and not isinstance(clip, ClipSpace):
             raise TypeError(
                 f"clip must be a ClipSpace or None, got {short(clip)}; make one with "
@@ -116,11 +116,12 @@ class ArithmeticPanel(WalkingPanel):
             "theta": lambda _, entry: number("theta (θ)", entry, 0, 1),
         }
         self._checks = {name: self._checks[name] for name in NAMES}
-        self._call, self._clip, self._embedded = call, clip, is_embedded(unclip)
+        self._call, self._clip, self._embedded = call, clip, draws_critters(unclip)
         steps = num_inference_steps
+        usual = [(1, CRITTER), (1, "a cat wearing a scarf"), (-1, "a cat")]
         start = self._checked(
             {
-                "terms": _terms() if terms is None else terms,
+                "terms": usual if terms is None else terms,
                 "form": form,
                 "theta": theta,
                 "num_frames": num_frames,
@@ -176,10 +177,6 @@ class ArithmeticPanel(WalkingPanel):
         last = settings["theta"] if form == "turn" else 1.0
         places = [float(t) for t in np.linspace(0, last, settings["num_frames"])]
         return places, AXES[form], make
-
-
-def _terms() -> list[Any]:
-    return [(1, CRITTER), (1, "a cat wearing a scarf"), (-1, "a cat")]
 
 
 def _given(settings: dict[str, Any]) -> list[tuple[float, Any]]:

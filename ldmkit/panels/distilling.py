@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from ldmkit.check import heard_by, number, whole
-from ldmkit.distilling.climb import Ladder, Update, prepared
 from ldmkit.distilling.conditioning import takes
+from ldmkit.distilling.students import Ladder, Update
 from ldmkit.figures.html import asset
 from ldmkit.figures.webp import webp
 from ldmkit.panels.fields import Form, WordsField, row, vocabulary_of
@@ -72,7 +72,7 @@ class DistillPanel(RunningPanel):
         learning_rate: float | None = None,
         **options: Any,
     ) -> None:
-        begun = prepared(
+        begun = Ladder(
             pipe, (rung,), updates=updates, seed=seed, learning_rate=learning_rate, **options
         )
         self._pipe, self._options = pipe, options
@@ -116,7 +116,7 @@ class DistillPanel(RunningPanel):
 
     def _checked_rung(self, name: str, entry: Any) -> int:
         steps = whole(name, entry, 1, 1000)
-        prepared(self._pipe, (steps,), **self._options)  # says what of the scheduler won't do
+        Ladder(self._pipe, (steps,), **self._options)  # says what of the scheduler won't do
         return steps
 
     def _goes_on(self, settings: Mapping[str, Any]) -> bool:
@@ -132,7 +132,7 @@ class DistillPanel(RunningPanel):
                 note = "Another student begins; panel.result is the unfinished one till it ends."
                 self.set_trait("result", self.ladder)  # also if an error ended its run
             given = {name: settings[name] for name in ("updates", "seed", "learning_rate")}
-            self.ladder = prepared(self._pipe, (settings["rung"],), **given, **self._options)
+            self.ladder = Ladder(self._pipe, (settings["rung"],), **given, **self._options)
         assert self.ladder is not None
         self._lesson = _Lesson(self._pipe, self.ladder, settings, note)
         return self._lesson

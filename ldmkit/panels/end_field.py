@@ -16,14 +16,14 @@ from typing import Any
 import ipywidgets
 from PIL import Image
 
-from ldmkit.check import heard_by, short, whole
+from ldmkit.check import short, whole
 from ldmkit.critters import Scene
 from ldmkit.figures.captions import prompt_of
 from ldmkit.figures.html import shorten, text
-from ldmkit.figures.webp import webp
+from ldmkit.figures.webp import spread, webp
 from ldmkit.panels.fields import WordsField, row, small_button
 from ldmkit.panels.settings import LARGEST_SEED
-from ldmkit.panels.upload import empty_upload, read_picture, uploaded
+from ldmkit.panels.upload import take
 from ldmkit.recording.call import check_prompt
 from ldmkit.records import Embedding, Trajectory, Walk
 from ldmkit.records.rgb import to_rgb
@@ -166,7 +166,7 @@ def records_here() -> dict[str, Any]:
         record = getattr(value, "result", None) if is_panel else value
         called = f"{name}.result" if is_panel else name
         if isinstance(record, Walk):
-            for i in _some(len(record)):
+            for i in spread(len(record), 5):
                 words = f"{called}, {record.axis} = {record.t[i]:.2g}: {record.labels[i]}"
                 found[words] = WalkFrame(record, i)
         elif isinstance(record, Trajectory) and record.images:
@@ -174,11 +174,6 @@ def records_here() -> dict[str, Any]:
         elif isinstance(record, Embedding):
             found[f"{called}: {record.label}"] = record
     return dict(list(found.items())[-MOST_RECORDS:])
-
-
-def _some(count: int) -> list[int]:
-    """Up to five places of a walk, the ends among them."""
-    return sorted({round(i * (count - 1) / 4) for i in range(5)})
 
 
 class EndField(ipywidgets.VBox):
@@ -358,20 +353,7 @@ class EndField(ipywidgets.VBox):
         self._seed.value = random.randrange(100_000)  # few digits: a class reads them aloud
 
     def _uploaded(self) -> None:
-        found = uploaded(self._upload.value)
-        if found is None:
-            return
-        told: list[str] = []
-        try:
-            with heard_by(told.append):  # such as what became white in a picture of 16 bits
-                picture = read_picture(*found, A_PICTURE)
-            picture.filename = found[0]  # type: ignore[attr-defined]
-            self._edited(picture)
-        except ValueError as error:
-            told = [str(error)]
-        for words in told:
-            self._on_wrong(words)
-        empty_upload(self._upload)
+        take(self._upload, self._edited, self._on_wrong, self._on_wrong, A_PICTURE)
 
     def _look_for_records(self) -> None:
         was, self._filling = self._filling, True

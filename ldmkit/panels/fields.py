@@ -18,8 +18,7 @@ import traitlets
 from ldmkit.critters import UnknownWords
 from ldmkit.critters import words as critter_words
 from ldmkit.figures.html import asset, module, shorten, text
-from ldmkit.loading.catalog import CATALOG
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.catalog import is_embedded
 from ldmkit.panels.job import Job
 
 __all__ = ["Form", "WordsField", "row", "small_button", "unknown_words", "vocabulary_of"]
@@ -291,8 +290,7 @@ class WordsField(ipywidgets.VBox):
 
 def vocabulary_of(pipe: Any) -> frozenset[str]:
     """The words that an embedded model learned; empty for models that know any word."""
-    row = CATALOG.get(origin_of(pipe).name.split(":")[0])
-    return critter_words if row is not None and row.embedded else frozenset()
+    return critter_words if is_embedded(pipe) else frozenset()
 
 
 def unknown_words(vocabulary: frozenset[str], prompt: str) -> str:

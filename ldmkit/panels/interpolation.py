@@ -25,26 +25,18 @@ from ldmkit.panels.walks import (
     WalkForm,
     WalkingPanel,
     check_walk,
-    is_embedded,
+    draws_critters,
     learned_words,
     usual_steps,
     walk_checks,
     with_verdicts,
 )
 from ldmkit.records import Walk
-from ldmkit.space.interpolate import METHODS, interpolate
-from ldmkit.space.unclip import family_of
+from ldmkit.space.interpolate import METHODS, SPACES, interpolate
 
 __all__ = ["InterpolationPanel"]
 
 NAMES = ("a", "b", "space", "method", "num_frames", "seed", "num_inference_steps", "invert")
-SPACES = {
-    "clip_image": "CLIP embeddings of pictures",
-    "prompt": "encoded prompts",
-    "latent": "latents",
-    "pixel": "pixels",
-}
-RUNNING = ("clip_image", "prompt")  # spaces whose pictures are runs from noise
 SURE = 0.75  # below it a word of doubt is added
 PLACES = {
     "night": "at night",
@@ -108,7 +100,7 @@ class InterpolationPanel(WalkingPanel):
     ) -> None:
         captions = check_walk(pipe, call, captions, NAMES, "InterpolationPanel")
         self._spaces, self._call = _spaces(pipe), call
-        self._embedded = is_embedded(pipe)
+        self._embedded = draws_critters(pipe)
         self._checks = walk_checks() | {
             "a": checked_end,
             "b": checked_end,
@@ -155,7 +147,7 @@ class InterpolationPanel(WalkingPanel):
         words["invert"] = settings["invert"] and space == "clip_image"
         by_picture = space != "clip_image" or words["invert"]
         ends = [given(settings[name], as_picture=by_picture) for name in ("a", "b")]
-        if space in RUNNING:
+        if not SPACES[space].still:
             words |= {"num_inference_steps": settings["num_inference_steps"], **self._call}
 
         def make(pipe: Any, on_frame: OnFrame, on_step: OnStep) -> tuple[Walk, Sequence[str]]:
@@ -163,7 +155,8 @@ class InterpolationPanel(WalkingPanel):
             if unknown := unknown_words(vocabulary, " ".join(texts)):
                 say(unknown, stacklevel=1)
             # One by one on a CPU, where a batch is hardly faster, so that pictures come steadily.
-            size = 1 if getattr(pipe, "device", None) is None or _on_cpu(pipe) else None
+            device = str(getattr(pipe, "device", None) or "cpu")
+            size = 1 if device.startswith("cpu") else None
             walk = interpolate(
                 pipe, *ends, batch_size=size, on_frame=on_frame, on_step=on_step, **words
             )
@@ -175,19 +168,9 @@ class InterpolationPanel(WalkingPanel):
         return places, "t", make
 
 
-def _on_cpu(pipe: Any) -> bool:
-    return str(pipe.device).startswith("cpu")
-
-
 def _spaces(pipe: Any) -> tuple[str, ...]:
     """The spaces that a pipeline has."""
-    has = {
-        "clip_image": family_of(pipe) is not None,
-        "prompt": callable(getattr(pipe, "encode_prompt", None)),
-        "latent": getattr(pipe, "vae", None) is not None,
-        "pixel": True,
-    }
-    return tuple(space for space in SPACES if has[space])
+    return tuple(name for name, space in SPACES.items() if space.title and space.has(pipe))
 
 
 class _Form(WalkForm):
@@ -200,7 +183,7 @@ class _Form(WalkForm):
             end.count_as(i)
         more = {
             "space": ipywidgets.Dropdown(
-                options=[(f"{space}: {SPACES[space]}", space) for space in spaces],
+                options=[(f"{space}: {SPACES[space].title}", space) for space in spaces],
                 description="Space",
             ),
             "method": ipywidgets.Dropdown(

@@ -13,10 +13,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
-from ldmkit.panels.job import Job, Report, foreground
+from ldmkit.panels.job import Job, Report, Work, foreground
+from ldmkit.threads import all_on_one_thread, one_thread
 
-__all__ = ["QUICK", "SETTLED", "Live"]
+__all__ = ["QUICK", "SETTLED", "Live", "lightly"]
 
 QUICK = 1.0  # seconds; a drawing that takes longer is slow
 PATIENCE = 2.0  # seconds without a picture until a slow one is let to its end, too
@@ -112,3 +115,20 @@ class Live:
             self._keep()
         else:
             self._settling = loop.call_later(PAUSE, self._keep)
+
+
+def lightly(work: Work, pipe: Any) -> Work:
+    """The same work and picture, without what a drawing can spare.
+
+    Typing and drawing take turns with Python, so each switch of threads in a drawing may wait for
+    a letter to be dealt with; and nobody takes a gradient of what it draws.
+    """
+
+    def drawn(report: Report) -> Any:
+        import torch
+
+        alone = one_thread() if all_on_one_thread(pipe) else nullcontext()
+        with alone, torch.inference_mode():
+            return work(report)
+
+    return drawn

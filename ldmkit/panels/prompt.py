@@ -7,16 +7,18 @@ so that the cell has long returned while the picture forms.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets
-import numpy as np
 from PIL import Image
 
-from ldmkit.check import heard_by
+from ldmkit.check import flag, heard_by, whole
 from ldmkit.figures.html import asset, shorten, text
 from ldmkit.figures.webp import SMALL, webp
+from ldmkit.loading.families import autoencoder_of, scheduler_of
+from ldmkit.panels.change import ChangeField
 from ldmkit.panels.fields import (
     Form,
     WordsField,
@@ -27,16 +29,17 @@ from ldmkit.panels.fields import (
 )
 from ldmkit.panels.history import History, Run
 from ldmkit.panels.job import Job, Report
-from ldmkit.panels.live import QUICK, Live
+from ldmkit.panels.live import QUICK, Live, lightly
 from ldmkit.panels.panel import RunningPanel, in_cell
 from ldmkit.panels.settings import Ran, Settings, told_of
 from ldmkit.panels.trajectory import TrajectoryPart
-from ldmkit.panels.upload import empty_upload, read_picture, uploaded
+from ldmkit.panels.upload import take
 from ldmkit.recording import record
-from ldmkit.recording.call import check_flag, check_keep, check_preview
-from ldmkit.recording.hooks import scheduler_of
-from ldmkit.recording.preview import autoencoder_of, linear_rgb
+from ldmkit.recording.call import check_keep, check_preview
+from ldmkit.recording.intervene import Intervention, standing
+from ldmkit.recording.preview import linear_picture
 from ldmkit.recording.safety import WITHHELD, has_checker
+from ldmkit.recording.settings import adapters_of
 from ldmkit.records import RecordError, Step, Trajectory
 
 __all__ = ["PromptPanel"]
@@ -74,12 +77,15 @@ class PromptPanel(RunningPanel):
         prompt: the words.
         keep: names of arrays to keep, as in ``ldmkit.record``.
         preview: step pictures, as in ``ldmkit.record``.
+        preview_every: as in ``ldmkit.record``.
         unsafe_previews: as in ``ldmkit.record``; without it no picture is shown before a safety
             checker's verdict, where the pipeline has one.
         live: draws anew while the settings change; for pipelines that are quick, such as
             ``ldmkit.load("critters", variant="steps4")``.
         **settings: start values of the other settings (``negative_prompt``, ``seed``,
-            ``num_inference_steps``, ``guidance_scale``, ``scheduler``, ``strength``, ``image``),
+            ``num_inference_steps``, ``guidance_scale``, ``scheduler``, ``strength``, ``image``,
+            and ``intervene``, words and steps of ``ldmkit.intervene`` such as
+            ``{"words": None, "steps": range(0, 10)}``),
             and further keywords of the pipeline, which hold for every run (``height``, ...).
 
     Raises:
@@ -96,16 +102,18 @@ class PromptPanel(RunningPanel):
         *,
         keep: Any = ("latents", "denoised"),
         preview: str = "auto",
+        preview_every: int = 1,
         unsafe_previews: bool = False,
         live: bool = False,
         **settings: Any,
     ) -> None:
-        draws = check_flag("live", live)
+        draws = flag("live", live)
         given = settings if prompt == "" else {"prompt": prompt, **settings}
         recording = {
             "keep": check_keep(keep),
             "preview": check_preview(preview),
-            "unsafe_previews": check_flag("unsafe_previews", unsafe_previews),
+            "preview_every": whole("preview_every", preview_every, 1),
+            "unsafe_previews": flag("unsafe_previews", unsafe_previews),
         }
         self._settings = Settings(pipe, recording, given)
         self._pipe, self._checks = pipe, self._settings.checks
@@ -232,7 +240,7 @@ class PromptPanel(RunningPanel):
         """The job that draws the present settings, without a record to keep."""
         work = self._work(dict(self.value))
         work.recording = {"keep": (), "preview": "none"}
-        return self._job_of(work, self._draw)
+        return self._job_of(lightly(work, self._pipe), self._draw)
 
     def _draw(self, job: Job) -> None:
         """Shows how far a drawing is, if it takes long, and what came of it."""
@@ -319,7 +327,7 @@ class _Work:
         scheduler = scheduler_of(pipe)
         if scheduler is not None:
             self.ran.scheduler = told_of(scheduler)
-        self.ran.adapters = _adapters(pipe)
+        self.ran.adapters = tuple(dict.fromkeys(n for of in adapters_of(pipe).values() for n in of))
 
         withheld = has_checker(pipe) and not call["unsafe_previews"]
         if withheld:
@@ -332,14 +340,18 @@ class _Work:
             early = time.monotonic() < shown_from
             return report(step.index + 1, _total(pipe), None if early else picture)
 
-        with heard_by(report.say):
+        with heard_by(report.say), _changed(pipe, self.settings.get("intervene")):
             return record(pipe, on_step=on_step, **call | self.recording)
 
 
-def _adapters(pipe: Any) -> tuple[str, ...]:
-    """Names of the adapters (LoRA and the like) that peft put into a pipeline's networks."""
-    parts = [getattr(pipe, name, None) for name in ("unet", "transformer", "text_encoder")]
-    return tuple(dict.fromkeys(str(n) for p in parts for n in getattr(p, "peft_config", {}) or {}))
+@contextmanager
+def _changed(pipe: Any, change: Mapping[str, Any] | None) -> Iterator[None]:
+    """Changes what this thread's runs read; others share the networks, and read their own."""
+    if change is None:
+        yield
+        return
+    with standing(Intervention(pipe, change["words"], change["steps"], 1.0, None)):
+        yield
 
 
 def _total(pipe: Any) -> int | None:
@@ -354,21 +366,8 @@ def _total(pipe: Any) -> int | None:
 def _live_preview(pipe: Any, step: Step) -> bytes:
     """The clean estimate in a few kB, one pixel per latent, by the linear fit: no network runs."""
     array = step.denoised if step.denoised is not None else step.latents
-    if array is None:
-        return b""
-    frame = np.moveaxis(array[0], 0, -1)  # (h, w, c)
-    vae = autoencoder_of(pipe)
-    if vae is None:
-        colours = frame / 2 + 0.5  # a model of pixels in -1..1
-    elif frame.shape[2] == getattr(vae.config, "latent_channels", frame.shape[2]):
-        fit = linear_rgb(vae, frame.shape[2])
-        colours = frame @ fit[:-1] + fit[-1]
-    else:
-        return b""  # packed in a way that nobody described
-    if colours.shape[2] != 3:
-        colours = colours[:, :, :1].repeat(3, axis=2)
-    pixels = (np.nan_to_num(colours).clip(0, 1) * 255).round().astype(np.uint8)
-    return webp(Image.fromarray(pixels), 128, 80)
+    pixels = None if array is None else linear_picture(autoencoder_of(pipe), array[0])
+    return b"" if pixels is None else webp(Image.fromarray(pixels), 128, 80)
 
 
 def _encoded(picture: Image.Image) -> bytes:
@@ -391,13 +390,14 @@ class _Form(Form):
         seed = [self.seed_row()] if "seed" in settings.names else []
         if seed and live:
             fields["seed"].continuous_update = True
-        small = [
-            fields[n] for n in ("num_inference_steps", "guidance_scale", "scheduler") if n in fields
-        ]
+        own_place = ("prompt", "negative_prompt", "seed", "image", "strength", "intervene")
+        small = [field for name, field in fields.items() if name not in own_place]
         rows = [fields[name] for name in ("prompt", "negative_prompt") if name in fields]
         rows.append(row("ldm-numbers", [*seed, *small]))
         if "image" in fields:
             rows.append(self._start_row())
+        if "intervene" in fields:
+            rows.append(fields["intervene"])
         return rows
 
     def _start_row(self) -> ipywidgets.Box:
@@ -437,19 +437,12 @@ class _Form(Form):
         self._on_edit("image")
 
     def _uploaded(self) -> None:
-        found = uploaded(self._upload.value)
-        if found is None:
-            return
-        told: list[str] = []
-        try:
-            with heard_by(told.append):  # such as what became white in a picture of 16 bits
-                picture = read_picture(*found)
-            self._begin_from(picture)
-        except ValueError as error:
-            self.refused("image", str(error))
-        for words in told:
-            self.say(words)
-        empty_upload(self._upload)
+        take(
+            self._upload,
+            self._begin_from,
+            refuse=lambda words: self.refused("image", words),
+            tell=self.say,
+        )
 
 
 class _Grows:
@@ -496,6 +489,7 @@ def _makers(
             options=[(LABELS.get(n, shorten(n, 30).capitalize()), n) for n in settings.samplers],
             description="Scheduler",
         ),
+        "intervene": lambda: ChangeField(live=live),
         "strength": lambda: ipywidgets.FloatSlider(
             description="Strength", min=0.05, max=1, step=0.05, continuous_update=live
         ),

@@ -6,17 +6,26 @@ import ast
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ldmkit.check import choice, did_you_mean, function, number, short, whole
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.families import denoisers_of
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
-from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture, twin_of
+from ldmkit.loading.siblings import (
+    can_take_picture,
+    from_picture,
+    origin_of,
+    takes_picture,
+    twin_of,
+)
+from ldmkit.panels.change import change_code, checked_change
 from ldmkit.panels.upload import KEPT_SIDE
 from ldmkit.recording import call as checks
+from ldmkit.recording import record
+from ldmkit.recording.watching import is_visible
 from ldmkit.records.rgb import to_rgb
 
 __all__ = [
@@ -24,7 +33,6 @@ __all__ = [
     "Ran",
     "Settings",
     "check_extra",
-    "checked_flag",
     "checked_seed",
     "checked_words",
     "told_of",
@@ -32,17 +40,6 @@ __all__ = [
 
 LARGEST_SEED = 2**53 - 1  # a browser's numbers are exact up to here
 
-# As they stand in a PromptPanel; the first six are keywords of the pipelines.
-NAMES = (
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "num_inference_steps",
-    "guidance_scale",
-    "strength",
-    "image",
-    "scheduler",
-)
 SHOWN = ("ddim", "ddpm", "dpm++", "euler", "euler ancestral", "heun", "unipc")
 PICTURE_CHANGED = (
     "# The start picture of this run is no longer the panel's: open it as `picture` yourself."
@@ -57,13 +54,6 @@ def checked_seed(name: str, entry: Any) -> int:
             f"got {short(entry)}; ldmkit.record takes larger ones."
         )
     return whole(name, entry, 0, LARGEST_SEED)
-
-
-def checked_flag(name: str, entry: Any) -> bool:
-    """True or False."""
-    if not isinstance(entry, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {short(entry)}.")
-    return bool(entry)
 
 
 def check_extra(pipe: Any, call: Mapping[str, Any], known: Any, own: Any, who: str) -> None:
@@ -103,6 +93,14 @@ class Ran:
     adapters: tuple[str, ...] = ()
 
 
+class _Setting(NamedTuple):
+    """One setting: whether this pipeline takes it, its start value, and its check."""
+
+    taken: bool
+    default: Any
+    check: Callable[[str, Any], Any]
+
+
 class Settings:
     """The settings of one pipeline.
 
@@ -126,14 +124,15 @@ class Settings:
         self._pipe = pipe
         self._parameters = checks.parameters_of(pipe, "PromptPanel")
         self.samplers = _samplers(pipe)
-        self.names = tuple(name for name in NAMES if self._takes(name))
+        rows = {name: row for name, row in self._rows().items() if row.taken}
+        self.names = tuple(rows)
         if not self.names:
             raise TypeError(
                 f"PromptPanel takes a diffusers pipeline first, got {short(pipe)}, which takes "
                 "neither words nor steps; open one with ldmkit.load(name)."
             )
         self._begins_from_picture = "image" in self.names and takes_picture(pipe)
-        self.checks = self._all_checks()
+        self.checks = {name: row.check for name, row in rows.items()}
         extra = {name: value for name, value in given.items() if name not in self.names}
         for name in extra:
             if name not in self._parameters or (name == "generator" and "seed" in self.names):
@@ -144,52 +143,49 @@ class Settings:
         self._side = _side(pipe)
         self._sibling: list[str] = []  # lines that make it, once they were wanted
         known = {name: self.checks[name](name, given[name]) for name in self.names if name in given}
-        self.start = self._defaults() | known
+        origin = origin_of(pipe).defaults
+        usual = {name: origin.get(name, row.default) for name, row in rows.items()}
+        self.start = usual | known
 
     def release(self) -> None:
         """Lets go of the pipeline."""
         self._pipe = None
 
-    def _takes(self, name: str) -> bool:
-        if name == "seed":
-            return "generator" in self._parameters
-        if name == "scheduler":
-            return bool(self.samplers)
-        if name in ("strength", "image"):
-            return can_take_picture(self._pipe)
-        return name in self._parameters
+    def _rows(self) -> dict[str, _Setting]:
+        """All settings that a PromptPanel may have, as they stand in it."""
+        parameters, pictured = self._parameters, can_take_picture(self._pipe)
+        config = getattr(getattr(self._pipe, "scheduler", None), "config", None)
+        most = int(getattr(config, "num_train_timesteps", 0) or 1000)
+
+        def keyword(name: str, check: Callable[[str, Any], Any], default: Any = None) -> _Setting:
+            own = parameters[name].default if name in parameters else None
+            return _Setting(name in parameters, own if default is None else default, check)
+
+        return {
+            "prompt": keyword("prompt", checked_words, ""),
+            "negative_prompt": keyword("negative_prompt", checked_words, ""),
+            "seed": _Setting("generator" in parameters, 0, checked_seed),
+            "num_inference_steps": keyword(
+                "num_inference_steps", lambda name, entry: whole(name, entry, 1, most)
+            ),
+            "guidance_scale": keyword(
+                "guidance_scale", lambda name, entry: number(name, entry, like="4.0")
+            ),
+            "strength": _Setting(pictured, 0.6, _checked_strength),
+            "image": _Setting(pictured, None, _checked_picture),
+            "scheduler": _Setting(
+                bool(self.samplers), next(iter(self.samplers), ""), self._checked_sampler
+            ),
+            "intervene": _Setting(
+                "prompt" in parameters and is_visible(self._pipe, denoisers_of(self._pipe)),
+                None,
+                checked_change,
+            ),
+        }
 
     def _unknown(self, name: object, others: list[str]) -> str:
         advice = did_you_mean(name, [*self.names, *others], "use one of those.")
         return f"This panel sets {', '.join(self.names)}, got {short(name)}; {advice}"
-
-    def _defaults(self) -> dict[str, Any]:
-        usual = {"prompt": "", "negative_prompt": "", "seed": 0, "strength": 0.6, "image": None}
-        usual["scheduler"] = self.samplers[0] if self.samplers else ""
-        signature = {
-            name: self._parameters[name].default
-            for name in ("num_inference_steps", "guidance_scale")
-            if name in self.names
-        }
-        known = usual | signature | dict(origin_of(self._pipe).defaults)
-        return {name: known[name] for name in self.names}
-
-    # --- checks --------------------------------------------------------------------------------
-
-    def _all_checks(self) -> dict[str, Callable[[str, Any], Any]]:
-        config = getattr(getattr(self._pipe, "scheduler", None), "config", None)
-        most = int(getattr(config, "num_train_timesteps", 0) or 1000)
-        checked = {
-            "prompt": checked_words,
-            "negative_prompt": checked_words,
-            "seed": checked_seed,
-            "num_inference_steps": lambda name, entry: whole(name, entry, 1, most),
-            "guidance_scale": lambda name, entry: number(name, entry, like="4.0"),
-            "strength": _checked_strength,
-            "image": _checked_picture,
-            "scheduler": self._checked_sampler,
-        }
-        return {name: checked[name] for name in self.names}
 
     def _checked_sampler(self, name: str, entry: Any) -> str:
         by_class = {kind: known for known, kind in SAMPLERS.items()}
@@ -224,7 +220,7 @@ class Settings:
             pipe.set_progress_bar_config(disable=True)
         call = self._extra | {name: settings[name] for name in self._call_names(settings)}
         if picture is not None:
-            call["image"] = _fitted(picture, self._size(call))
+            call["image"] = ImageOps.fit(picture, self._size(call))
         return pipe, call | self._recording
 
     def _own(self) -> str:
@@ -239,7 +235,7 @@ class Settings:
             return None
 
     def _call_names(self, settings: Mapping[str, Any]) -> list[str]:
-        left_out = {"scheduler", "image"}
+        left_out = {"scheduler", "image", "intervene"}
         if not settings.get("negative_prompt"):
             left_out.add("negative_prompt")
         if settings.get("image") is None:
@@ -279,16 +275,22 @@ class Settings:
             lines += ["from PIL import ImageOps"]
             lines += ["picture = panel.value['image']"] if here else [PICTURE_CHANGED]
             arguments.append(f"image=ImageOps.fit(picture, {self._size(call)})")
-        usual = {"keep": ("latents", "denoised"), "preview": "auto", "unsafe_previews": False}
-        call |= {key: value for key, value in self._recording.items() if value != usual[key]}
+        usual = inspect.signature(record).parameters
+        call |= {
+            key: value for key, value in self._recording.items() if value != usual[key].default
+        }
         for key, value in call.items():
             if (words := _literal(value)) is not None:
                 arguments.append(f"{key}={words}")
             else:
                 told = f"{key}={type(value).__name__}"
                 lines.append(f"# These lines can't hold {told}: add what the panel was given.")
-        body = "".join(f"    {argument},\n" for argument in arguments)
-        return "\n".join([*lines, f"traj = ldmkit.record(\n{body})"])
+        change, indent = settings.get("intervene"), ""
+        if change is not None:
+            lines.append(change_code(name, change))
+            indent = "    "
+        body = "".join(f"{indent}    {argument},\n" for argument in arguments)
+        return "\n".join([*lines, f"{indent}traj = ldmkit.record(\n{body}{indent})"])
 
     def _sibling_lines(self) -> tuple[list[str], str]:
         if self._begins_from_picture:
@@ -404,8 +406,3 @@ def _checked_picture(name: str, entry: Any) -> Image.Image | None:
         return to_rgb(entry, f"{name}, a start picture,", side=KEPT_SIDE)
     except OSError as error:  # of a path; a panel says what is wrong with a value
         raise ValueError(str(error)) from None
-
-
-def _fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Cropped in the middle to the shape, then resized."""
-    return ImageOps.fit(picture, size)

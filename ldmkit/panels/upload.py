@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
 
-from ldmkit.check import plain, short
+from ldmkit.check import heard_by, plain, short
 from ldmkit.records.rgb import to_rgb
 
-__all__ = ["KEPT_SIDE", "empty_upload", "read_picture", "uploaded"]
+__all__ = ["KEPT_SIDE", "read_picture", "take", "uploaded"]
 
 MOST_BYTES = 20_000_000
 KEPT_SIDE = 1024  # pixels; a start picture is resized for the pipeline anyway
@@ -28,7 +29,40 @@ def uploaded(value: Any) -> tuple[str, bytes] | None:
     return plain(str(name)), bytes(entry["content"])
 
 
-def empty_upload(widget: Any) -> None:
+def take(
+    widget: Any,
+    use: Callable[[Image.Image], None],
+    refuse: Callable[[str], None],
+    tell: Callable[[str], None],
+    what: str = "A start picture",
+) -> None:
+    """Hands on the picture that was chosen in a ``FileUpload``, and empties it.
+
+    Args:
+        widget: the ``FileUpload``.
+        use: takes the picture, whose ``filename`` is set.
+        refuse: takes the sentence on what can't be read, or what ``use`` refuses.
+        tell: takes what is to be known of a picture that was read, such as what became white.
+        what: as for ``read_picture``.
+    """
+    found = uploaded(widget.value)
+    if found is None:
+        return
+    told: list[str] = []
+    try:
+        with heard_by(told.append):
+            picture = read_picture(*found, what)
+        picture.filename = found[0]  # type: ignore[attr-defined]
+        use(picture)
+    except ValueError as error:
+        refuse(str(error))
+    else:
+        for words in told:
+            tell(words)
+    _empty(widget)
+
+
+def _empty(widget: Any) -> None:
     """The same file can be chosen again, and its bytes are not kept twice."""
     if isinstance(widget.value, dict):  # ipywidgets 7
         widget.data, widget.metadata = [], []

@@ -116,6 +116,7 @@ function render({ model, el }) {
   const top = make("div", "ldm-walk-top");
   top.append(stage, side, planeBox);
   const strip = make("div", "ldm-strip");
+  let [frames, cells, data, plane] = [[], [], {}, null];
   const { bar, slider, choose, settle, stop, busy } = transport({
     label: "Place",
     above: [strip],
@@ -123,12 +124,12 @@ function render({ model, el }) {
     rest: (i) => tell(model, "place", i),
     pace: (calm) => (calm ? 1000 : 220),
     swings: true, // there and back, so that it repeats smoothly
+    reach: () => Math.max(0, frames.length - 1),
   });
   root.append(head, top, bar);
   el.append(root);
 
   const urls = addresses();
-  let [frames, cells, data, plane] = [[], [], {}, null];
 
   function show(i) {
     const words = data.places?.[i] ?? { place: "", label: "", seen: "", nearest: [] };
@@ -169,7 +170,8 @@ function render({ model, el }) {
     plane = data.plane?.path ? planeView(data.plane) : null;
     planeBox.replaceChildren(...(plane ? [plane.figure] : []));
     const now = Number(slider.value);
-    slider.max = Math.max(0, list.length - 1);
+    // As long as the strip above it: the thumb stands under its picture also while others come.
+    slider.max = Math.max(0, list.length - 1, (data.total ?? 0) - 1);
     // While pictures come, the last one is shown; where the reader has moved, it stays.
     const made = list.length && list.length < data.total;
     go(made && !busy() ? list.length - 1 : Math.min(now, list.length - 1));

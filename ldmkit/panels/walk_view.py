@@ -38,7 +38,7 @@ class Shown:
         labels: words for each.
         verdicts: sentences on what was seen in each, lines of their own, or empty.
         nearest: captions and their cosines for each, or empty.
-        plane: see ``reference.plane_of``; or empty.
+        plane: see ``landmarks.plane_of``; or empty.
         title: words above all.
         details: how it was made, in words.
     """

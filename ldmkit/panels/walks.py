@@ -18,24 +18,24 @@ from typing import Any
 import ipywidgets
 from PIL import Image
 
-from ldmkit.check import heard_by, short, whole
+from ldmkit.check import flag, heard_by, short, whole
 from ldmkit.critters import words as critter_words
 from ldmkit.figures.html import asset, text
 from ldmkit.figures.walk import details
-from ldmkit.loading.catalog import CATALOG
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.catalog import is_embedded
+from ldmkit.loading.siblings import origin_of
 from ldmkit.panels.end_field import EndField
 from ldmkit.panels.fields import Form
 from ldmkit.panels.job import Job, Report
 from ldmkit.panels.landmarks import nearest, plane_of, reference_for
 from ldmkit.panels.panel import Check, RunningPanel, quiet_twin
-from ldmkit.panels.settings import check_extra, checked_flag, checked_seed
+from ldmkit.panels.settings import check_extra, checked_seed
 from ldmkit.panels.walk_view import MOST_FRAMES, Shown, WalkView
 from ldmkit.recording import call as checks
 from ldmkit.records import Embedding, RecordError, Step, Walk
 from ldmkit.records.record import file_name
 from ldmkit.space.encoders import EMBEDDED, space_name
-from ldmkit.space.unclip import family_of
+from ldmkit.space.unclip import unclip_of
 
 __all__ = [
     "Make",
@@ -44,7 +44,7 @@ __all__ = [
     "WalkForm",
     "WalkingPanel",
     "check_walk",
-    "is_embedded",
+    "draws_critters",
     "learned_words",
     "usual_steps",
     "walk_checks",
@@ -100,7 +100,7 @@ def walk_checks() -> dict[str, Check]:
         "num_frames": lambda name, entry: whole(name, entry, 2, MOST_FRAMES),
         "seed": checked_seed,
         "num_inference_steps": lambda name, entry: whole(name, entry, 1, MOST_STEPS),
-        "invert": checked_flag,
+        "invert": flag,
     }
 
 
@@ -124,7 +124,7 @@ def check_walk(
         ValueError: no captions, or a value out of its range.
     """
     parameters = checks.parameters_of(pipe, who)
-    family = family_of(pipe)
+    family = unclip_of(pipe)
     known = {**parameters, **(family.keywords() if family is not None else {})}
     check_extra(pipe, call, known, own, who)
     checks.check_call(pipe, known, call, who, own)
@@ -138,10 +138,9 @@ def check_walk(
     return tuple(captions)
 
 
-def is_embedded(pipe: Any) -> bool:
+def draws_critters(pipe: Any) -> bool:
     """Whether a pipeline draws critters: it travels in the package, or has the embedded CLIP."""
-    row = CATALOG.get(origin_of(pipe).name.split(":")[0])
-    return (row is not None and row.embedded) or space_name(pipe) == EMBEDDED
+    return is_embedded(pipe) or space_name(pipe) == EMBEDDED
 
 
 def learned_words(embedded: bool) -> frozenset[str]:
@@ -305,7 +304,7 @@ def _shown(
     plane: dict[str, Any] = {}
     if walk.embeddings:
         try:
-            reference = reference_for(pipe, is_embedded(pipe), captions)
+            reference = reference_for(pipe, draws_critters(pipe), captions)
             with heard_by(lambda words: None):  # what falls off, the walk itself has said
                 own: list[Embedding] = reference.clip.encode_text(list(texts)) if texts else []
             near = nearest(reference, walk.embeddings)

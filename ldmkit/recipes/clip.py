@@ -167,7 +167,7 @@ def train(options: argparse.Namespace) -> tuple[CLIPModel, CLIPTokenizer]:
         "clip",
         options,
         loss,
-        lambda: top1(model, tokenizer, len(new), pictures=new),
+        lambda: top1(model, tokenizer, pool=len(new), pictures=new),
         Muon(model.named_parameters(), vector_lr=0.15, weight_decay=0.1),
         decay=0.99,
         after=lambda: model.logit_scale.data.clamp_(max=float(np.log(100))),  # as CLIP does

@@ -34,8 +34,8 @@ def scene(index: int) -> Scene:
     return Scene.sample(index, held_out=False)
 
 
-def _draw_chunk(start: int) -> NDArray[np.uint8]:
-    return np.stack([np.asarray(scene(i).draw(64, i)) for i in range(start, start + _CHUNK)])
+def _draw(seeds: range) -> NDArray[np.uint8]:
+    return np.stack([np.asarray(scene(i).draw(64, i)) for i in seeds])
 
 
 def _keep_apart(count: int, start: int) -> None:
@@ -61,11 +61,11 @@ def drawn(count: int, start: int) -> Iterator[NDArray[np.uint8]]:
         ValueError: as `drawings`.
     """
     _keep_apart(count, start)
-    starts = range(start, start + count, _CHUNK)
+    chunks = [range(i, i + _CHUNK) for i in range(start, start + count, _CHUNK)]
     few = 4 * (os.cpu_count() or 1)  # a pool runs ahead of who asks: no further than this
-    with ProcessPoolExecutor() as pool, tqdm(total=len(starts), desc="drawing") as bar:
-        for i in range(0, len(starts), few):
-            for chunk in pool.map(_draw_chunk, starts[i : i + few]):
+    with ProcessPoolExecutor() as pool, tqdm(total=len(chunks), desc="drawing") as bar:
+        for i in range(0, len(chunks), few):
+            for chunk in pool.map(_draw, chunks[i : i + few]):
                 bar.update()
                 yield chunk
 

@@ -196,11 +196,12 @@ def _reference(cache: Path) -> dict[str, float]:
     pictures = drawings(_POOL, start, cache)
     rng = np.random.default_rng(0)
     found = {}
-    silent = [(i, said(s.caption(start + i))) for i, s in enumerate(scenes) if len(s.critters) == 1]
+    single = [i for i, s in enumerate(scenes) if len(s.critters) == 1]
+    told = [said(scenes[i].caption(start + i)) for i in single]
+    seen = look([Image.fromarray(np.array(pictures[i])) for i in single])
     for name in _DETAILS:
-        pool = [i for i, names in silent if name not in names]
-        shown = look([Image.fromarray(np.array(pictures[i])) for i in pool])
-        groups = [rng.choice(len(pool), min(SEEDS, len(pool)), replace=False) for _ in range(20)]
+        shown = [row for row, names in zip(seen, told, strict=True) if name not in names]
+        groups = [rng.choice(len(shown), min(SEEDS, len(shown)), replace=False) for _ in range(20)]
         found[name] = float(
             np.mean([entropy(_answers([shown[k] for k in group], name)) for group in groups])
         )

@@ -26,7 +26,7 @@ from ldmkit.critters.judging import judge_many
 from ldmkit.distilling import ladder
 from ldmkit.distilling.conditioning import predictor
 from ldmkit.distilling.muon import Muon
-from ldmkit.loading import students
+from ldmkit.loading.folder import variant_of, write_student
 from ldmkit.recipes import evaluate
 from ldmkit.recipes.data import TUNING_SEED, Captioned
 from ldmkit.recipes.train import WEIGHTS, Run, arguments, half
@@ -193,7 +193,7 @@ def network(device: str, weights: dict[str, torch.Tensor] | None = None) -> UNet
 
 def shipped(steps: int) -> Path:
     """Where a shipped student lies."""
-    name = f"diffusion_pytorch_model.{students.variant_of(steps)}.safetensors"
+    name = f"diffusion_pytorch_model.{variant_of(steps)}.safetensors"
     return SHIPPED / "unet" / name
 
 
@@ -229,7 +229,7 @@ def main() -> None:
         shutil.copytree(SHIPPED, target, ignore=shutil.ignore_patterns("*.steps*.safetensors"))
     for steps, minutes in shares.items():
         above = train(room, steps, minutes, above)
-        students.write(target, steps, packed(above))
+        write_student(target, steps, packed(above))
 
 
 if __name__ == "__main__":

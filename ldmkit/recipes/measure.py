@@ -29,7 +29,7 @@ from ldmkit.recipes import autoencoder, clip, evaluate, judge, preview
 from ldmkit.recipes.data import drawings, scene, unseen
 from ldmkit.recipes.train import CLIP, VAE, WEIGHTS, write_picture, write_text
 from ldmkit.recipes.unet import Conditions
-from ldmkit.recording.small import SmallDecoder
+from ldmkit.recording.preview import SmallDecoder
 from ldmkit.records.stats import paired_difference
 
 TRAINING = 96_000  # drawings that the shipped U-Net was trained on

@@ -33,12 +33,11 @@ import ldmkit
 from ldmkit.critters.judging import judge_many, recogniser
 from ldmkit.critters.world import EVALUATION_SEED
 from ldmkit.figures.canvas import shown_figure
-from ldmkit.loading import students
-from ldmkit.loading.folder import variants_of
+from ldmkit.loading.folder import variant_of, variants_of
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.recipes import evaluate
 from ldmkit.recipes.data import drawings, scene, to_tensor
-from ldmkit.recipes.measure import fill_card, write_hashes
+from ldmkit.recipes.measure import fill_card, with_interval, write_hashes
 from ldmkit.recipes.train import WEIGHTS
 from ldmkit.records.stats import paired_difference, wilson
 
@@ -111,7 +110,7 @@ def runs(folder: Path, steps: Sequence[int]) -> Iterator[Ran]:
         for n in steps:
             yield Ran(name, n, with_sampler(teacher, sampler), guidance, _hash(folder))
     for n in steps:
-        variant = students.variant_of(n)
+        variant = variant_of(n)
         if variant in variants_of(folder):
             pipe = ldmkit.load(folder, variant=variant, device="cpu")
             yield Ran("student", n, pipe, 1.0, _hash(folder, f".{variant}"))
@@ -276,18 +275,14 @@ def card_rows(rows: list[dict[str, Any]]) -> str:
         cells = [
             row["run"],
             str(row["steps"]),
-            f"{row['obedience']:.3f} ({_ends(row['obedience_interval'], 3)})",
+            with_interval([row["obedience"], *row["obedience_interval"]]),
             "" if gain is None else f"{gain[0]:+.2f} ({gain[1]:+.2f}…{gain[2]:+.2f})",
-            f"{row['frechet']:.2f} ({_ends(row['frechet_interval'], 2)})",
-            "" if varied is None else f"{varied['ratio']:.2f} ({_ends(varied['interval'], 2)})",
+            with_interval([row["frechet"], *row["frechet_interval"]], 2),
+            "" if varied is None else with_interval([varied["ratio"], *varied["interval"]], 2),
             f"{row['cpu_seconds']:.3f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _ends(interval: list[float], digits: int) -> str:
-    return f"{interval[0]:.{digits}f}…{interval[1]:.{digits}f}"
 
 
 def main() -> None:

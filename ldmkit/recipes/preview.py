@@ -31,8 +31,7 @@ from ldmkit.recipes.train import (
     target_of,
     train_model,
 )
-from ldmkit.recording.preview import decode
-from ldmkit.recording.small import SmallDecoder
+from ldmkit.recording.preview import SmallDecoder, decode
 
 BATCH = 16
 CLEAN = 0.4  # share of the lessons that are latents of drawings; the others are estimates

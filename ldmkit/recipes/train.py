@@ -253,11 +253,7 @@ class Run:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    write_atomically(path, lambda part: _write(part, text))
-
-
-def _write(part: Path, text: str) -> None:
-    part.write_text(text, encoding="utf-8")
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:

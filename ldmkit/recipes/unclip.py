@@ -9,10 +9,8 @@ makes a picture's embedding of a caption, a latent decoder makes a picture of th
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-import torch
 from diffusers import (
     AutoencoderKL,
     PriorTransformer,
@@ -24,11 +22,9 @@ from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import 
 )
 from transformers import CLIPTokenizer
 
-from ldmkit.critters.world import VERSION
 from ldmkit.recipes import decoder, prior
-from ldmkit.recipes.clip import full_precision_config
-from ldmkit.recipes.train import CLIP, VAE, check_target, exported
-from ldmkit.recipes.unet import build_scheduler, forget_origin, text_encoder
+from ldmkit.recipes.train import CLIP, VAE, check_target
+from ldmkit.recipes.unet import build_scheduler, text_encoder, write_folder
 
 _DECODER = {"num_inference_steps": 32, "guidance_scale": 3.0}
 _PRIOR = {"prior_num_inference_steps": 5, "prior_guidance_scale": 3.5}
@@ -58,28 +54,8 @@ def assemble(
 
 
 def export(pipe: StableUnCLIPPipeline, folder: Path) -> None:
-    """Write the pipeline's folder: float16 tensors, float32 named in the text encoders.
-
-    Args:
-        pipe: its parts become float16.
-        folder: new, empty, or of an earlier export, which is replaced as a whole.
-
-    Raises:
-        ValueError: something else is there.
-    """
-    for part in pipe.components.values():
-        if isinstance(part, torch.nn.Module):
-            part.half()
-    with exported(folder) as partial:
-        pipe.save_pretrained(partial, safe_serialization=True)
-        for path in partial.rglob("*.safetensors"):
-            path.chmod(0o644)  # safetensors writes them for the owner alone
-        for name in ("text_encoder", "prior_text_encoder"):
-            full_precision_config(partial / name / "config.json")
-        for name in ("vae", "unet", "prior", "image_normalizer"):
-            forget_origin(partial / name / "config.json")
-        settings = {"critters_version": VERSION, "variants": {"": {**_DECODER, **_PRIOR}}}
-        (partial / "ldmkit.json").write_text(json.dumps(settings, indent=2) + "\n")
+    """Write the pipeline's folder; see `recipes.unet.write_folder`."""
+    write_folder(pipe, folder, {**_DECODER, **_PRIOR})
 
 
 def main() -> None:

@@ -209,19 +209,34 @@ def export(unet: UNet2DConditionModel, clip: str, autoencoder: str, folder: Path
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    for part in (pipe.vae, pipe.text_encoder, pipe.unet):
-        part.half()
-    settings = {
-        "critters_version": VERSION,
-        "variants": {"": {"num_inference_steps": _STEPS, "guidance_scale": _GUIDANCE}},
-    }
+    write_folder(pipe, folder, {"num_inference_steps": _STEPS, "guidance_scale": _GUIDANCE})
+
+
+def write_folder(pipe: Any, folder: Path, made_for: dict[str, float]) -> None:
+    """Write a pipeline's folder: float16 tensors, float32 named in the text encoders.
+
+    Args:
+        pipe: its parts become float16.
+        folder: new, empty, or of an earlier export, which is replaced as a whole.
+        made_for: the call's keywords, for ``ldmkit.json``.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.half()
+    settings = {"critters_version": VERSION, "variants": {"": made_for}}
     with exported(folder) as partial:
         pipe.save_pretrained(partial, safe_serialization=True)
         for path in partial.rglob("*.safetensors"):
             path.chmod(0o644)  # safetensors writes them for the owner alone
-        full_precision_config(partial / "text_encoder" / "config.json")
-        for name in ("vae", "unet"):
-            forget_origin(partial / name / "config.json")
+        for name in ("text_encoder", "prior_text_encoder"):
+            if (partial / name).is_dir():
+                full_precision_config(partial / name / "config.json")
+        for name in ("vae", "unet", "prior", "image_normalizer"):
+            if (partial / name).is_dir():
+                forget_origin(partial / name / "config.json")
         (partial / "ldmkit.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ldmkit import check
-from ldmkit.check import say, short
+from ldmkit.check import or_said, say, short
 from ldmkit.loading.families import Layout
 from ldmkit.recording.call import ARRAYS
 from ldmkit.recording.guidance import Sides, sides
 from ldmkit.recording.hooks import Call, Tape
 from ldmkit.recording.noise_law import PREDICTIONS, estimates, guess_of, number, prediction_of
-from ldmkit.records.law import noise_of
+from ldmkit.records.noise_law import noise_of
 
 __all__ = [
     "SIDES",
@@ -29,7 +29,6 @@ __all__ = [
     "laid_out",
     "nothing",
     "of_one_shape",
-    "or_said",
     "prior_arrays",
     "say_what_is_missing",
     "stacked",
@@ -38,7 +37,6 @@ __all__ = [
 ]
 
 Float32 = NDArray[np.float32]
-T = TypeVar("T")
 
 SIDES = ("noise_pred_text", "noise_pred_uncond")
 
@@ -325,7 +323,7 @@ def say_what_is_missing(
             else "no network was watched"
         )
         say(f"{', '.join(sorted(missing))} can't be told: {reason}.")
-    elif "noise_pred_text" in missing:
+    elif "noise_pred_text" in missing and arrays["noise_pred_uncond"] is not None:
         say(
             "noise_pred_text can't be told: the network was asked without words and for each edit "
             "by itself, and never with a prompt."
@@ -366,16 +364,6 @@ def _film(shape: Sequence[int], channels: int | None) -> str:
         f"The latents are those of a film: its {shape[2]} frames stand one above the other in "
         "the record's arrays, and no pictures of its steps are drawn."
     )
-
-
-def or_said(what: str, make: Callable[[], T], otherwise: Any) -> T:
-    """Makes a part of a record; a run that has ended is not lost for what one part can't do."""
-    try:
-        return make()
-    except Exception as error:  # whatever a stranger's autoencoder or latents may raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        say(f"{what} can't be made of this run, which is kept without ({reason[:200]}).")
-        return otherwise
 
 
 # --- steps that a loop tells itself ---------------------------------------------------------------

@@ -7,9 +7,10 @@ columns of the wanted words are kept of it.
 
 from __future__ import annotations
 
+import functools
 import math
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,11 @@ import torch
 from ldmkit.check import short, whole
 from ldmkit.loading.families import Family
 from ldmkit.recording.tokens import Reading, as_read, readings
+from ldmkit.recording.truncation import Heard
 from ldmkit.recording.watching import Run, Seen, Watcher, rows_with_words
-from ldmkit.recording.words import Heard
 from ldmkit.records.attention import AttentionMaps, Layer
 
-__all__ = ["MapRecorder", "check_attention", "maps_of"]
+__all__ = ["Loop", "MapRecorder", "check_attention", "loop_of", "maps_of"]
 
 WORK = 8 * 2**20  # bytes that one piece of a softmax takes
 
@@ -56,6 +57,37 @@ def check_attention(
     if not words or not all(one.strip() for one in words):
         raise ValueError('attention must name one word or more, got none; write ("hat", "cat").')
     return keep, tuple(words), most
+
+
+@dataclass
+class Loop:
+    """What stands for a pipeline where a reader's own loop asks the network.
+
+    Nobody says what such a loop is made of, so maps are kept of what can't be mistaken: one
+    call a step, words by cross-attention, guidance's half without words first.
+    """
+
+    tokenizer: Any
+
+
+def loop_of(scheduler: Any, networks: Sequence[Any], prompt: Any, tokenizer: Any) -> Loop:
+    """Refuses a loop in which no words can be found.
+
+    Raises:
+        ValueError: what is missing.
+    """
+    given = {
+        "its scheduler": scheduler is not None,
+        "its network": bool(networks),
+        'prompt="a red cat"': bool(prompt),
+        "tokenizer=pipe.tokenizer": callable(tokenizer),
+    }
+    if missing := [name for name, there in given.items() if not there]:
+        raise ValueError(
+            "Attention maps of a loop of your own need its scheduler, its network, its prompt and "
+            f"the prompt's tokenizer; give recorder {', '.join(missing)}, or leave attention out."
+        )
+    return Loop(tokenizer)
 
 
 def maps_of(
@@ -133,6 +165,10 @@ def _masked(
 class MapRecorder(Watcher):
     """Keeps the maps of a run: for each step, layer and picture.
 
+    Attributes:
+        fewer: what of a run would take less room, in words.
+        of_concepts: whether the maps are of concepts (concepts.py).
+
     Args:
         pipe: the pipeline.
         family: of its kind.
@@ -141,8 +177,11 @@ class MapRecorder(Watcher):
         most: bytes that all maps may take. Each head is kept where that takes an eighth at most,
             else the mean of a layer's heads.
         scheduler: says how many steps there will be.
-        heard: what the text encoders were given to read.
+        heard: what the text encoders were given to read, where somebody listened.
     """
+
+    fewer = 'fewer words (attention=("hat",))'
+    of_concepts = False
 
     def __init__(
         self,
@@ -152,12 +191,12 @@ class MapRecorder(Watcher):
         wanted: Sequence[str],
         most: int,
         scheduler: Any,
-        heard: Heard,
+        heard: Heard | None = None,
     ) -> None:
         super().__init__(family)
         self.heard = heard
         self.pipe, self.call, self.wanted, self.most = pipe, call, wanted, most
-        self.scheduler, self.thread = scheduler, threading.get_ident()
+        self.scheduler = scheduler
         self.heads, self.texts = True, self._texts()
         self.readings: list[Reading] = []
         self.names: dict[str, int] = {}  # layer -> heads, in the order of a step
@@ -201,11 +240,13 @@ class MapRecorder(Watcher):
         Raises:
             ValueError: such as Lumina 2's, behind a sentence for the system.
         """
-        prompts = self.call.get("prompt") or ()
+        prompts, heard = self.call.get("prompt") or (), self.heard
+        if heard is None:
+            return
         for part in (part for part in self.family.text_tokens if isinstance(part, str)):
             tokenizer = getattr(self.pipe, part, None)
             for text in [prompts] if isinstance(prompts, str) else prompts:
-                if self.heard.framed(part, as_read(self.pipe, tokenizer, text)):
+                if heard.framed(part, as_read(self.pipe, tokenizer, text)):
                     raise ValueError(
                         f"{type(self.pipe).__name__} puts words of its own round the prompt, and "
                         "nobody described where they end, so attention can't be told by words; "
@@ -215,42 +256,56 @@ class MapRecorder(Watcher):
     def attend(self, seen: Seen, run: Run) -> torch.Tensor:
         """Runs the attention as it is, then looks at the same queries and keys again."""
         output = run()
-        rows = None
-        if threading.get_ident() == self.thread and self.readings:
-            rows = rows_with_words(self, self.pictures, self._calls - 1, self.pipe)
+        rows = self._rows()
         if rows is not None:
             with torch.no_grad():
-                self._keep(seen, rows)
+                made = functools.partial(self._softmax, seen)
+                self._keep(seen, rows, seen.query.shape[1], made)
         return output
 
-    def _keep(self, seen: Seen, rows: range) -> None:
+    def _rows(self) -> range | None:
+        """Which rows of this call's batch read the words."""
+        if not self.readings:
+            return None
+        return rows_with_words(self, self.pictures, self._calls - 1, self.pipe)
+
+    def _keep(
+        self, seen: Seen, rows: range, heads: int, made: Callable[[int, Reading], torch.Tensor]
+    ) -> None:
+        """Keeps the maps of each picture, (rows, heads or 1, places); ``made`` makes one's."""
         each = self.pictures // len(self.readings)
         half = seen.query.dtype in (torch.float16, torch.bfloat16)
         name = seen.layer
         while name in self._now:  # one module that looks twice in a step
             name += "+"
-        heads = seen.query.shape[1]
         self.names.setdefault(name, heads)
         kept = []
         for picture, row in enumerate(rows):
             reading = self.readings[picture // each]
-            columns = [[seen.text.start + c for c in own] for own in reading.columns]
-            if not self._fits(len(columns), heads, seen.picture, half):
-                continue
-            mask = seen.options.get("attn_mask")
-            if mask is not None and mask.ndim == 4:
-                mask = mask[row if len(mask) > 1 else 0]
-            found = maps_of(
-                seen.query[row, :, seen.picture],
-                seen.key[row],
-                columns,
-                scale=seen.options.get("scale"),
-                mask=mask,
-                causal=bool(seen.options.get("is_causal")),
-                heads=self.heads,
-            )
-            kept.append(found.half() if half else found)
+            if self._fits(len(reading.columns), heads, seen.picture, half):
+                found = made(row, reading)
+                kept.append(found.half() if half else found)
         self._now[name] = kept
+
+    def _softmax(self, seen: Seen, row: int, reading: Reading) -> torch.Tensor:
+        if isinstance(self.pipe, Loop) and seen.text != slice(0, seen.key.shape[2]):
+            raise ValueError(
+                f"In {seen.layer} words and picture attend jointly, and only a pipeline says where "
+                "the words stand there; take ldmkit.record(pipe, ...), or leave attention out."
+            )
+        columns = [[seen.text.start + c for c in own] for own in reading.columns]
+        mask = seen.options.get("attn_mask")
+        if mask is not None and mask.ndim == 4:
+            mask = mask[row if len(mask) > 1 else 0]
+        return maps_of(
+            seen.query[row, :, seen.picture],
+            seen.key[row],
+            columns,
+            scale=seen.options.get("scale"),
+            mask=mask,
+            causal=bool(seen.options.get("is_causal")),
+            heads=self.heads,
+        )
 
     def _fits(self, rows: int, heads: int, places: slice, half: bool) -> bool:
         """Whether there is room; where each head is too much, their mean is kept from here on."""
@@ -273,30 +328,46 @@ class MapRecorder(Watcher):
         listed = getattr(self.scheduler, "timesteps", None)
         return int(own or (0 if listed is None else len(listed)) or 1)
 
-    def step(self) -> None:
-        """Ends a step.
+    def step(self, batch: int) -> None:
+        """Ends a step, of so many pictures.
 
         Raises:
             ValueError: after the first: the maps would not fit, or none were seen.
         """
         if not self.steps:
+            if isinstance(self.pipe, Loop):
+                self._check_loop(batch)
             self._check_first()
         self.steps.append(self._now)
         self._now, self._calls = {}, 0
+
+    def _check_loop(self, batch: int) -> None:
+        if batch != self.pictures:
+            raise ValueError(
+                f"prompt must hold the words of each of the loop's {batch} pictures for their "
+                f"maps, got {self.pictures}; give recorder a list."
+            )
+        if self._calls > 1:
+            raise ValueError(
+                f"The loop asks its network {self._calls} times a step, and nobody says which is "
+                "with the words; ask once, both halves in one batch, the one without words first."
+            )
 
     def _check_first(self) -> None:
         needed = self._needed * self._count
         if needed > self.most:
             raise ValueError(
                 f"The attention maps of this run take {needed:,} bytes ({self._count} steps, "
-                f"{len(self.names)} layers), attention_bytes allows {self.most:,}; give fewer "
-                f'words (attention=("hat",)), fewer steps, or attention_bytes={needed}.'
+                f"{len(self.names)} layers), attention_bytes allows {self.most:,}; give "
+                f"{self.fewer}, fewer steps, or attention_bytes={needed}."
             )
         if not self._now:
-            who = type(self.pipe).__name__
+            loop = isinstance(self.pipe, Loop)
+            who = "this loop" if loop else type(self.pipe).__name__
             raise ValueError(
                 f"No attention to words was heard in the first step of {who}: its layers compute "
-                "it out of sight, or nobody described where its words stand; leave attention out."
+                "it out of sight, or nobody described where its words stand; leave "
+                f"{'concepts' if self.of_concepts else 'attention'} out."
             )
 
     def record(
@@ -335,6 +406,7 @@ class MapRecorder(Watcher):
                 "rows": tuple(map(tuple, reading.rows)),
                 "layers": tuple(layers),
                 "maps": tuple(maps[i]),
+                "concepts": self.of_concepts,
             }
             for i in range(self.pictures)
             for reading in [self.readings[i // each]]

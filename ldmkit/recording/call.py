@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Rational, Real
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ldmkit.check import choice, did_you_mean, function, nearest, number, short, whole
+from ldmkit.check import choice, did_you_mean, flag, function, nearest, number, short, whole
 from ldmkit.loading.device import Released, check_open
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 
 __all__ = [
     "ARRAYS",
     "WORDS",
     "check_call",
-    "check_count",
-    "check_flag",
     "check_generator",
     "check_keep",
     "check_least",
@@ -39,6 +38,7 @@ __all__ = [
     "generators",
     "parameters_of",
     "tellable",
+    "told_of_strength",
 ]
 
 ARRAYS = (
@@ -52,7 +52,18 @@ ARRAYS = (
 # Keywords that hold words: prompt, prompt_2, negative_prompt_3, prior_prompt...
 WORDS = re.compile(r"(prior_|negative_)*prompt(_\d)?")
 PREVIEWS = ("auto", "vae", "linear", "none")
-_OWN = ("prompt", "seed", "keep", "preview", "on_step", "unsafe_previews", "attention")
+_OWN = (
+    "prompt",
+    "seed",
+    "keep",
+    "preview",
+    "preview_every",
+    "on_step",
+    "unsafe_previews",
+    "attention",
+    "attention_bytes",
+    "concepts",
+)
 _LISTS = {"list", "List", "tuple", "Tuple"}
 _LONGEST_PROMPT = 100_000  # characters; a tokenizer takes a second for that many
 _LARGEST_SIDE = 8192  # pixels
@@ -123,6 +134,8 @@ def check_call(
                 f"{type(pipe).__name__} begins from a picture, got {name}=None; "
                 f"give {name}=PIL.Image.open(path)."
             )
+        if name == "image":
+            _check_bands(pipe, value)
         if not _known_by_name(pipe, name, value):
             parameter = known.get(name) if isinstance(known, Mapping) else None
             _check_by_type(name, value, parameter)
@@ -151,6 +164,11 @@ def _known_by_name(pipe: Any, name: str, value: Any) -> bool:
         number(name, value, 0, 1)
     elif name == "generator":
         check_generator(value)
+    elif name == "latents" and isinstance(value, torch.Tensor) and value.ndim < 3 and value.numel():
+        raise ValueError(
+            f"latents must have the shape (batch, channels, height, width), or a batch of tokens, "
+            f"got {short(value)}; leave them out for noise of a seed."
+        )
     else:
         return False
     return True
@@ -194,7 +212,7 @@ def _check_by_type(name: str, value: Any, parameter: Any) -> None:
 
 def _check_one(name: str, value: Any, kinds: set[str], default: Any) -> None:
     if kinds == {"bool"}:
-        check_flag(name, value)
+        flag(name, value)
     elif kinds == {"str"}:
         _check_is(name, value, str, "a string")
     elif "float" in kinds:
@@ -236,7 +254,8 @@ def _check_is(name: str, value: Any, kind: type, words: str) -> None:
 
 def _check_several(name: str, value: Any, default: Any, strings: bool) -> None:
     """A list, tuple or array: of numbers, or of strings."""
-    if not isinstance(value, (list, tuple, torch.Tensor, np.ndarray)):
+    several = isinstance(value, (list, tuple, torch.Tensor, np.ndarray))
+    if not several or getattr(value, "ndim", 1) == 0:
         raise TypeError(
             f"{name} must be a list of {'strings' if strings else 'numbers'}, got {short(value)}."
         )
@@ -259,13 +278,29 @@ def _check_pictures(name: str, value: Any) -> None:
     items = list(value) if isinstance(value, (list, tuple)) else [value]
     kinds = (Image.Image, np.ndarray, torch.Tensor, list, tuple)
     if not items or not all(
-        isinstance(item, kinds) and (isinstance(item, Image.Image) or not _is_empty(item))
+        isinstance(item, kinds)
+        and (isinstance(item, Image.Image) or not _is_empty(item))
+        and getattr(item, "ndim", 2) >= 2
         for item in items
     ):
         raise TypeError(
             f"{name} must be a PIL picture, an array or a list of them, not empty, got "
             f"{short(value)}; open one with PIL.Image.open(path)."
         )
+
+
+def _check_bands(pipe: Any, value: Any) -> None:
+    """Refuses what isn't RGB where nobody converts it: of four bands diffusers makes latents."""
+    config = getattr(getattr(pipe, "image_processor", None), "config", {})
+    channels = getattr(getattr(getattr(pipe, "vae", None), "config", None), "in_channels", None)
+    if channels != 3 or config.get("do_convert_rgb", True):
+        return
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(one, Image.Image) and len(one.getbands()) != 3:
+            raise ValueError(
+                f"image must be an RGB picture for {type(pipe).__name__}, got one of mode "
+                f'{one.mode}; write image.convert("RGB").'
+            )
 
 
 def check_generator(value: Any) -> None:
@@ -309,27 +344,6 @@ def _text_layers(pipe: Any) -> int:
 
 
 # --- keywords of ldmkit --------------------------------------------------------------------------
-
-
-def check_count(name: str, value: Any, most: int = 256) -> None:
-    """Refuses what is no number of things.
-
-    Raises:
-        TypeError: not a whole number.
-        ValueError: below 1 or above ``most``.
-    """
-    whole(name, value, 1, most)
-
-
-def check_flag(name: str, value: Any) -> bool:
-    """Refuses what is neither ``True`` nor ``False``.
-
-    Raises:
-        TypeError: something else.
-    """
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {short(value)}.")
-    return bool(value)
 
 
 def check_prompt(name: str, value: Any) -> None:
@@ -541,7 +555,33 @@ def complete(
     for name, value in origin_of(pipe).defaults.items():
         if name in parameters:
             call.setdefault(name, value)
-    return call
+    return {name: _plain_number(value) for name, value in call.items()}
+
+
+def _plain_number(value: Any) -> Any:
+    """Python's own: an np.uint8 of steps overflows in a scheduler, a Fraction meets no tensor."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return float(value) if isinstance(value, Rational) and not isinstance(value, int) else value
+
+
+@contextmanager
+def told_of_strength(call: Mapping[str, Any], steps: Sequence[Any]) -> Iterator[None]:
+    """Says why a run failed that began from a picture and had no step to make.
+
+    Raises:
+        ValueError: its strength left no step; other errors pass as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        strength, asked = call.get("strength"), call.get("num_inference_steps", 50)
+        if steps or not _is_real(strength) or not _is_real(asked) or strength * asked >= 1:
+            raise
+        raise ValueError(
+            f"strength must leave one step or more, got {strength:g} of {asked} steps; ask for "
+            "more of either."
+        ) from error
 
 
 def check_network(network: Any) -> tuple[torch.nn.Module, ...]:

@@ -140,7 +140,8 @@ def _fit(guided: Float32, parts: Float32, latents: Float32) -> _Fit:
     )
     shape = (-1, *(1 for _ in guided.shape[1:]))
     whole = np.where(np.isfinite(means[:, 0]), means[:, 0], 1.0)
-    later = means[:, 1:count] / means[:, :1]
+    with np.errstate(all="ignore"):  # what was guided may be nothing at all (CFG-Zero*)
+        later = means[:, 1:count] / means[:, :1]
     shares = np.concatenate([1.0 - later.sum(axis=1, keepdims=True), later], axis=1)
     skip = means[:, count].reshape(shape) if means.shape[1] > count else None
     return _Fit(shares, whole.reshape(shape), skip, exact, sums)

@@ -27,25 +27,20 @@ import numpy as np
 import torch
 
 from ldmkit.check import short
+from ldmkit.loading.families import step_of
 from ldmkit.recording.noise_law import place_of
 
 __all__ = [
     "Call",
-    "Stage",
     "Stop",
     "Tape",
     "Wrapped",
     "call_at_work",
-    "denoiser_of",
-    "denoisers_of",
     "exclusive",
     "guarded",
     "hooked",
     "is_mine",
     "pipeline_at_work",
-    "scheduler_of",
-    "stages_of",
-    "step_of",
     "telling",
 ]
 
@@ -91,70 +86,14 @@ class Tape:
         network: what the network gave waits here for the step that follows it.
         owner: the scheduler whose steps these are, or the copy of it that a pipeline made.
         aside: steps of other copies of the scheduler.
+        runs: how many steps there were when ``set_timesteps`` was called, each time.
     """
 
     calls: list[Call] = field(default_factory=list)
     network: list[torch.Tensor] = field(default_factory=list)
     owner: Any = None
     aside: int = 0
-
-
-def scheduler_of(pipe: Any) -> Any | None:
-    """The pipeline's scheduler (its decoder's, where a prior has one too), or ``None``."""
-    for name in ("scheduler", "decoder_scheduler"):
-        found = getattr(pipe, name, None)
-        if callable(getattr(found, step_of(found), None)):
-            return found
-    return None
-
-
-def step_of(scheduler: Any) -> str:
-    """The name of a scheduler's step: score-SDE predicts, and corrects (arXiv 2011.13456)."""
-    return "step" if hasattr(scheduler, "step") else "step_pred"
-
-
-def denoiser_of(pipe: Any) -> torch.nn.Module | None:
-    """The network that predicts noise, or ``None`` where a pipeline keeps it elsewhere."""
-    return next(iter(denoisers_of(pipe)), None)
-
-
-def denoisers_of(pipe: Any) -> tuple[torch.nn.Module, ...]:
-    """The networks that predict noise: some pipelines have a second for the last steps."""
-    first = (getattr(pipe, name, None) for name in ("unet", "transformer", "decoder", "prior"))
-    second = (getattr(pipe, name, None) for name in ("transformer_2", "unconditional_transformer"))
-    networks = [found for found in first if isinstance(found, torch.nn.Module)][:1]
-    return (*networks, *(found for found in second if isinstance(found, torch.nn.Module)))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What runs before or after the stage that a record is of, with a scheduler of its own.
-
-    Attributes:
-        name: the beginning of its keywords, such as ``prior_num_inference_steps``.
-        network: what predicts.
-        scheduler: whose steps they are.
-    """
-
-    name: str
-    network: torch.nn.Module
-    scheduler: Any
-
-
-def stages_of(pipe: Any) -> tuple[Stage, ...]:
-    """The other stages of a pipeline: a prior of embeddings, Karlo's super-resolution."""
-    found = []
-    for name, networks in (
-        ("prior", ("prior", "prior_prior")),
-        ("super_res", ("super_res_first",)),
-    ):
-        scheduler = getattr(pipe, f"{name}_scheduler", None)
-        parts = [
-            part for part in (getattr(pipe, one, None) for one in networks) if part is not None
-        ]
-        if callable(getattr(scheduler, "step", None)) and parts:
-            found.append(Stage(name, parts[0], scheduler))
-    return tuple(found)
+    runs: list[int] = field(default_factory=list)
 
 
 # --- what passes -------------------------------------------------------------------------------
@@ -190,7 +129,7 @@ def hooked(
             _record_step, scheduler, _names_of(getattr(scheduler, step)), tape, here, after
         ),
         "scale_model_input": functools.partial(_refuse_others, scheduler, here),
-        "set_timesteps": functools.partial(_make_others_wait, scheduler, here),
+        "set_timesteps": functools.partial(_make_others_wait, scheduler, here, tape),
     }
     with ExitStack() as stack:
         for name, around in methods.items():
@@ -441,6 +380,7 @@ _OF_A_CALL = ("_guidance_scale", "_guidance_rescale", "_clip_skip", "_cross_atte
 def _make_others_wait(
     scheduler: Any,
     here: int,
+    tape: Tape,
     owner: Any,
     method: Callable[..., Any],
     args: tuple[Any, ...],
@@ -458,6 +398,8 @@ def _make_others_wait(
                 raise RuntimeError(_UNDER_WAY.format(type(scheduler).__name__))
             with exclusive(scheduler):
                 pass
+        else:
+            tape.runs.append(len(tape.calls))
     return method(*args, **kwargs)
 
 

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from ldmkit.check import did_you_mean, number, short
-from ldmkit.loading.families import family_of
+from ldmkit.loading.families import denoisers_of, family_of, scheduler_of
 from ldmkit.recording.call import check_prompt, parameters_of
-from ldmkit.recording.hooks import Wrapped, denoisers_of, scheduler_of
+from ldmkit.recording.hooks import Wrapped
 from ldmkit.recording.tokens import Reading, readings
 from ldmkit.recording.watching import (
     Run,
@@ -37,7 +37,15 @@ from ldmkit.recording.watching import (
 )
 from ldmkit.records.attention import PADDING
 
-__all__ = ["Intervention", "intervene", "interventions_of"]
+__all__ = [
+    "Intervention",
+    "checked_steps",
+    "checked_words",
+    "encoded",
+    "intervene",
+    "interventions_of",
+    "standing",
+]
 
 Words = str | Mapping[str, float] | None
 Amount = float | Sequence[float] | Callable[[int], float]
@@ -61,7 +69,8 @@ def intervene(
     """Changes what the network reads while the block runs; everything is put back at its end.
 
     Every run of the pipeline within the block is changed, in whatever way it is started: bare, by
-    ``record``, by a twin of it. A record made here says so in ``call["intervene"]``.
+    ``record``, by a twin of it. A record made here says so in ``call["intervene"]``. What runs in
+    another thread beside the block, such as a panel's run, stays as it is.
 
     Args:
         pipe: the pipeline.
@@ -90,11 +99,18 @@ def intervene(
             at its first step.
     """
     parameters_of(pipe, "intervene")
-    networks = denoisers_of(pipe)
-    check_visible(pipe, networks, "intervene")
+    check_visible(pipe, denoisers_of(pipe), "intervene")
     if attention is not None and words is not _OWN:
         raise ValueError("Give words or attention, not both; one `with` can stand in another.")
     plan = Intervention(pipe, None if words is _OWN else words, steps, amount, attention)
+    with standing(plan, layers):
+        yield plan
+
+
+@contextmanager
+def standing(plan: Intervention, layers: Any = None) -> Iterator[None]:
+    """A plan at work while the block runs, in the thread that made it alone."""
+    networks = denoisers_of(plan.pipe)
     plan.choose(networks, layers)
     with ExitStack() as stack:
         stack.callback(plan.let_go)
@@ -102,13 +118,13 @@ def intervene(
             stack.enter_context(watched(network, plan))
             _active.setdefault(network, []).append(plan)
             stack.callback(_active[network].remove, plan)
-        yield plan
+        yield
 
 
 def interventions_of(networks: Iterable[torch.nn.Module]) -> list[dict[str, Any]]:
-    """What stands round these networks now, in words that JSON can hold."""
+    """What stands round these networks now in this thread, in words that JSON can hold."""
     found = {id(plan): plan for network in networks for plan in _active.get(network, ())}
-    return [plan.told for plan in found.values()]
+    return [plan.told for plan in found.values() if plan.here]
 
 
 class Intervention(Watcher):
@@ -122,8 +138,8 @@ class Intervention(Watcher):
         self, pipe: Any, words: Words, steps: Any, amount: Amount, attention: int | None
     ) -> None:
         super().__init__(family_of(pipe))
-        self.pipe, self.words, self.amount = pipe, _checked_words(words), _checked_amount(amount)
-        self.steps, self.attention = _checked_steps(steps), attention
+        self.pipe, self.words, self.amount = pipe, checked_words(words), _checked_amount(amount)
+        self.steps, self.attention = checked_steps(steps), attention
         if attention is not None and (isinstance(attention, bool) or not _is_whole(attention)):
             raise TypeError(
                 f"attention must be the number of a picture of the batch, got {short(attention)}."
@@ -248,7 +264,7 @@ class Intervention(Watcher):
         longest = call.get("max_sequence_length")
         key = (id(pipe), longest, call.get("clip_skip"))
         if key not in self._encoded:
-            self._encoded[key] = _encoded(pipe, str(self.words or ""), call)
+            self._encoded[key] = encoded(pipe, str(self.words or ""), call)
         other = self._encoded[key]
         if not isinstance(own, torch.Tensor) or own.shape[1:] != other["embeds"].shape[1:]:
             raise ValueError(
@@ -307,7 +323,11 @@ class Intervention(Watcher):
         queries = seen.query.shape[2]
         if seen.picture == slice(0, queries):
             return run(value=value)
-        output = run()  # the words among themselves read as before
+        # The words among themselves read as before. By the operator itself: whoever keeps maps
+        # hears the picture's part alone.
+        output = torch.ops.aten.scaled_dot_product_attention(
+            seen.query, seen.key, seen.value, **seen.options
+        )
         mask = seen.options.get("attn_mask")
         if mask is not None and mask.ndim > 1 and mask.shape[-2] == queries:
             mask = mask[..., seen.picture, :]
@@ -420,8 +440,8 @@ def _pictures(call: Mapping[str, Any]) -> int:
 # --- other words ---------------------------------------------------------------------------------
 
 
-def _encoded(pipe: Any, words: str, call: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Embeds (1, tokens, d), pooled (1, d) and mask (1, tokens), as far as the family has them."""
+def encoded(pipe: Any, words: str | list[str], call: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Embeds (b, tokens, d), pooled (b, d) and mask (b, tokens), as far as the family has them."""
     encode = getattr(pipe, "encode_prompt", None)
     if not callable(encode):
         raise ValueError(
@@ -444,7 +464,7 @@ def _encoded(pipe: Any, words: str, call: Mapping[str, Any]) -> dict[str, torch.
     embeds = next(part for part in tensors if part.ndim == 3)
     told = {"embeds": embeds}
     for part in tensors:
-        if part.ndim == 2 and len(part) == 1:
+        if part.ndim == 2 and len(part) == len(embeds):
             told.setdefault("pooled" if part.is_floating_point() else "mask", part)
     if not words and getattr(pipe, "config", {}).get("force_zeros_for_empty_prompt"):
         for name in {"embeds", "pooled"} & told.keys():  # as SDXL writes "no words"
@@ -509,7 +529,8 @@ def _is_whole(value: Any) -> bool:
     return not isinstance(value, bool)
 
 
-def _checked_words(words: Any) -> Words:
+def checked_words(words: Any) -> Words:
+    """``words`` as ``intervene`` keeps them."""
     if isinstance(words, Mapping):
         if not words or not all(isinstance(word, str) and word.strip() for word in words):
             raise TypeError(
@@ -539,7 +560,8 @@ def _checked_amount(amount: Any) -> Any:
     return number("amount", amount, 0, 1, like="0.5")
 
 
-def _checked_steps(steps: Any) -> frozenset[int] | None:
+def checked_steps(steps: Any) -> frozenset[int] | None:
+    """``steps`` as ``intervene`` keeps them."""
     if steps is None:
         return None
     several = [steps] if _is_whole(steps) else steps

@@ -1,6 +1,6 @@
 """The noise law: alpha, sigma, clean estimate and noise, for each scheduler and prediction.
 
-One law holds for every scheduler that a record describes (``ldmkit.records.law``):
+One law holds for every scheduler that a record describes (``ldmkit.records.noise_law``):
 
     latents = alpha * x0 + sigma * noise
 
@@ -28,7 +28,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmkit.records.law import clean_of, noise_of
+from ldmkit.records.noise_law import both_of
 
 __all__ = [
     "PREDICTIONS",
@@ -324,10 +324,9 @@ def estimates(
     sigma: NDArray[np.float64],
     prediction: str,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Clean estimate and noise from what the network gave.
+    """Clean estimate and noise from what the network gave, as a record keeps them.
 
-    With c = √(alpha² + sigma²), v-prediction (arXiv 2202.00512, appendix D) speaks of latents at
-    unit variance: v = (alpha · noise - sigma · x0) / c.
+    The formulas are those of ``records.noise_law.both_of``.
 
     Args:
         latents: what entered the step, any shape that broadcasts with ``alpha``.
@@ -342,25 +341,8 @@ def estimates(
     Raises:
         ValueError: the prediction type is unknown.
     """
-    x0: NDArray[np.floating[Any]]
-    noise: NDArray[np.floating[Any]]
     with np.errstate(divide="ignore", invalid="ignore"):  # alpha 0 at pure noise: inf, not a crash
-        if prediction == "epsilon":
-            noise = output
-            x0 = clean_of(latents, output, alpha, sigma)
-        elif prediction == "sample":
-            x0 = output
-            noise = np.where(sigma > 0, noise_of(latents, output, alpha, sigma), 0.0)
-        elif prediction == "v_prediction":
-            c = np.sqrt(alpha**2 + sigma**2)
-            x0 = (alpha * latents / c - sigma * output) / c
-            noise = (sigma * latents / c + alpha * output) / c
-        elif prediction == "flow":
-            x0 = latents - sigma * output  # v = noise - x0
-            noise = latents + alpha * output
-        else:
-            raise ValueError(
-                "prediction_type must be epsilon, v_prediction, sample or flow_prediction, "
-                f"got {prediction!r}; set it in the scheduler's config."
-            )
+        x0, noise = both_of(latents, output, alpha, sigma, prediction)
+    if prediction == "sample":  # where there is none of it, it is none
+        noise = np.where(sigma > 0, noise, 0.0)
     return x0.astype(np.float32), noise.astype(np.float32)

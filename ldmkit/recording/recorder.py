@@ -28,14 +28,20 @@ import torch
 from PIL import Image
 
 from ldmkit import check
-from ldmkit.check import heard_by, say, short
+from ldmkit.check import heard_by, or_said, say, says_no, short
 from ldmkit.loading.device import Released, in_use
-from ldmkit.loading.families import Layout, family_of, layout_of
+from ldmkit.loading.families import (
+    Layout,
+    autoencoder_of,
+    denoisers_of,
+    layout_of,
+    scheduler_of,
+    stages_of,
+    step_of,
+)
 from ldmkit.loading.memory import told_of_memory
-from ldmkit.loading.origin import origin_of
-from ldmkit.loading.students import say_if_astray
+from ldmkit.loading.siblings import origin_of, say_if_astray
 from ldmkit.recording import call as checks
-from ldmkit.recording import preview as previews
 from ldmkit.recording.arrays import (
     SIDES,
     Told,
@@ -46,38 +52,32 @@ from ldmkit.recording.arrays import (
     laid_out,
     nothing,
     of_one_shape,
-    or_said,
-    prior_arrays,
     say_what_is_missing,
     stacked,
     told_number,
     told_tensor,
 )
-from ldmkit.recording.attention import MapRecorder, check_attention
+from ldmkit.recording.attention import MapRecorder, check_attention, loop_of
 from ldmkit.recording.call import ARRAYS
+from ldmkit.recording.concepts import check_concepts, map_recorder
 from ldmkit.recording.guidance import changes
 from ldmkit.recording.hooks import (
     Call,
-    Stage,
     Stop,
     Tape,
     call_at_work,
-    denoisers_of,
     exclusive,
     guarded,
     hooked,
-    scheduler_of,
-    stages_of,
-    step_of,
     telling,
 )
 from ldmkit.recording.intervene import interventions_of
-from ldmkit.recording.kept import kept, versions, was_interrupted, with_true_steps
 from ldmkit.recording.noise_law import number, prediction_of
+from ldmkit.recording.pictures import images_of, pictures_of, stage_of, step_pictures
 from ldmkit.recording.safety import checked, hidden_of, say_what_is_black
-from ldmkit.recording.shown import images_of, pictures_of, step_pictures
-from ldmkit.recording.watching import check_visible, watched
-from ldmkit.recording.words import Heard, heard
+from ldmkit.recording.settings import kept, versions, was_interrupted, with_true_steps
+from ldmkit.recording.truncation import Heard, heard
+from ldmkit.recording.watching import watched
 from ldmkit.records import Step, Trajectory
 
 __all__ = ["Recording", "record", "recorder"]
@@ -93,9 +93,11 @@ def record(
     seed: Seed | None = None,
     keep: str | Sequence[str] = ("latents", "denoised"),
     preview: str = "auto",
+    preview_every: int = 1,
     on_step: OnStep | None = None,
     unsafe_previews: bool = False,
     attention: str | Sequence[str] | None = None,
+    concepts: Sequence[str] | None = None,
     attention_bytes: int = 256 * 2**20,
     **call: Any,
 ) -> Trajectory:
@@ -119,12 +121,17 @@ def record(
             decoder where it has one (the embedded models: clean estimates about 28 dB from the
             autoencoder's, mere noise about 19), else vae where small. The final picture is the
             pipeline's own.
+        preview_every: decodes the pictures of one step in so many, the first and the last always;
+            the linear map draws those between, which costs nothing.
         on_step: called after each step with the step by name; ``False`` stops the run and keeps
             the part, its last clean estimate as the picture.
         unsafe_previews: draws the steps also of what the pipeline's safety checker blacked out;
             by default they are hidden (``Trajectory.hidden``), while their latents stay.
         attention: words of the prompt whose attention maps are kept, ``("hat", "cat")``; those of
             every token with ``"attention"`` in ``keep`` (``"all"`` leaves them out).
+        concepts: instead of words two or more concepts that need not be in the prompt,
+            ``("cat", "grass")``, to see which of them each place is most like (ConceptAttention,
+            arXiv 2502.04320); of FLUX and SD 3.
         attention_bytes: what all maps may take. Each head is kept where that takes an eighth of it
             at most, else the mean of a layer's heads; where that doesn't fit either the run is
             refused in its first step.
@@ -144,9 +151,10 @@ def record(
         pipe()  # says so
     parameters = checks.parameters_of(pipe)
     keep, looked, most = check_attention(keep, attention, attention_bytes)
+    named = check_concepts(concepts, looked)
     names = checks.check_keep(keep)
-    checks.check_preview(preview)
-    checks.check_flag("unsafe_previews", unsafe_previews)
+    drawing = checks.check_preview(preview), check.whole("preview_every", preview_every, 1)
+    check.flag("unsafe_previews", unsafe_previews)
     check.function("on_step", on_step)
     scheduler, networks = scheduler_of(pipe), denoisers_of(pipe)
     checks.check_parts(pipe, scheduler, networks)
@@ -157,14 +165,11 @@ def record(
     if changed := interventions_of(networks):
         told["intervene"] = changed
     if seeds is not None:
-        call["generator"] = _generator(seeds)
-    tape = Recording(scheduler, networks, previews.autoencoder_of(pipe), names, preview)
+        call["generator"] = checks.generators(seeds, np.size(seeds))
+    tape = Recording(scheduler, networks, autoencoder_of(pipe), names, *drawing)
     tape.on_step = on_step
     tape.pipe, tape.words, tape.unsafe = pipe, Heard(pipe, call), unsafe_previews
-    if looked is not None:
-        check_visible(pipe, networks, "attention")
-        family = family_of(pipe)
-        tape.maps = MapRecorder(pipe, family, call, looked, most, scheduler, tape.words)
+    tape.maps = map_recorder(pipe, networks, call, scheduler, looked, named, most, tape.words)
     others = {one: Tape() for one in stages_of(pipe) if one.scheduler is not scheduler}
     parts = (scheduler, *networks, *(p for one in others for p in (one.network, one.scheduler)))
     with in_use(pipe, tape.leave):  # release() waits for it
@@ -174,6 +179,7 @@ def record(
             guarded(pipe, *parts),
             _listening(tape),
             heard(tape.words),
+            checks.told_of_strength(call, tape.tape.calls),
             ExitStack() as apart,
         ):
             for one, heard_of in others.items():
@@ -190,17 +196,10 @@ def record(
             "model": origin_of(pipe).name,
         }
         for one, heard_of in others.items():
-            stage = functools.partial(_stage, tape, one, heard_of, parameters, call)
+            stage = functools.partial(stage_of, tape, one, heard_of, parameters, call)
             if heard_of.calls:
                 tape.stages += or_said(f"The steps of {type(one.network).__name__}", stage, ())
         return tape.trajectory
-
-
-def _generator(seeds: int | tuple[int, ...]) -> Any:
-    # On the CPU whatever the device: the same first noise everywhere.
-    if isinstance(seeds, tuple):
-        return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    return torch.Generator("cpu").manual_seed(seeds)
 
 
 def _frozen(value: Any) -> Any:
@@ -219,8 +218,12 @@ def recorder(
     prompt: str | Sequence[str] = "",
     keep: str | Sequence[str] = ("latents", "denoised"),
     preview: str = "auto",
+    preview_every: int = 1,
     on_step: OnStep | None = None,
     unsafe_previews: bool = False,
+    attention: str | Sequence[str] | None = None,
+    attention_bytes: int = 256 * 2**20,
+    tokenizer: Any = None,
 ) -> Iterator[Recording]:
     """Records a loop of any kind: your own in a cell, a modular pipeline, another library's.
 
@@ -249,8 +252,13 @@ def recorder(
         prompt: words to note in the record.
         keep: as for ``record``.
         preview: as for ``record``.
+        preview_every: as for ``record``.
         on_step: as for ``record``; ``False`` leaves the block.
         unsafe_previews: as for ``record``, where the block calls a pipeline that has a checker.
+        attention: as for ``record``, of a network that reads words by cross-attention and is
+            asked once a step; with guidance both halves in one batch, the one without words first.
+        attention_bytes: as for ``record``.
+        tokenizer: that of ``prompt``, to tell its words from each other; for ``attention`` only.
 
     Yields:
         The tape: ``tape.trajectory`` afterwards, ``tape.step(...)``.
@@ -266,22 +274,21 @@ def recorder(
             f"{short(scheduler)}; give pipe.scheduler, or record(pipe, ...) a whole pipeline."
         )
     checks.check_prompt("prompt", prompt)
-    checks.check_preview(preview)
-    if isinstance(keep, (str, list, tuple)) and "attention" in keep:
-        raise ValueError(
-            "Attention maps need the words of a pipeline's call; take ldmkit.record(pipe, prompt, "
-            'keep=("latents", "attention")), or leave them out here.'
-        )
+    drawing = checks.check_preview(preview), check.whole("preview_every", preview_every, 1)
+    keep, looked, most = check_attention(keep, attention, attention_bytes)
     names = checks.check_keep(keep)
     if scheduler is None:
         names = checks.tellable(names, keep)
     if vae is not None and not callable(getattr(vae, "decode", None)):
         raise TypeError(f"vae must be an autoencoder like pipe.vae, got {short(vae)}; or None.")
     networks = checks.check_network(network)
-    tape = Recording(scheduler, networks, vae, names, preview)
+    tape = Recording(scheduler, networks, vae, names, *drawing)
     tape.on_step = check.function("on_step", on_step)
-    tape.unsafe = checks.check_flag("unsafe_previews", unsafe_previews)
+    tape.unsafe = check.flag("unsafe_previews", unsafe_previews)
     tape.facts["prompt"] = _frozen(prompt)
+    if looked is not None:
+        loop = loop_of(scheduler, networks, prompt, tokenizer)
+        tape.maps = map_recorder(loop, networks, {"prompt": prompt}, scheduler, looked, (), most)
     with exclusive(scheduler, *networks), _listening(tape):
         yield tape
 
@@ -338,6 +345,7 @@ class Recording:
     vae: Any
     names: tuple[str, ...]
     preview: str
+    every: int = 1  # of how many steps one is decoded
     on_step: OnStep | None = None
     tape: Tape = field(default_factory=Tape)
     stopped: bool = False
@@ -409,7 +417,7 @@ class Recording:
         if self.words is not None:
             self.words.tell()
         if self.maps is not None:
-            self.maps.step()
+            self.maps.step(len(call.latents))
         if self.layout is None or call.latents.shape != self._shape:  # or a second stage began
             self._shape = call.latents.shape
             running = {} if self.scheduler is None else call_at_work(self.scheduler)
@@ -422,7 +430,7 @@ class Recording:
             return
         with telling():
             answer = self.on_step(self._step(call))
-        if isinstance(answer, (bool, np.bool_)) and not answer:
+        if says_no(answer):
             raise Stop
 
     def _step(self, call: Call) -> Step:
@@ -474,6 +482,12 @@ class Recording:
                 f"The pipeline ran copies of its {type(self.scheduler).__name__} beside each "
                 f"other: the record holds one run, and {self.tape.aside} steps of its copies are "
                 "left out."
+            )
+        first = len(self.tape.calls) - len(calls)  # that is kept
+        if again := {begun for begun in self.tape.runs if first < begun < len(self.tape.calls)}:
+            say(
+                f"{len(again) + 1} runs passed one after the other: the record holds the steps of "
+                "all and the picture of the last; give each run a recorder of its own."
             )
         channels = getattr(getattr(self.vae, "config", None), "latent_channels", None)
         instead = "" if self.layout is None else self.layout.instead
@@ -558,37 +572,7 @@ class Recording:
                 say(f"{type(self.pipe).__name__} has no autoencoder: its steps have no pictures.")
             return {}
         check_drawable(calls[-1].latents)
-        drawn = step_pictures(self.vae, arrays, self.preview, self.layout)
+        drawn = step_pictures(self.vae, arrays, self.preview, self.layout, self.every)
         if not drawn and self.vae is not None and {"latents", "denoised"} & set(self.names):
             raise ValueError("nobody described how its latents are decoded")
         return drawn
-
-
-# --- the other stages ----------------------------------------------------------------------------
-
-
-def _stage(
-    tape: Recording,
-    stage: Stage,
-    heard_of: Tape,
-    parameters: Mapping[str, Any],
-    call: Mapping[str, Any],
-) -> tuple[Trajectory, ...]:
-    """The steps of another stage as a record of their own; of a prior (d, 1, 1) for (c, h, w).
-
-    unCLIP diffuses twice, first an embedding, then a picture of it (arXiv 2204.06125, section 2).
-    """
-    told = {
-        name: call.get(f"{stage.name}_{name}", parameters[f"{stage.name}_{name}"].default)
-        for name in ("num_inference_steps", "guidance_scale")
-        if f"{stage.name}_{name}" in parameters
-    }
-    told |= {"scheduler": type(stage.scheduler).__name__}
-    same = {name: tape.facts[name] for name in ("prompt", "seed", "model", "versions")}
-    if hasattr(stage.network, "clip_mean"):
-        arrays = prior_arrays(stage.network, stage.scheduler, heard_of, tape.names)
-        return (Trajectory(**arrays, **same, call=told),)
-    calls = [laid_out(one, Layout()) for one in of_one_shape(heard_of.calls)]
-    arrays = arrays_of(calls, prediction_of(stage.scheduler), tape.names)
-    del arrays["guidance"]
-    return (Trajectory(**arrays, **step_pictures(None, arrays, tape.preview), **same, call=told),)

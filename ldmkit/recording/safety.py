@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.check import say
-from ldmkit.recording.hooks import denoiser_of
+from ldmkit.loading.families import denoiser_of
 
 __all__ = ["WITHHELD", "checked", "has_checker", "hidden_of", "say_what_is_black"]
 

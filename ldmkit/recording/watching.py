@@ -16,7 +16,9 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -31,6 +33,7 @@ __all__ = [
     "Seen",
     "Watcher",
     "check_visible",
+    "is_visible",
     "layers_of",
     "rows_with_words",
     "watched",
@@ -69,10 +72,11 @@ class Watcher:
         length: tokens of text in this call of the network.
         places: of the picture, in this call.
         batch: pictures, guidance's second halves among them.
+        thread: whose calls of the network are heard.
     """
 
     def __init__(self, family: Family) -> None:
-        self.family = family
+        self.family, self.thread = family, threading.get_ident()
         self.length = self.places = self.batch = 0
         self._layer: tuple[str, int | None] | None = None
 
@@ -87,6 +91,15 @@ class Watcher:
     def attend(self, seen: Seen, run: Run) -> torch.Tensor:
         """The attention's output; ``run(query=...)`` computes it, with other parts if wanted."""
         return run()
+
+    def hooks(self, module: torch.nn.Module) -> Iterable[Any]:
+        """Handles of further hooks in the network, which ``watched`` takes away."""
+        return ()
+
+    @property
+    def here(self) -> bool:
+        """Whether this thread's calls are heard."""
+        return self.thread == threading.get_ident()
 
     def begin(self, module: torch.nn.Module, given: Mapping[str, Any]) -> None:
         """Notes how many tokens and places a call of the network has."""
@@ -112,7 +125,8 @@ class Watcher:
         apart = self.family.tokens == "apart"  # else it is the words among themselves
         if own is not None and own == keys and own in (self.length, self.length + extra) and apart:
             return slice(0, keys), slice(0, queries)
-        if own is not None and keys == own + queries and keys != queries:
+        apart = self.family.tokens == "apart"  # else the picture may ask alone, see intervene
+        if apart and own is not None and keys == own + queries and keys != queries:
             return slice(0, own), slice(0, queries)
         text = keys - self.places
         if text not in (self.length, self.length + extra) or queries not in (keys, self.places):
@@ -149,43 +163,87 @@ def layers_of(network: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 @contextmanager
 def watched(network: torch.nn.Module, watcher: Watcher) -> Iterator[None]:
-    """Lets a watcher hear the attention of a network while the block runs."""
-    forward = network.forward
-    signature, mode = inspect.signature(forward), _Mode(watcher)
-    earlier = vars(network).get("forward")
+    """Lets a watcher hear the attention of a network while the block runs, in the watcher's thread.
 
-    @functools.wraps(forward)  # pipelines and others read its signature
-    def heard(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        given = watcher.network(network, _flat(signature, bound.arguments))
-        watcher.begin(network, given)
-        try:
-            with mode:
+    Others may watch it meanwhile, and whoever came first may go first.
+    """
+    with _guard:
+        if network not in _standing:
+            _standing[network] = _Standing(network)
+        standing = _standing[network]
+        standing.watchers = (*standing.watchers, watcher)
+    hooks = list(watcher.hooks(network))
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+        with _guard:
+            standing.watchers = tuple(one for one in standing.watchers if one is not watcher)
+            if not standing.watchers:
+                del _standing[network]
+                standing.go()
+
+
+class _Standing:
+    """What stands in a network's forward and round its layers, for all who watch it.
+
+    Attributes:
+        watchers: in the order in which they came.
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.watchers: tuple[Watcher, ...] = ()
+        self._leaving = ExitStack()
+        forward, earlier = network.forward, vars(network).get("forward")
+        signature = inspect.signature(forward)
+
+        @functools.wraps(forward)  # pipelines and others read its signature
+        def heard(*args: Any, **kwargs: Any) -> Any:
+            mine = self._of_this_thread()
+            if not mine:
+                return forward(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
+            given = _flat(signature, bound.arguments)
+            with ExitStack() as stack:
+                for watcher in reversed(mine):  # who came last is asked first
+                    given = watcher.network(network, given)
+                    watcher.begin(network, given)
+                    stack.callback(setattr, watcher, "_layer", None)
+                    stack.enter_context(_Mode(watcher))
                 return forward(**given)
-        finally:
-            watcher._layer = None
 
-    def enter(name: str) -> Any:
-        def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        for name, module in layers_of(network).items():
+            enter = functools.partial(self._enter, name)
+            self._leaving.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            self._leaving.callback(module.register_forward_hook(self._leave).remove)
+        self._leaving.callback(_put_back, network, earlier)
+        network.forward = heard
+
+    def go(self) -> None:
+        """Leaves everything as it was."""
+        self._leaving.close()
+
+    def _of_this_thread(self) -> list[Watcher]:
+        return [watcher for watcher in self.watchers if watcher.here]
+
+    def _enter(
+        self, name: str, module: Any, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        for watcher in self._of_this_thread():
             kwargs = watcher.layer(name, kwargs)
             words = kwargs.get("encoder_hidden_states")
             words = words[0] if isinstance(words, tuple) else words  # an IP-Adapter's beside it
             watcher._layer = name, None if words is None else words.shape[1]
-            return args, kwargs
+        return args, kwargs
 
-        return hook
+    def _leave(self, module: Any, args: Any, output: Any) -> None:
+        for watcher in self._of_this_thread():
+            watcher._layer = None
 
-    def leave(module: Any, args: Any, output: Any) -> None:
-        watcher._layer = None
 
-    with ExitStack() as stack:
-        for name, module in layers_of(network).items():
-            pre = module.register_forward_pre_hook(enter(name), with_kwargs=True)
-            stack.callback(pre.remove)
-            stack.callback(module.register_forward_hook(leave).remove)
-        stack.callback(_put_back, network, earlier)
-        network.forward = heard
-        yield
+_standing: weakref.WeakKeyDictionary[torch.nn.Module, _Standing] = weakref.WeakKeyDictionary()
+_guard = threading.Lock()
 
 
 def _flat(signature: inspect.Signature, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,6 +313,15 @@ def rows_with_words(watcher: Watcher, pictures: int, call: int, pipe: Any) -> ra
 
 
 # --- what is refused -----------------------------------------------------------------------------
+
+
+def is_visible(pipe: Any, networks: Sequence[torch.nn.Module]) -> bool:
+    """Whether ``check_visible`` lets a pipeline pass."""
+    try:
+        check_visible(pipe, networks, "")
+    except ValueError:
+        return False
+    return True
 
 
 def check_visible(pipe: Any, networks: Sequence[torch.nn.Module], what: str) -> None:

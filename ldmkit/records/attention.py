@@ -7,8 +7,9 @@ In a layer of cross-attention each place of the picture asks every token of the 
 
 over *all* keys; the column of a token, laid out as (h, w), is its map. Where words and picture
 attend to each other jointly (SD 3, FLUX) the keys of the softmax are the picture's too, and what a
-place gives to all words together is less than one. Made while a pipeline runs, elsewhere: this file
-knows numpy and pillow only.
+place gives to all words together is less than one. Maps of concepts that are *not* in the prompt
+tell another thing: which of them a place is most like (``AttentionMaps.concepts``). Made while a
+pipeline runs, elsewhere: this file knows numpy and pillow only.
 """
 
 from __future__ import annotations
@@ -91,6 +92,9 @@ class AttentionMaps:
         layers: where the maps come from, in the order of a step.
         maps: for each layer (steps, rows, heads, h, w), one of the heads where their mean was kept.
             Float32, or float16 of a network that works in half precision.
+        concepts: whether ``words`` are not the prompt's but concepts beside it (ConceptAttention,
+            arXiv 2502.04320). Then a map is a softmax over the concepts: in each layer the maps of
+            all of them sum to 1 at every place.
         others: the maps of the batch's other pictures; ``of(1)``.
 
     Raises:
@@ -103,6 +107,7 @@ class AttentionMaps:
     rows: tuple[tuple[int, ...], ...]
     layers: tuple[Layer, ...]
     maps: tuple[Float32, ...] = field(repr=False)
+    concepts: bool = False
     others: tuple[AttentionMaps, ...] = ()
     run: Trajectory | None = field(default=None, repr=False)  # whose pictures lie under a map
     batch: int = 0  # which picture of that run
@@ -132,6 +137,8 @@ class AttentionMaps:
                 f"maps must be one array for each of 1 to {MAX_LAYERS} layers, got {len(maps)} "
                 f"for {len(self.layers)}."
             )
+        if not isinstance(self.concepts, bool):
+            raise RecordError(f"concepts must be True or False, got {short(self.concepts)}.")
         if len(self.rows) != len(self.words):
             raise RecordError(
                 f"rows must be told for {len(self.words)} words, got {len(self.rows)}."
@@ -291,10 +298,11 @@ class AttentionMaps:
 
     def _rows(self, word: Key) -> tuple[int, ...]:
         name, at = word if isinstance(word, tuple) and len(word) == 2 else (word, None)
+        whose = "These maps have no concept" if self.concepts else "The prompt has no word"
         if not isinstance(name, str) or not name.strip():
             raise RecordError(
                 f'A word must be a string, or a pair like ("a", 1), got {short(word)}; '
-                f"this prompt has {self._known()}."
+                f"there are {self._known()}."
             )
         places = [
             tuple(row for i in span for row in self.rows[i]) for span in find(name, self.words)
@@ -304,9 +312,8 @@ class AttentionMaps:
             places = [same] if same else []
         if not places:
             near = did_you_mean(name.lower(), [w.lower() for w in self.words] + [*self.special])
-            raise RecordError(
-                f"The prompt has no word {short(name)}; {near or f'it has {self._known()}.'}"
-            )
+            known = f"{'they have' if self.concepts else 'it has'} {self._known()}."
+            raise RecordError(f"{whose} {short(name)}; {near or known}")
         if at is None and len(places) > 1:
             raise RecordError(
                 f"The prompt has {short(name)} {len(places)} times; take maps[{name!r}, 0] to "
@@ -334,7 +341,8 @@ class AttentionMaps:
     def __repr__(self) -> str:
         return (
             f"AttentionMaps({cut(self.prompt, 60)!r}, {len(self)} steps, {len(self.layers)} "
-            f"layers, {len(self.tokens)} tokens: {cut(', '.join(map(key_words, self.shown)), 120)})"
+            f"layers, {len(self.tokens)} {'concepts' if self.concepts else 'tokens'}: "
+            f"{cut(', '.join(map(key_words, self.shown)), 120)})"
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
@@ -460,6 +468,7 @@ def pack(maps: AttentionMaps, dtype: np.dtype[Any]) -> tuple[Arrays, list[dict[s
                 "words": one.words,
                 "rows": one.rows,
                 "layers": one.layers,
+                "concepts": one.concepts,
             }
         )
     return arrays, words
@@ -478,6 +487,7 @@ def unpack(arrays: Arrays, words: Sequence[Mapping[str, Any]]) -> AttentionMaps 
                 **{name: own[name] for name in ("prompt", "tokens", "words", "rows")},
                 "layers": layers,
                 "maps": maps,
+                "concepts": own.get("concepts", False),  # not in files of an earlier ldmkit
             }
         )
     if not found:

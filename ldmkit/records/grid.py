@@ -210,11 +210,13 @@ class Grid:
         return kept, dropped
 
     def _position(self, axis: str, label: Any) -> int:
-        if label not in self.axes[axis]:
-            raise RecordError(
-                f"{axis} has the labels {short(self.axes[axis], 200)}, got {short(label)}."
-            )
-        return self.axes[axis].index(label)
+        flag = isinstance(label, (bool, np.bool_))  # True == 1 is no seed
+        for i, known in enumerate(self.axes[axis]):
+            if known == label and isinstance(known, bool) == flag:
+                return i
+        raise RecordError(
+            f"{axis} has the labels {short(self.axes[axis], 200)}, got {short(label)}."
+        )
 
     def estimate(self, name: str = "score", **labels: Any) -> Estimate:
         """Mean of one of the values over a selection, with its 95 % interval.

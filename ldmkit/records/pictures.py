@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ldmkit.check import choice, number, short, whole
-from ldmkit.records.law import at_unit_variance, clean_of, noise_of
+from ldmkit.records.noise_law import at_unit_variance, clean_of, noise_of
 from ldmkit.records.record import RecordError, index_of, write_atomically
 from ldmkit.records.rgb import fitted, flat
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = [
     "LANES",
     "blank_hidden",
+    "can_be_linear",
     "drawable",
+    "every_nth",
     "is_crisp",
     "is_hidden",
     "is_picture",
@@ -49,6 +51,11 @@ LANES = (
     "denoised_text",
     "denoised_uncond",
 )
+
+
+def every_nth(count: int, every: int) -> list[int]:
+    """Every so many of ``count`` steps, the first and the last always."""
+    return sorted({*range(0, count, every), count - 1}) if count else []
 
 
 def is_picture(lane: str) -> bool:
@@ -94,8 +101,11 @@ def _tile(size: tuple[int, int]) -> NDArray[np.uint8]:
 
 def drawable(traj: Trajectory, lane: str) -> bool:
     """Whether ``lane_array`` can draw this lane of this record."""
-    if lane in traj.previews:
-        return True
+    return lane in traj.previews or can_be_linear(traj, lane)
+
+
+def can_be_linear(traj: Trajectory, lane: str) -> bool:
+    """Whether its latents are there, and what turns them into colours."""
     if lane not in LANES or not _follows(traj, lane):
         return False
     latents = traj.latents if traj.latents is not None else getattr(traj, lane)
@@ -136,8 +146,9 @@ def lane_array(traj: Trajectory, lane: str, batch: int = 0) -> NDArray[np.uint8]
     """Frames of one lane at their own resolution.
 
     Returns:
-        (n, H, W, 3) uint8: decoded step pictures where the record has them, else one pixel
-        per latent; a grey tile for a picture that a safety checker hid.
+        (n, H, W, 3) uint8: decoded step pictures where the record has them (steps between them,
+        with ``preview_every``, by the linear map at their size), else one pixel per latent; a grey
+        tile for a picture that a safety checker hid.
 
     Raises:
         RecordError: as ``Trajectory.pictures``.
@@ -146,10 +157,22 @@ def lane_array(traj: Trajectory, lane: str, batch: int = 0) -> NDArray[np.uint8]
     if is_hidden(traj, batch):
         side = fitted(_picture_size(traj), 256)
         return np.broadcast_to(_tile(side), (len(traj.timesteps), side[1], side[0], 3))
-    if lane in traj.previews:
-        return traj.previews[lane][:, batch]
+    if lane not in traj.previews:
+        return _linear(traj, lane, batch)
+    decoded = traj.previews[lane][:, batch]
+    if len(decoded) == len(traj.timesteps):
+        return decoded
+    frames, size = _linear(traj, lane, batch), decoded.shape[2:0:-1]
+    large = [Image.fromarray(one).resize(size, Image.Resampling.BICUBIC) for one in frames]
+    whole = np.stack([np.asarray(one) for one in large])
+    whole[every_nth(len(whole), traj.preview_every)] = decoded
+    return whole
+
+
+def _linear(traj: Trajectory, lane: str, batch: int) -> NDArray[np.uint8]:
+    """(n, h, w, 3): one pixel per latent, by the linear map."""
     whole = lane_latents(traj, lane)
-    assert whole is not None  # _check has seen it
+    assert whole is not None  # whoever asks has seen to it
     frames = whole[:, batch]  # (n, c, h, w)
     if lane == "latents":
         alphas, sigmas = (a[:, None, None, None] for a in (traj.alphas, traj.sigmas))

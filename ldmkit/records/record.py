@@ -256,7 +256,7 @@ def path_of(path: Any) -> Path:
     return Path(os.fsdecode(name))
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> Path:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
     """Calls ``write`` with a path beside ``path`` and moves the finished file into place.
 
     Nothing half-written stays: an error or an interrupt removes the part, and a file that was
@@ -340,11 +340,7 @@ def save_record(
             f"open it with max_bytes={len(data)}.",
             stacklevel=3,
         )
-    return write_atomically(path, lambda part: _write(part, data))
-
-
-def _write(part: Path, data: bytes) -> None:
-    part.write_bytes(data)
+    return write_atomically(path, lambda part: part.write_bytes(data))
 
 
 def json_text(words: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ldmkit.check import plain, text
+from ldmkit.check import cut, plain, text
 from ldmkit.records.record import RecordError, place_of
 
 __all__ = ["Estimate", "Table", "Z", "mean_of", "paired_difference", "wilson"]
@@ -160,15 +160,14 @@ class Table(Sequence[Mapping[str, Any]]):
         aligned = {
             column: "right" if self._is_number(column) else "left" for column in self.columns
         }
-        cell = '<{tag} style="text-align:{align};padding:0.2em 0.8em{whole}">{text}</{tag}>'
+        cell = '<{tag} style="text-align:{align};padding:0.2em 0.8em">{text}</{tag}>'
         head = "".join(
-            cell.format(tag="th", align=aligned[name], text=text(name), whole=_whole(name))
-            for name in self.columns
+            cell.format(tag="th", align=aligned[name], text=_markup(name)) for name in self.columns
         )
         body = "".join(
             "<tr>"
             + "".join(
-                cell.format(tag="td", align=aligned[name], text=text(words), whole=_whole(words))
+                cell.format(tag="td", align=aligned[name], text=_markup(words))
                 for name, words in zip(self.columns, self._texts(row), strict=True)
             )
             + "</tr>"
@@ -192,9 +191,13 @@ class Table(Sequence[Mapping[str, Any]]):
         )
 
 
-def _whole(words: str) -> str:
-    """Short words stay on one line: a wide table is scrolled, a squeezed one can't be read."""
-    return ";white-space:nowrap" if len(words) <= 40 else ""
+def _markup(words: str) -> str:
+    """Short words stay on one line: a wide table is scrolled, a squeezed one can't be read.
+
+    Long ones take what room there is: they push no other column out of sight.
+    """
+    style = "white-space:nowrap" if len(words) <= 40 else "min-width:20em;overflow-wrap:anywhere"
+    return f'<div style="{style}">{text(words)}</div>'
 
 
 def _cell(value: Any, digits: int) -> str:
@@ -204,4 +207,4 @@ def _cell(value: Any, digits: int) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.{digits}f}"
-    return f"{value:,}" if isinstance(value, int) else plain(str(value))
+    return f"{value:,}" if isinstance(value, int) else cut(plain(str(value)), 300)

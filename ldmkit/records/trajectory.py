@@ -11,11 +11,11 @@ alpha = 1 for Euler and its kin (arXiv 2206.00364, eq. 1) and alpha = 1 - sigma 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,11 +40,12 @@ from ldmkit.records.record import (
     index_of,
     open_record,
     pack_pictures,
-    place_of,
     save_record,
     string,
     unpack_pictures,
+    whole_of,
 )
+from ldmkit.records.steps import ESTIMATES, Step, Steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,9 +54,6 @@ __all__ = ["ESTIMATES", "Step", "Steps", "Trajectory"]
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-
-# Arrays with one entry per step; `latents` has one more, the last output.
-ESTIMATES = ("denoised", "noise_pred", "noise_pred_text", "noise_pred_uncond", "model_output")
 
 SCHEDULE = ("timesteps", "alphas", "sigmas")  # float64, in files too: the law must hold
 ARRAYS = ("latents", *ESTIMATES, "rgb")
@@ -66,6 +64,7 @@ MAX_STAGES, MAX_DEPTH = 256, 3
 _TOLD = (
     "scheduler",
     "scheduler_config",
+    "guider",
     "adapters",
     "learned_words",
     "generator_seed",
@@ -75,73 +74,6 @@ _TOLD = (
     "guidance",
     "intervene",
 )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Step:
-    """One step of a trajectory; arrays that were not kept are ``None``.
-
-    Attributes:
-        index: position among the scheduler's calls, from 0.
-        timestep: what the network was told, as the scheduler counts.
-        alpha: how much of the clean latents is in ``latents``.
-        sigma: how much noise is in ``latents``.
-        latents: what entered the step, (b, c, h, w).
-        denoised: the clean estimate x0, (b, c, h, w).
-        noise_pred: the predicted noise ε after guidance, (b, c, h, w).
-        noise_pred_text: ε with the words alone, (b, c, h, w).
-        noise_pred_uncond: ε without the words, (b, c, h, w).
-        model_output: what the network gave (ε, v or x0), (b, c, h, w).
-        output: what left the step, (b, c, h, w).
-    """
-
-    index: int
-    timestep: float
-    alpha: float
-    sigma: float
-    latents: Float32 | None = field(repr=False)
-    denoised: Float32 | None = field(repr=False)
-    noise_pred: Float32 | None = field(repr=False)
-    noise_pred_text: Float32 | None = field(repr=False)
-    noise_pred_uncond: Float32 | None = field(repr=False)
-    model_output: Float32 | None = field(repr=False)
-    output: Float32 | None = field(repr=False)
-
-
-class Steps(Sequence[Step]):
-    """The steps of a trajectory by number: ``traj.steps[4]``, ``traj.steps[-1]``, a loop."""
-
-    def __init__(self, trajectory: Trajectory) -> None:
-        self._trajectory = trajectory
-
-    def __len__(self) -> int:
-        return len(self._trajectory.timesteps)
-
-    @overload
-    def __getitem__(self, index: int) -> Step: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Step, ...]: ...
-    def __getitem__(self, index: int | slice) -> Step | tuple[Step, ...]:
-        if isinstance(index, slice):
-            return tuple(self._step(i) for i in range(*index.indices(len(self))))
-        return self._step(place_of("step", index, len(self)))
-
-    def _step(self, i: int) -> Step:
-        t = self._trajectory
-        kept = {name: _at(getattr(t, name), i) for name in ESTIMATES}
-        return Step(
-            index=i,
-            timestep=float(t.timesteps[i]),
-            alpha=float(t.alphas[i]),
-            sigma=float(t.sigmas[i]),
-            latents=_at(t.latents, i),
-            output=_at(t.latents, i + 1),
-            **kept,
-        )
-
-
-def _at(array: Float32 | None, i: int) -> Float32 | None:
-    return None if array is None else array[i]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -170,7 +102,10 @@ class Trajectory:
         model_output: (n, b, c, h, w) as the network gave it, after guidance.
         rgb: (c+1, 3) linear map from latents to colours in 0..1, the last row its constant.
         images: final pictures of the batch; may be empty after an early stop.
-        previews: lane name to decoded step pictures, (n, b, H, W, 3) uint8.
+        previews: lane name to decoded step pictures, (n, b, H, W, 3) uint8; with
+            ``preview_every`` of fewer steps.
+        preview_every: 1, or of how many steps one was decoded, the first and the last always;
+            those between are drawn by ``rgb``.
         attention: where each word was looked at, step by step; ``None`` where it was not asked for.
         stopped: the run ended early.
         hidden: for each picture of the batch whether a safety checker blacked it out: its steps
@@ -199,6 +134,7 @@ class Trajectory:
     rgb: Float32 | None = None
     images: tuple[Image.Image, ...] = ()
     previews: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    preview_every: int = 1
     attention: AttentionMaps | None = None
     stopped: bool = False
     hidden: tuple[bool, ...] = ()
@@ -246,6 +182,8 @@ class Trajectory:
                 check_seed("seed", seed)
         string("model", self.model)
         object.__setattr__(self, "stopped", flag_of("stopped", self.stopped))
+        every = whole_of("preview_every", self.preview_every, 1)
+        object.__setattr__(self, "preview_every", every)
         if not isinstance(self.hidden, tuple) or not all(type(h) is bool for h in self.hidden):
             raise RecordError("hidden must hold True or False for each picture of the batch.")
         if not all(isinstance(stage, Trajectory) for stage in self.stages):
@@ -268,11 +206,20 @@ class Trajectory:
         if self.rgb is not None:
             rows = None if shape[1] is None else shape[1] + 1
             self._freeze("rgb", np.float32, (rows, 3))
+        drawn_steps = len(_pictures.every_nth(n, self.preview_every))
         pictures = {
-            lane: frozen(f"previews[{lane!r}]", array, np.uint8, (n, shape[0], None, None, 3))
+            lane: frozen(
+                f"previews[{lane!r}]", array, np.uint8, (drawn_steps, shape[0], None, None, 3)
+            )
             for lane, array in copied("previews", self.previews).items()
         }
         object.__setattr__(self, "previews", pictures)
+        between = drawn_steps < n and pictures
+        if between and not all(_pictures.can_be_linear(self, lane) for lane in pictures):
+            raise RecordError(
+                "preview_every must be 1 where rgb and the latents can't draw the steps between, "
+                f"got {self.preview_every}."
+            )
         if self.hidden and self.batch_size not in (1, len(self.hidden)):
             raise RecordError(
                 f"hidden must hold {self.batch_size} values, one for each picture, "
@@ -404,10 +351,10 @@ class Trajectory:
     def keywords(self) -> dict[str, Any]:
         """What repeats the run: ``record(pipe, **traj.keywords)``, the picture again to the bit.
 
-        The same pipeline with the same scheduler, versions and kind of machine are taken for
-        granted. What no record holds is said aloud: keywords beside words and numbers (a start
-        picture, latents, a callback: ``call["left_out"]``), a run without a seed, adapters that
-        were loaded, words that were changed on the way (``intervene``).
+        The same pipeline with the same scheduler (and guider), versions and kind of machine are
+        taken for granted. What no record holds is said aloud: keywords beside words and numbers
+        (a start picture, latents, a callback: ``call["left_out"]``), a run without a seed, adapters
+        that were loaded, words that were changed on the way (``intervene``).
         """
         words = {name: getattr(self, name) for name in ("prompt", "negative_prompt", "seed")}
         words["seed"] = self.call.get("generator_seed") if self.seed is None else self.seed
@@ -570,7 +517,7 @@ def _pack(traj: Trajectory, dtype: np.dtype[Any]) -> tuple[Arrays, dict[str, Any
     stages = [_pack(stage, dtype) for stage in traj.stages]
     for i, (inner, _) in enumerate(stages):
         arrays |= {f"stages/{i}/{name}": array for name, array in inner.items()}
-    words = {name: getattr(traj, name) for name in (*WORDS, "hidden")}
+    words = {name: getattr(traj, name) for name in (*WORDS, "hidden", "preview_every")}
     return arrays, words | {"attention": maps, "stages": [inner for _, inner in stages]}
 
 
@@ -587,12 +534,16 @@ def _cast(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _unpack(arrays: Arrays, words: Mapping[str, Any]) -> Trajectory:
     fields: dict[str, Any] = {name: words[name] for name in WORDS}
-    fields["hidden"] = words.get("hidden", ())  # not in files of an earlier ldmkit
+    # neither in files of an earlier ldmkit
+    fields["hidden"], fields["preview_every"] = (
+        words.get("hidden", ()),
+        words.get("preview_every", 1),
+    )
     fields |= {name: arrays[name] for name in SCHEDULE}
     fields |= {name: arrays[name] for name in ARRAYS if name in arrays}
     fields["previews"] = _below("previews/", arrays)
     fields["images"] = unpack_pictures(arrays)
-    # neither in files of an earlier ldmkit
+    # not in files of an earlier ldmkit
     fields["attention"] = _attention.unpack(arrays, words.get("attention", ()))
     stages = words["stages"]
     if len(stages) > MAX_STAGES:  # before each of them is read

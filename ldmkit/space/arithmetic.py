@@ -37,7 +37,7 @@ from ldmkit.space.interpolate import (
     label_of,
     picture_of,
 )
-from ldmkit.space.unclip import Family, check_decoding, decoding_family, sample_prior
+from ldmkit.space.unclip import Unclip, check_decoding, decoding_unclip, sample_prior
 
 __all__ = [
     "AXES",
@@ -108,7 +108,7 @@ def text_diff(
         TypeError: a pipeline that decodes no embeddings, or a wrong type.
         ValueError: θ outside 0…1, texts that say the same, or as ``decode_embedding``.
     """
-    family = decoding_family(unclip, "text_diff")
+    family = decoding_unclip(unclip, "text_diff")
     thetas = _thetas(theta, num_frames)
     for name, text in (("source", source), ("target", target)):
         if not isinstance(text, str):
@@ -122,7 +122,8 @@ def text_diff(
     here = _start(family, picture, space, call, **begin)
     walk = _turned(unclip, here, towards, thetas, seed=seed, **going, **call)
     title = f"{source or 'no words'} → {target or 'no words'}"
-    told = {"source": source, "target": target, "inverted": "latents" in call}
+    inverted = invert and not isinstance(picture, Embedding)
+    told = {"source": source, "target": target, "inverted": inverted}
     return _finished(walk, space, title, told)
 
 
@@ -171,7 +172,7 @@ def walk_sum(
         TypeError: no unCLIP pipeline, or a term of a wrong kind.
         ValueError: nothing to begin with or to add, terms that cancel, θ outside 0…1.
     """
-    family = decoding_family(unclip, "walk_sum")
+    family = decoding_unclip(unclip, "walk_sum")
     first, others = parted(terms)
     choice("form", form, FORMS)
     if form == "sum" and "method" in call:
@@ -192,7 +193,8 @@ def walk_sum(
     else:
         walk = _added(unclip, (first[0], here), added, num_frames, seed=seed, **going, **call)
     named = [(weight, label_of(thing, i)) for i, (weight, thing) in enumerate([first, *others])]
-    told = {"form": form, "terms": named, "inverted": "latents" in call}
+    inverted = invert and not isinstance(began, Embedding)
+    told = {"form": form, "terms": named, "inverted": inverted}
     return _finished(walk, space, written(named), told)
 
 
@@ -232,7 +234,7 @@ def _finished(walk: Walk, clip: ClipSpace, title: str, told: Mapping[str, Any]) 
 
 
 def _check_walk(
-    family: Family,
+    family: Unclip,
     caller: str,
     first: Any,
     clip: Any,
@@ -269,7 +271,7 @@ def _check_walk(
 
 
 def _start(
-    family: Family,
+    family: Unclip,
     picture: Any,
     clip: ClipSpace,
     call: dict[str, Any],

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.check import short
-from ldmkit.loading.device import RELEASED, works_on
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.device import RELEASED, ReleasedError, works_on
 from ldmkit.loading.quiet import no_progress_bars, one_load, swift_imports
+from ldmkit.loading.siblings import origin_of
 from ldmkit.records import Embedding
 from ldmkit.threads import on_one_thread
 
@@ -115,7 +115,7 @@ class ImageHalf:
 def _weight(network: Any) -> torch.Tensor:
     weight: torch.Tensor = next(network.parameters())
     if weight.is_meta and works_on(network).type == "meta":  # offloaded ones come when called
-        raise RuntimeError(RELEASED)
+        raise ReleasedError(RELEASED)
     return weight
 
 

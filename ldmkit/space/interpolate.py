@@ -22,22 +22,23 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ldmkit.check import choice, flag, function, short, whole
+from ldmkit.check import choice, flag, function, say, says_no, short, whole
 from ldmkit.critters import Scene
 from ldmkit.latents import decode_latents, encode_image
 from ldmkit.latents.inversion import own_noise
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.device import ReleasedError
+from ldmkit.loading.families import denoiser_of
+from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording import record
-from ldmkit.recording.hooks import denoiser_of
-from ldmkit.recording.kept import versions
+from ldmkit.recording.settings import versions
 from ldmkit.records import Embedding, Step, Trajectory, Walk
-from ldmkit.records.law import at_unit_variance
+from ldmkit.records.noise_law import at_unit_variance
 from ldmkit.records.rgb import to_rgb
 from ldmkit.space import paths
 from ldmkit.space.clip import clip_space
 from ldmkit.space.prompts import Between, mixing
-from ldmkit.space.unclip import Family, check_decoding, decode_embedding, family_of, sample_prior
+from ldmkit.space.unclip import Unclip, check_decoding, decode_embedding, sample_prior, unclip_of
 
 __all__ = [
     "METHODS",
@@ -51,7 +52,6 @@ __all__ = [
 
 METHODS = tuple(paths.METHODS)
 MOST_FRAMES = 1000
-_STILL = ("latent", "pixel")  # nothing is denoised
 _SMALL = 50_000_000  # parameters: what runs in batches without asking
 _BATCH = 8
 _OWN = (
@@ -136,23 +136,31 @@ def interpolate(
         pipe=pipe,
         ends=(a, b, *more_ends),
         places=places,
-        method=method or ("lerp" if space == "pixel" else "slerp"),
+        method=method or SPACES[space].method,
         seed=_seed(seed),
         call=call,
         invert=_inverting(invert, space),
         batch_size=batch_size,
         on_step=on_step,
     )
-    if call and space in _STILL:
+    if call and SPACES[space].still:
         raise TypeError(
             f"space={space!r} runs no network and takes no {next(iter(call))!r}; leave it out."
         )
     frames: list[Frame] = []
-    for frame in SPACES[space](order):
-        frames.append(frame)
-        answer = None if on_frame is None else on_frame(len(frames) - 1, frame.picture)
-        if isinstance(answer, (bool, np.bool_)) and not answer:
-            break
+    model = origin_of(pipe).name if space != "pixel" else ""
+    try:
+        for frame in SPACES[space].walk(order):
+            frames.append(frame)
+            answer = None if on_frame is None else on_frame(len(frames) - 1, frame.picture)
+            if says_no(answer):
+                break
+    except ReleasedError:  # between two pictures, or while the last one was decoded
+        if not frames:
+            raise
+        say(
+            f"The pipeline was released: {len(frames)} of {len(places)} pictures are made and kept."
+        )
     if not frames:
         raise RuntimeError("The walk was stopped before its first picture; let it make one.")
     names = [label_of(end, i) for i, end in enumerate(order.ends)]
@@ -166,9 +174,9 @@ def interpolate(
         title=" → ".join(names),
         space=space,
         method=order.method,
-        seed=None if space in _STILL else order.seed,
+        seed=None if SPACES[space].still else order.seed,
         call=order.told,
-        model=origin_of(pipe).name if space != "pixel" else "",
+        model=model,
         versions=versions(),
     )
 
@@ -323,7 +331,7 @@ def check_held(call: Mapping[str, Any], caller: str) -> None:
 
 def clip_image(order: Order) -> Iterator[Frame]:
     """Between embeddings of pictures, each place decoded from the same noise."""
-    family, call = family_of(order.pipe), order.call
+    family, call = unclip_of(order.pipe), order.call
     if family is None:
         raise TypeError(
             'space="clip_image" needs an unCLIP pipeline, which decodes embeddings, got '
@@ -368,7 +376,7 @@ def _embedding(order: Order, end: Any, number: int) -> Embedding:
     return clip_space(order.pipe).encode_image(picture, label=label_of(end, number))
 
 
-def _own_noises(order: Order, family: Family, ends: list[Embedding]) -> list[torch.Tensor]:
+def _own_noises(order: Order, family: Unclip, ends: list[Embedding]) -> list[torch.Tensor]:
     """(c, h, w) of each end: what gives its picture under its embedding."""
     noises = []
     for i, (end, embedding) in enumerate(zip(order.ends, ends, strict=True)):
@@ -572,11 +580,34 @@ def _refused(space: str, wanted: str, end: Any, number: int) -> TypeError:
     )
 
 
-# The name of each space to its generator.
-SPACES: dict[str, Callable[[Order], Iterator[Frame]]] = {
-    "clip_image": clip_image,
-    "prompt": prompt,
-    "latent": latent,
-    "pixel": pixel,
-    "noise": noise,
+class Space(NamedTuple):
+    """A space to walk in.
+
+    Attributes:
+        walk: the walk's frames, one by one.
+        title: what a panel calls it; one without isn't offered there.
+        has: whether a pipeline has it.
+        still: nothing is denoised, so that neither seed nor keywords of the pipeline matter.
+        method: the way that is taken by default.
+    """
+
+    walk: Callable[[Order], Iterator[Frame]]
+    title: str = ""
+    has: Callable[[Any], bool] = lambda pipe: True
+    still: bool = False
+    method: str = "slerp"
+
+
+SPACES = {
+    "clip_image": Space(
+        clip_image, "CLIP embeddings of pictures", lambda pipe: unclip_of(pipe) is not None
+    ),
+    "prompt": Space(
+        prompt, "encoded prompts", lambda pipe: callable(getattr(pipe, "encode_prompt", None))
+    ),
+    "latent": Space(
+        latent, "latents", lambda pipe: getattr(pipe, "vae", None) is not None, still=True
+    ),
+    "pixel": Space(pixel, "pixels", still=True, method="lerp"),
+    "noise": Space(noise),
 }

@@ -7,7 +7,7 @@ the two lies a vector that can be added to, walked along, and decoded many times
     z = ldmkit.sample_prior(unclip, "a red cat", seed=0)
     traj = ldmkit.decode_embedding(unclip, z, seed=0)
 
-Every kind of unCLIP pipeline is a row of ``FAMILIES``: which parts make its prior, which diffusers
+Every kind of unCLIP pipeline is a row of ``UNCLIPS``: which parts make its prior, which diffusers
 pipeline decodes an embedding, and under what names it takes it. Loops and formulas stay in
 diffusers and in ``prior``; a class of diffusers that vanishes takes one row with it.
 """
@@ -25,14 +25,14 @@ from PIL import Image
 
 from ldmkit.check import function, short, whole
 from ldmkit.loading.device import check_open
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.families import denoiser_of
 from ldmkit.loading.quiet import no_retirement_notice, swift_imports
+from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import call as checks
 from ldmkit.recording import record
 from ldmkit.recording.arrays import prior_arrays
-from ldmkit.recording.hooks import denoiser_of
-from ldmkit.recording.kept import versions
-from ldmkit.recording.words import Heard, heard
+from ldmkit.recording.settings import versions
+from ldmkit.recording.truncation import Heard, heard
 from ldmkit.records import Embedding, Step, Trajectory
 from ldmkit.records.trajectory import MAX_STAGES
 from ldmkit.space.clip import clip_space
@@ -40,13 +40,13 @@ from ldmkit.space.encoders import embeddings_of, space_name, stacked
 from ldmkit.space.prior import Prior, draw
 
 __all__ = [
-    "FAMILIES",
-    "Family",
+    "UNCLIPS",
+    "Unclip",
     "check_decoding",
     "decode_embedding",
-    "decoding_family",
-    "family_of",
+    "decoding_unclip",
     "sample_prior",
+    "unclip_of",
     "variations",
 ]
 
@@ -63,7 +63,7 @@ _runs: weakref.WeakKeyDictionary[Embedding, Trajectory] = weakref.WeakKeyDiction
 
 
 @dataclass(frozen=True)
-class Family:
+class Unclip:
     """One kind of unCLIP pipeline; parts and sizes are named as the pipeline names them.
 
     Attributes:
@@ -228,10 +228,10 @@ def _default(pipe: Any, called: Any, name: str) -> Any:
 
 
 # Decodes embeddings, has no prior.
-_STABLE = Family(width_of=("image_normalizer", "embedding_dim"), takes_prompt=True, told_noise=True)
-_KANDINSKY = Family(width_of=("unet", "encoder_hid_dim"), needs=("negative_image_embeds",))
+_STABLE = Unclip(width_of=("image_normalizer", "embedding_dim"), takes_prompt=True, told_noise=True)
+_KANDINSKY = Unclip(width_of=("unet", "encoder_hid_dim"), needs=("negative_image_embeds",))
 # Decodes embeddings to pixels, and makes them larger.
-_KARLO = Family(
+_KARLO = Unclip(
     takes="image_embeddings",
     width_of=("text_proj", "clip_embeddings_dim"),
     names={
@@ -240,7 +240,7 @@ _KARLO = Family(
         "latents": "decoder_latents",
     },
 )
-FAMILIES: dict[str, Family] = {
+UNCLIPS: dict[str, Unclip] = {
     "StableUnCLIPImg2ImgPipeline": _STABLE,
     # The embedded one, and Stable unCLIP with Karlo's prior.
     "StableUnCLIPPipeline": replace(
@@ -263,7 +263,7 @@ FAMILIES: dict[str, Family] = {
         needs=(),
         leaves_black=True,
     ),
-    "KandinskyV22PriorPipeline": Family(
+    "KandinskyV22PriorPipeline": Unclip(
         decodes=False,
         prior_parts=("tokenizer", "text_encoder", "prior", "scheduler"),
         prior_names={
@@ -286,7 +286,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(pipe: Any) -> Family | None:
+def unclip_of(pipe: Any) -> Unclip | None:
     """The family of a pipeline, ``None`` for a stranger; a subclass belongs to its parent's.
 
     Raises:
@@ -294,8 +294,8 @@ def family_of(pipe: Any) -> Family | None:
     """
     check_open(pipe)
     for kind in type(pipe).__mro__:
-        if kind.__name__ in FAMILIES:
-            return replace(FAMILIES[kind.__name__], pipe=pipe)
+        if kind.__name__ in UNCLIPS:
+            return replace(UNCLIPS[kind.__name__], pipe=pipe)
     return None
 
 
@@ -357,7 +357,7 @@ def sample_prior(
         TypeError: a pipeline without a prior, or a wrong type.
         ValueError: a value out of its range.
     """
-    family = family_of(unclip)
+    family = unclip_of(unclip)
     prior = None if family is None else family.prior()
     if family is None or prior is None:
         raise TypeError(
@@ -442,7 +442,7 @@ def decode_embedding(
         TypeError: a pipeline that decodes no embeddings, an unknown keyword, or a wrong type.
         ValueError: an embedding of another model, or a value out of its range.
     """
-    family = decoding_family(unclip, "decode_embedding")
+    family = decoding_unclip(unclip, "decode_embedding")
     decoder = family.decoder()
     given = embeddings_of(embedding, family.width(), space_name(unclip))
     runs = [run for one in given if (run := _runs.get(one)) is not None]
@@ -485,13 +485,13 @@ def decode_embedding(
     )
 
 
-def decoding_family(unclip: Any, caller: str) -> Family:
+def decoding_unclip(unclip: Any, caller: str) -> Unclip:
     """The family of a pipeline that decodes embeddings.
 
     Raises:
         TypeError: no unCLIP pipeline.
     """
-    family = family_of(unclip)
+    family = unclip_of(unclip)
     if family is None:
         raise TypeError(
             f"{caller} takes an unCLIP pipeline, which decodes embeddings of pictures, got "
@@ -501,7 +501,7 @@ def decoding_family(unclip: Any, caller: str) -> Family:
 
 
 def check_decoding(
-    family: Family,
+    family: Unclip,
     call: Mapping[str, Any],
     caller: str = "decode_embedding",
     own: Iterable[str] = _OWN,
@@ -581,7 +581,7 @@ def variations(
         ValueError: a value out of its range, or a picture that can't be read.
         RuntimeError: neither the pipeline nor the package has its CLIP's eye for pictures.
     """
-    family = decoding_family(unclip, "variations")
+    family = decoding_unclip(unclip, "variations")
     num_images = whole("num_images", num_images, 1, _MOST_IMAGES)
     first = whole("seed", seed, 0, 2**63 - 1 - _MOST_IMAGES)
     check_decoding(family, {**options, "noise_level": noise_level})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from browser.lab import command, only_from, run_all
 from playwright.sync_api import expect
@@ -72,3 +74,29 @@ def test_the_slider_changes_pictures_and_the_kernel_hears(lab, grid, open_notebo
     words = "{'num_inference_steps': 8, 'prompt': 'a pig at night'}"
     expect(page.locator(".jp-CodeCell").nth(1).locator(".jp-OutputArea-output")).to_have_text(words)
     only_from(lab, seen)
+
+
+LONG = ("a very detailed oil painting of a red cat with a crown " * 5, "Elektrizitätswerk" * 9, "x")
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"seed": (1, 2), "prompt": LONG},  # captions above the columns
+        {"prompt": LONG, "num_inference_steps": (2, 4, 8)},  # and above the rows
+        {"negative_prompt": LONG, "num_inference_steps": (2, 4, 8)},  # and at their left
+        {"prompt": LONG},  # and under the pictures
+    ],
+)
+def test_long_words_push_no_column(new_page, tmp_path, axes):
+    page = new_page(viewport={"width": 700, "height": 700}).page
+    page.goto(make_grid(axes, size=(64, 64)).to_html(tmp_path / "g.html").as_uri())
+    row = page.locator(".ldm-sheet tr:has(img)").first.locator("img")
+    lefts = [row.nth(i).bounding_box()["x"] for i in range(3)]
+    assert all(72 <= right - left <= 88 for left, right in pairwise(lefts))
+    assert lefts[0] < 240
+    right = "s => Math.max(...[...document.querySelectorAll(s)].map(e => e.scrollWidth))"
+    assert page.evaluate(right, ".ldm-sheet, .ldm-sheet *") <= 660
+    assert page.evaluate(right, "table") < 1300  # of eleven columns, which are scrolled
+    for words in axes.get("num_inference_steps", ()):  # short ones stay on one line
+        assert page.get_by_text(f"{words} steps", exact=True).bounding_box()["height"] < 24

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from ldmkit.figures.html import asset, module
+from ldmkit.figures.webp import webp
+from ldmkit.panels.walk_view import Shown
 from ldmkit.records import Walk
 
 pytestmark = pytest.mark.browser
@@ -89,3 +93,57 @@ def test_without_scripts_the_row_stays(new_page, walk, tmp_path):
     expect(seen.page.locator(".ldm-sheet-frames img")).to_have_count(6)
     expect(seen.page.locator(".ldm-sheet-frames img").last).to_be_visible()
     expect(seen.page.locator(".ldm-slider")).to_have_count(0)
+
+
+GROWING = """async ([source, frames, data]) => {
+    const url = URL.createObjectURL(new Blob([source], {type: "text/javascript"}));
+    const {default: view} = await import(url);
+    const state = {data, count: 0, place: 0, awake: false}, changed = {};
+    window.made = count => {
+        for (let i = 0; i < count; i++)
+            state[`frame_${i}`] = Uint8Array.from(atob(frames[i]), letter => letter.charCodeAt(0));
+        state.count = count;
+        changed["change:count"]?.();
+    };
+    const on = (names, handler) => names.split(" ").forEach(name => { changed[name] = handler; });
+    const set = (name, value) => { state[name] = value; };
+    const model = {get: name => state[name], set, save_changes: () => {}, on, off: () => {}};
+    made(1);
+    view.render({model, el: document.body});
+}"""
+
+
+def test_while_pictures_come_the_slider_stands_under_the_last_one(new_page, walk, shots):
+    """It is as long as the row of all that will be, and goes no further than what there is."""
+    seen = new_page(viewport={"width": 1100, "height": 600})
+    page = seen.page
+    styles = asset("player.css") + asset("walk.css", "ldmkit.panels")
+    page.set_content(f"<!doctype html><style>{styles}</style><body class=ldm-panel>")
+    frames = [base64.b64encode(webp(picture, 64, 80)).decode() for picture in walk.images]
+    data = Shown(walk.images, 6, walk.t, labels=walk.labels).data()
+    page.evaluate(GROWING, [module("walk.mjs", "ldmkit.panels"), frames, data])
+    slider, cells = page.locator(".ldm-slider"), page.locator(".ldm-cell")
+
+    def apart():
+        """From the thumb to the middle of the picture shown, in pixels."""
+        box, shown = slider.bounding_box(), page.locator(".ldm-cell.ldm-shown").bounding_box()
+        share = int(slider.input_value()) / int(slider.get_attribute("max"))
+        thumb = box["x"] + box["width"] * (0.5 + share * 5) / 6
+        return abs(thumb - shown["x"] - shown["width"] / 2)
+
+    for count in (2, 4):
+        page.evaluate("count => made(count)", count)
+        expect(slider).to_have_value(str(count - 1))
+        expect(cells).to_have_count(6)
+        assert apart() < 12
+    page.screenshot(path=shots / "walk-growing.png")
+    for key in ("End", "ArrowRight"):
+        slider.press(key)
+        expect(slider).to_have_value("3")
+    slider.press("ArrowLeft")
+    expect(slider).to_have_value("2")
+    page.evaluate("made(6)")
+    slider.press("End")
+    expect(slider).to_have_value("5")
+    assert apart() < 12
+    assert (seen.errors, seen.dialogs) == ([], [])

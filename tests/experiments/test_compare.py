@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler
 
 import ldmkit
-from ldmkit.loading.origin import Origin, remember
+from ldmkit.loading.siblings import Origin, remember
 
 PROMPTS = ["a red cat", "a blue dog with a top hat", "a black fox at night"]
 

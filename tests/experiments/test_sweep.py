@@ -151,7 +151,8 @@ def left_when_a_worker_dies(folder, executor, kill):
 @pytest.mark.slow
 def test_processes_open_a_name_once_each_and_what_they_made_outlives_one(pipe, folder):
     here = ldmkit.sweep(pipe, AXES, PROMPT, num_inference_steps=2)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ldmkit.experiments.runs", "tiny"])  # torch once, not twice
     with ProcessPoolExecutor(2, mp_context=context, initializer=exec, initargs=(COUNTING,)) as pool:
         there = ldmkit.sweep(folder, AXES, PROMPT, num_inference_steps=2, executor=pool)
         assert np.abs(pixels(here) - pixels(there)).max() <= 1

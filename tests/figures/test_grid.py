@@ -72,7 +72,7 @@ def test_one_axis_wraps():
     assert headings == []
     assert [len(row.positions) for row in rows] == [8, 3]
     html = grid_html(make_grid({"seed": tuple(range(11))}))
-    assert "seed 10<br>" in html
+    assert "seed 10</div>" in html
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from tiny import picture
 
 import ldmkit
 from ldmkit.records import Embedding
-from ldmkit.space.unclip import family_of
+from ldmkit.space.unclip import unclip_of
 
 STEPS = 8
 # Few steps on purpose.
@@ -59,7 +59,7 @@ def test_several_pictures(unclip):
 
 
 def test_a_decoder_told_by_its_own_keyword_is_a_pipeline_like_any_other(unclip):
-    decoder = family_of(unclip).decoder()
+    decoder = unclip_of(unclip).decoder()
     vectors = torch.tensor(point(1).vector)[None]
     alone = invert(decoder, picture(), image_embeds=vectors, noise_level=0)
     assert torch.equal(invert(unclip, picture(), embedding=point(1)), alone)

@@ -100,7 +100,7 @@ def test_a_family_is_recorded_whole(name):
     if None not in (case.text, case.uncond):
         apart = np.abs(traj.noise_pred_text - traj.noise_pred_uncond)[1:].max()
         assert apart > 1e-3, "the words do nothing in this network: the test could not fail"
-    vae = preview.autoencoder_of(pipe)
+    vae = families.autoencoder_of(pipe)
     if case.decodes and vae is not None:
         layout = families.layout_of(pipe, {})
         drawn = preview.decode(vae, layout.at_vae(traj.latents[-1]))[0]

@@ -17,9 +17,9 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIs
 from safetensors.torch import load_file, save_file
 
 import ldmkit
-from ldmkit.loading import assembled, catalog
+from ldmkit.loading import catalog
 from ldmkit.loading import open as opening
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 from ldmkit.recording import record
 from ldmkit.threads import one_thread
 
@@ -230,8 +230,8 @@ def test_the_consistency_model_of_xl_is_put_together(tmp_path, monkeypatch):
     row = dataclasses.replace(catalog.CATALOG["lcm-sdxl"], hub_id=str(tmp_path / "base"))
     monkeypatch.setitem(catalog.CATALOG, "lcm-sdxl", row)
     monkeypatch.setattr("ldmkit.loading.memory.check_room", lambda *args: None)
-    monkeypatch.setattr(assembled, "XL", str(tmp_path / "base"))
-    monkeypatch.setattr(assembled, "LCM_XL", str(tmp_path / "lcm"))
+    monkeypatch.setattr(opening, "XL", str(tmp_path / "base"))
+    monkeypatch.setattr(opening, "LCM_XL", str(tmp_path / "lcm"))
     pipe = ldmkit.load("lcm-sdxl", device="cpu")
     assert type(pipe) is diffusers.StableDiffusionXLPipeline
     assert type(pipe.scheduler) is diffusers.LCMScheduler

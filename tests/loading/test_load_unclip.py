@@ -11,9 +11,9 @@ import tiny_unclip
 import torch
 
 import ldmkit
-from ldmkit.loading import assembled, catalog
+from ldmkit.loading import catalog
 from ldmkit.loading import open as opening
-from ldmkit.loading.origin import origin_of
+from ldmkit.loading.siblings import origin_of
 from ldmkit.threads import one_thread
 
 STEPS = {"num_inference_steps": 2}
@@ -85,8 +85,8 @@ def test_stable_unclip_gets_karlos_prior(folders, tmp_path, monkeypatch):
     karlo.text_encoder.save_pretrained(tmp_path / "clip")
     karlo.tokenizer.save_pretrained(tmp_path / "clip")
     named(monkeypatch, "stable-unclip", tmp_path / "decoder")
-    monkeypatch.setattr(assembled, "KARLO", str(folders / "karlo"))
-    monkeypatch.setattr(assembled, "CLIP_LARGE", str(tmp_path / "clip"))
+    monkeypatch.setattr(opening, "KARLO", str(folders / "karlo"))
+    monkeypatch.setattr(opening, "CLIP_LARGE", str(tmp_path / "clip"))
     opened = ldmkit.load("stable-unclip", device="cpu")
     assert type(opened) is diffusers.StableUnCLIPPipeline
     assert origin_of(opened).name == "stable-unclip"

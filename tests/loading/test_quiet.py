@@ -18,14 +18,32 @@ from transformers.utils import logging as of_transformers
 
 import ldmkit
 from ldmkit.loading import quiet, siblings
-from ldmkit.loading.assembled import moved_classes
+from ldmkit.loading.open import moved_classes
 
 CODE = """
-import sys
+import sys, threading
 import ldmkit
 pipe = ldmkit.load("critters")
 loaded = [name for name in sys.modules if name.startswith("diffusers.models.transformers.")]
 assert len(loaded) < 20, loaded  # of some eighty
+import diffusers.models.autoencoders as autoencoders, diffusers.models.transformers as transformers
+from diffusers.models.autoencoders import vae  # came by itself before
+names = [(autoencoders, "AutoencoderTiny"), (transformers, "FluxTransformer2DModel"),
+         (autoencoders, "AutoencoderKLWan"), (transformers, "WanTransformer3DModel")] * 4
+start, wrong = threading.Barrier(len(names)), []
+def ask(package, name):
+    start.wait()
+    try:
+        exec(f"from {package.__name__} import {name}")
+    except Exception as error:
+        wrong.append(repr(error))
+threads = [threading.Thread(target=ask, args=one) for one in names]
+[thread.start() for thread in threads]
+[thread.join(200) for thread in threads]
+assert not wrong, wrong
+assert not any(thread.is_alive() for thread in threads)
+assert sys.modules["diffusers.models.autoencoders"].vae is vae
+assert type(pipe.vae) is sys.modules["diffusers.models.autoencoders"].AutoencoderKL
 from diffusers.models.transformers import FluxTransformer2DModel
 from diffusers.models import AutoencoderTiny, autoencoders
 import diffusers
@@ -42,41 +60,8 @@ else:
 
 
 @pytest.mark.slow
-def test_a_network_that_was_left_out_comes_when_asked_for() -> None:
+def test_networks_that_were_left_out_come_when_threads_ask_for_them_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr
-
-
-APART = """
-import sys, threading
-import ldmkit
-pipe = ldmkit.load("critters")
-import diffusers.models.autoencoders as autoencoders, diffusers.models.transformers as transformers
-from diffusers.models.autoencoders import vae  # came by itself before
-names = [(autoencoders, "AutoencoderTiny"), (transformers, "FluxTransformer2DModel"),
-         (autoencoders, "AutoencoderKLWan"), (transformers, "WanTransformer3DModel")] * 4
-start, wrong = threading.Barrier(len(names)), []
-def ask(package, name):
-    start.wait()
-    try:
-        getattr(package, name)
-    except Exception as error:
-        wrong.append(repr(error))
-threads = [threading.Thread(target=ask, args=one) for one in names]
-[thread.start() for thread in threads]
-[thread.join(200) for thread in threads]
-assert not wrong, wrong
-assert not any(thread.is_alive() for thread in threads)
-assert sys.modules["diffusers.models.autoencoders"].vae is vae
-assert type(pipe.vae) is sys.modules["diffusers.models.autoencoders"].AutoencoderKL
-"""
-
-
-@pytest.mark.slow
-def test_many_threads_may_ask_at_once_for_what_was_left_out() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", APART], capture_output=True, text=True, timeout=250
-    )
     assert done.returncode == 0, done.stderr
 
 

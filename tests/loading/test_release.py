@@ -1,5 +1,6 @@
 """``release`` frees memory and leaves a pipeline that says so."""
 
+import copy
 import gc
 import threading
 import time
@@ -12,6 +13,7 @@ import tiny_unclip
 from PIL import Image
 
 import ldmkit
+from ldmkit.check import heard_by
 from ldmkit.loading import device
 from ldmkit.loading.samplers import with_sampler
 from ldmkit.recording import record
@@ -162,6 +164,76 @@ def test_a_sweep_in_another_thread_is_stopped_and_keeps_its_pictures():
     assert not isinstance(grid, Exception), grid
     assert [image is not None for image in grid.images] == [i < len(made) for i in range(9)]
     assert len(made) < 9
+
+
+@pytest.mark.parametrize("place", ["between steps", "within the U-Net", "within the decoder"])
+def test_a_bare_run_in_another_thread_ends_in_a_true_sentence(place):
+    """Nothing stands round a pipeline that nobody records: the weights that it needs say it."""
+    pipe, own = tiny.pipeline(size="small"), copy.copy(tiny.pipeline(size="small"))
+    own.register_modules(unet=pipe.unet)  # a stranger with one of its networks
+    inside, go_on, ended = threading.Event(), threading.Event(), []
+
+    def pause(*args):
+        inside.set()
+        go_on.wait(20)
+
+    call = {"num_inference_steps": 3}
+    if place == "between steps":
+        call["callback_on_step_end"] = lambda *args: pause() or {}
+    elif place == "within the U-Net":
+        pipe.unet.mid_block.register_forward_pre_hook(pause)
+    else:
+        pipe.vae.decoder.conv_in.register_forward_pre_hook(pause)
+
+    def run():
+        try:
+            pipe("a cat", **call)
+        except RuntimeError as error:
+            ended.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert inside.wait(20)
+    unet = pipe.unet
+    ldmkit.release(pipe)
+    go_on.set()
+    thread.join(20)
+    assert ended == [device.RELEASED]
+    for use in (lambda: own("a cat", **call), lambda: unet.conv_in.weight + 1, unet.state_dict):
+        with pytest.raises(RuntimeError, match="was released and has no weights any more"):
+            use()
+
+
+BETWEEN = {
+    "sweep": lambda pipe, then: ldmkit.sweep(
+        pipe, {"seed": range(3)}, "a cat", num_inference_steps=1, on_update=then
+    ),
+    "compare": lambda pipe, then: ldmkit.compare(
+        pipe, ["a red cat"] * 3, batch_size=1, num_inference_steps=1, on_update=then
+    ),
+    "interpolate": lambda pipe, then: ldmkit.interpolate(
+        pipe, 1, 2, space="noise", t=[0, 0.5, 1], prompt="a cat", num_inference_steps=1,
+        batch_size=1, on_frame=lambda number, picture: then(number),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BETWEEN)
+def test_a_release_between_two_pictures_loses_none(what):
+    pipe = tiny.pipeline(size="small")
+    with pytest.warns(UserWarning, match="was released: 1 of 3 pictures are made and kept"):
+        made = BETWEEN[what](pipe, lambda told: ldmkit.release(pipe))
+    assert sum(image is not None for image in made.images) == 1
+
+
+def test_a_release_before_the_first_picture_of_a_compare_is_said():
+    """Each model makes a picture first, to be warm: that one is stopped, too."""
+    pipe = tiny.pipeline(size="small")
+    compare = BETWEEN["compare"]
+    wait = in_thread(pipe, lambda pipe: compare(pipe, None))
+    with heard_by(lambda words: None):
+        ldmkit.release(pipe)
+    assert str(wait()) == device.RELEASED
 
 
 def test_a_callback_cannot_release_its_own_run():

@@ -7,8 +7,8 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 import ldmkit
-from ldmkit.loading.origin import Origin, origin_of, remember
 from ldmkit.loading.samplers import SAMPLERS, sampler_name, with_sampler
+from ldmkit.loading.siblings import Origin, origin_of, remember
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,7 @@ def test_ddim_and_euler_are_one_rule_in_two_scales(pipe):
 def test_classes_schedulers_and_other_spellings(pipe):
     assert isinstance(with_sampler(pipe, EulerDiscreteScheduler).scheduler, EulerDiscreteScheduler)
     assert isinstance(with_sampler(pipe, " DDIMScheduler ").scheduler, DDIMScheduler)
+    assert isinstance(with_sampler(pipe, "EulerDiscrete").scheduler, EulerDiscreteScheduler)
     leading = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="leading")
     twin = with_sampler(pipe, leading)
     assert twin.scheduler.config.timestep_spacing == "leading"

@@ -11,8 +11,15 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
-from ldmkit.loading.origin import Origin, origin_of, remember
-from ldmkit.loading.siblings import can_take_picture, from_picture, takes_picture, twin_of
+from ldmkit.loading.siblings import (
+    Origin,
+    can_take_picture,
+    from_picture,
+    origin_of,
+    remember,
+    takes_picture,
+    twin_of,
+)
 from ldmkit.recording.hooks import Tape, hooked
 
 

@@ -11,8 +11,8 @@ import tiny
 from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 
 import ldmkit
-from ldmkit.loading import students
 from ldmkit.loading.catalog import CATALOG
+from ldmkit.loading.folder import write_student
 from ldmkit.loading.samplers import with_sampler
 
 
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("students") / "small"
     pipe = tiny.pipeline(size="small")
     pipe.save_pretrained(folder)
-    students.write(folder, 4, pipe.unet.state_dict())
+    write_student(folder, 4, pipe.unet.state_dict())
     return folder
 
 
@@ -88,7 +88,7 @@ def test_what_is_written_keeps_what_was_there(folder, tmp_path):
     settings = folder / "ldmkit.json"
     before = json.loads(settings.read_text())
     settings.write_text(json.dumps(before | {"critters_version": "1"}))
-    students.write(folder, 8, tiny.pipeline(size="small", seed=1).unet.state_dict())
+    write_student(folder, 8, tiny.pipeline(size="small", seed=1).unet.state_dict())
     assert json.loads(settings.read_text()) == {
         "critters_version": "1",
         "variants": {

@@ -12,7 +12,7 @@ import tiny
 from PIL import Image
 
 import ldmkit
-from ldmkit.distilling import climb
+from ldmkit.distilling import students
 from ldmkit.panels import distilling
 from ldmkit.panels.distilling import DistillPanel, curve
 from ldmkit.panels.job import SWITCH
@@ -44,7 +44,7 @@ def panel(pipe):
 @contextmanager
 def held(monkeypatch, at):
     """The worker stands before an update's loss until the gate opens."""
-    gate, reached, real, calls = threading.Event(), threading.Event(), climb.loss, []
+    gate, reached, real, calls = threading.Event(), threading.Event(), students.loss, []
 
     def stand(*args):
         calls.append(1)
@@ -53,12 +53,12 @@ def held(monkeypatch, at):
             assert gate.wait(30)
         return real(*args)
 
-    monkeypatch.setattr(climb, "loss", stand)
+    monkeypatch.setattr(students, "loss", stand)
     try:
         yield gate, reached
     finally:
         gate.set()
-        monkeypatch.setattr(climb, "loss", real)
+        monkeypatch.setattr(students, "loss", real)
 
 
 def shown(panel, name):
@@ -126,13 +126,13 @@ def test_stopped_kept_gone_on(pipe, panel, monkeypatch, tmp_path):
 
 
 def test_a_bad_update_is_told_and_a_smaller_rate_goes_on(panel, monkeypatch):
-    real, calls = climb.loss, []
+    real, calls = students.loss, []
 
     def broken(*args):
         calls.append(1)
         return real(*args) * (math.nan if len(calls) == 3 else 1)
 
-    monkeypatch.setattr(climb, "loss", broken)
+    monkeypatch.setattr(students, "loss", broken)
     ladder = panel.run().wait(60)
     assert "no longer finite after 2 of 4 updates" in message(panel)
     assert panel._form.run.description == "Go on"
@@ -142,7 +142,7 @@ def test_a_bad_update_is_told_and_a_smaller_rate_goes_on(panel, monkeypatch):
 
 
 def test_what_breaks_the_run_leaves_the_ladder(panel, monkeypatch):
-    real, calls = climb.loss, []
+    real, calls = students.loss, []
 
     def broken(*args):
         calls.append(1)
@@ -150,7 +150,7 @@ def test_what_breaks_the_run_leaves_the_ladder(panel, monkeypatch):
             raise MemoryError
         return real(*args)
 
-    monkeypatch.setattr(climb, "loss", broken)
+    monkeypatch.setattr(students, "loss", broken)
     panel.run()
     with pytest.raises(RuntimeError, match="memory is full"):
         panel.job.wait(60)

@@ -504,7 +504,7 @@ def test_what_can_not_be_walked_is_told_and_the_last_record_stays(panel, value, 
 
 
 def test_unknown_words_are_told(unclip, monkeypatch):
-    monkeypatch.setattr(interpolation, "is_embedded", lambda pipe: True)
+    monkeypatch.setattr(interpolation, "draws_critters", lambda pipe: True)
     panel = InterpolationPanel(unclip, picture(), "a cat with a monocle", **QUICK)
     assert panel.value["num_inference_steps"] == 2
     walk = panel.run().wait(60)

@@ -68,8 +68,9 @@ def _install(folder, packages):
         pytest.skip(words)
 
 
-@pytest.fixture
-def kernel(layer, request):
+@pytest.fixture(scope="module")
+def started(layer, request):
+    """One kernel for the tests that want the same packages."""
     kernel = Kernel(*layer(request.param))
     versions = kernel.run(
         "import ipykernel, ipywidgets; print(ipykernel.__version__, ipywidgets.__version__)"
@@ -80,6 +81,14 @@ def kernel(layer, request):
                 assert have.startswith(wanted.split("==")[1].rstrip("*"))
     yield kernel
     kernel.close()
+
+
+@pytest.fixture
+def kernel(started):
+    """The kernel; a test's panels and settings are gone after it."""
+    yield started
+    started.run("import ipywidgets, os; ipywidgets.Widget.close_all()")
+    started.run("os.environ.pop('LDMKIT_FOREGROUND', None)")
 
 
 class Panel:
@@ -113,7 +122,7 @@ class Panel:
         self.kernel.until(lambda: not ready.get("disabled"), "Run to be ready again")
 
 
-@pytest.mark.parametrize("kernel", OLDER, indirect=True)
+@pytest.mark.parametrize("started", OLDER, indirect=True, scope="module")
 def test_a_run_from_first_click_to_last(kernel):
     kernel.run(SETUP)
     kernel.run(PANEL)  # returns although nothing has run
@@ -185,7 +194,7 @@ def find_player(kernel):
     return found
 
 
-@pytest.mark.parametrize("kernel", ["newest"], indirect=True)
+@pytest.mark.parametrize("started", ["newest"], indirect=True, scope="module")
 def test_where_nobody_can_answer_a_run_is_in_the_foreground(kernel):
     """nbclient's kernels take no input; Stop is the interrupt button there."""
     kernel.run(SETUP)
@@ -203,7 +212,7 @@ def test_where_nobody_can_answer_a_run_is_in_the_foreground(kernel):
     assert kernel.run(f"print(sum(t > {interrupted} for t in began))") in ("0", "1")
 
 
-@pytest.mark.parametrize("kernel", ["newest"], indirect=True)
+@pytest.mark.parametrize("started", ["newest"], indirect=True, scope="module")
 def test_letters_reach_a_live_panel_in_threads_and_in_the_foreground(kernel):
     kernel.run(SETUP)
     live = PANEL.replace("=40", "=2").replace("guidance_scale=2.0", "guidance_scale=1.0, live=True")

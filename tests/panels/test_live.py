@@ -12,12 +12,14 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import tiny
+import torch
 from PIL import Image
 
 import ldmkit
 from ldmkit.panels import PromptPanel, live, prompt
 from ldmkit.panels.job import SWITCH
 from ldmkit.recording import record
+from ldmkit.threads import on_one_thread
 
 QUICK = {"num_inference_steps": 2, "guidance_scale": 1.0}
 
@@ -291,6 +293,34 @@ def test_run_keeps_at_once_and_is_not_dropped_by_typing(pipe, ran, panel):
     assert panel.result is run.result
     assert [words for words, _ in ran[-2:]] == ["a cat", "a fox"]
     assert np.array_equal(on_stage(panel), wanted(pipe, "a fox"))
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_a_drawing_switches_threads_once_where_all_compute_on_one(small, monkeypatch):
+    switched, seen = [], []
+
+    @contextmanager
+    def one_thread():
+        switched.append("in")
+        yield
+        switched.append("out")
+
+    monkeypatch.setattr(live, "one_thread", one_thread)
+    monkeypatch.setattr(live, "SETTLED", 0.05)
+    pipe = tiny.pipeline(size="small")
+    if small:
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+            on_one_thread(part)
+    pipe.unet.register_forward_pre_hook(
+        lambda module, args: seen.append((torch.is_inference_mode_enabled(), list(switched)))
+    )
+    panel = PromptPanel(pipe, "a cat", seed=7, live=True, **QUICK)
+    until(lambda: panel.result is not None)
+    drawing, kept = seen[:2], seen[2:]
+    assert drawing == [(True, ["in"] if small else [])] * 2
+    assert kept == [(False, ["in", "out"] if small else [])] * 2
+    assert np.array_equal(on_stage(panel), np.asarray(panel.result.image))
+    panel.close()
 
 
 def test_stop_keeps_the_part_and_nothing_more_comes(pipe, ran, panel, monkeypatch):

@@ -21,7 +21,7 @@ from panels.hands import field, held, living, message, settled
 from PIL import Image
 
 import ldmkit
-from ldmkit.loading.origin import Origin, remember
+from ldmkit.loading.siblings import Origin, remember
 from ldmkit.panels import PromptPanel, prompt
 from ldmkit.panels import panel as panel_module
 from ldmkit.panels.job import FULL, SWITCH, JobError
@@ -65,6 +65,7 @@ def test_defaults_and_keywords(pipe):
         "scheduler": "ddim",
         "strength": 0.6,
         "image": None,
+        "intervene": None,
     }
     assert (panel.result, panel.job) == (None, None)
     assert ldmkit.PromptPanel is PromptPanel
@@ -216,6 +217,7 @@ def test_constructor_refuses(pipe):
         ({"height": 10**9}, ValueError, "height must be between 8 and 8192"),
         ({"keep": "latent"}, ValueError, "did you mean 'latents'?"),
         ({"preview": "jpeg"}, ValueError, "preview must be one of"),
+        ({"preview_every": 0}, ValueError, "preview_every must be 1 or more, got 0"),
         ({"num_inference_steps": 0}, ValueError, "got 0"),
     ]:
         with pytest.raises(kind) as raised:
@@ -587,10 +589,11 @@ def test_the_code_makes_the_same_record(panel, pipe, settings):
 
 
 def test_the_code_has_what_holds_for_every_run(pipe):
-    panel = PromptPanel(pipe, "a cat", keep="latents", preview="none", height=64, width=32, **QUICK)
+    told = {"keep": "latents", "preview": "none", "preview_every": 2, "height": 64, "width": 32}
+    panel = PromptPanel(pipe, "a cat", **told, **QUICK)
     traj = finished(panel)
     assert traj.image.size == (32, 64)
-    for words in ("height=64", "keep=('latents',)", "preview='none'"):
+    for words in ("height=64", "keep=('latents',)", "preview='none'", "preview_every=2"):
         assert words in panel.code
     names = {"pipe": pipe, "ldmkit": ldmkit}
     exec(panel.code, names)
@@ -704,12 +707,17 @@ def test_the_code_of_a_sibling_with_options_of_its_own(pipe):
 
 def test_the_code_names_adapters(monkeypatch):
     pipe = tiny.pipeline(size="small")
-    # as peft leaves it on a network; a name is anybody's, and stays in its comment
-    pipe.unet.peft_config = {"zorp": object(), "a\nraise SystemExit": object()}
+    # as peft leaves it in a network; a name is anybody's, and stays in its comment
+    layer = torch.nn.Identity()
+    layer.active_adapters = ["zorp", "a\nraise SystemExit"]
+    layer.scaling = dict.fromkeys([*layer.active_adapters, "asleep"], 1.0)
+    layer.r = layer.lora_alpha = dict.fromkeys(layer.scaling, 4)
+    pipe.unet.add_module("adapted", layer)
     panel = PromptPanel(pipe, "a cat", **QUICK)
     assert "zorp" not in panel.code
     finished(panel)
     assert "# with the adapters that pipe carried: zorp, a raise SystemExit\n" in panel.code
+    assert "asleep" not in panel.code
     panel.close()
 
 

@@ -40,8 +40,14 @@ def test_packed_weights_are_nearly_the_same_and_smaller_in_a_zip():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("short")
 def test_one_command_trains_goes_on_and_writes_students(tmp_path, monkeypatch):
-    told = ["ladder", "--runs", tmp_path, "--drawings", 500, "--batch", 4, "--rungs", 8, 4]
+    captions = ladder.evaluate.captions  # obedience must be a number here, and no more
+    monkeypatch.setattr(ladder.evaluate, "captions", lambda count, *which: captions(4, *which))
+    updates, update = [], ladder.Run.update
+    counted = lambda run, *args: updates.append(run.name) or update(run, *args)  # noqa: E731
+    monkeypatch.setattr(ladder.Run, "update", counted)
+    told = ["ladder", "--runs", tmp_path, "--drawings", 100, "--batch", 4, "--rungs", 8, 4]
 
     def lines(steps):
         text = (tmp_path / "ladder" / f"steps{steps}" / "metrics.jsonl").read_text()
@@ -53,6 +59,7 @@ def test_one_command_trains_goes_on_and_writes_students(tmp_path, monkeypatch):
     for steps in (8, 4):
         first, second = (line["step"] for line in lines(steps))
         assert 0 < first < second
+        assert updates.count(f"ladder/steps{steps}") == second  # none was made again
         assert 0 <= lines(steps)[-1]["obedience"] <= 1
     folder = tmp_path / "ladder" / "model"
     student = ldmkit.load(folder, variant="steps4", device="cpu")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import linalg
 
-from ldmkit.loading import students
+from ldmkit.loading.folder import write_student
 from ldmkit.recipes import measure_steps
 
 
@@ -68,6 +69,7 @@ def test_an_interrupted_row_goes_on_where_it_was(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short")
 def test_teacher_and_students_are_measured_from_the_same_noise(tmp_path, monkeypatch):
     folder, out = tmp_path / "critters", tmp_path / "out"
     shutil.copytree(
@@ -75,11 +77,13 @@ def test_teacher_and_students_are_measured_from_the_same_noise(tmp_path, monkeyp
     )
     out.mkdir()
     monkeypatch.setattr(measure_steps.evaluate, "SEEDS", 2)
-    monkeypatch.setattr(measure_steps.evaluate, "_POOL", 2000)
-    monkeypatch.setattr(measure_steps, "_DRAWN", 300)
+    monkeypatch.setattr(measure_steps.evaluate, "_POOL", 150)
+    monkeypatch.setattr(measure_steps, "_DRAWN", 100)
+    few = partial(measure_steps.frechet_interval, again=5)
+    monkeypatch.setattr(measure_steps, "frechet_interval", few)
     from ldmkit.recipes.ladder import network
 
-    students.write(folder, 2, network("cpu").state_dict())  # the teacher's own weights
+    write_student(folder, 2, network("cpu").state_dict())  # the teacher's own weights
     told = ["measure_steps", "--pictures", "8", "--steps", "1", "2", "--folder", str(folder)]
     told += ["--runs", str(tmp_path), "--out", str(out), "--figure", str(tmp_path / "f.png")]
     monkeypatch.setattr("sys.argv", told)

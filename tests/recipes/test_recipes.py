@@ -13,18 +13,10 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPTokenizer
 
-from ldmkit.recipes import autoencoder, judge, preview
-from ldmkit.recording.small import SmallDecoder
+from ldmkit.recipes import judge, preview
+from ldmkit.recording.preview import SmallDecoder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(autouse=True)
-def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Metrics are taken on few drawings: here they must be numbers, and no more."""
-    for recipe in (autoencoder, preview):
-        unseen = recipe.unseen
-        monkeypatch.setattr(recipe, "unseen", lambda cache, unseen=unseen: unseen(cache)[:20])
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("short")]
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, name: str, runs: Path, *options: str) -> Path:
@@ -35,7 +27,9 @@ def _run(monkeypatch: pytest.MonkeyPatch, name: str, runs: Path, *options: str) 
         "--minutes",
         0.05,
         "--drawings",
-        500,
+        100,
+        "--batch",
+        16,
         *options,
     ]
     monkeypatch.setattr("sys.argv", [str(a) for a in arguments])
@@ -75,10 +69,10 @@ def test_from_drawings_to_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_small_decoder_for_the_pictures_of_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = _run(monkeypatch, "preview", tmp_path, "--lessons", "50")
+    folder = _run(monkeypatch, "preview", tmp_path, "--lessons", "10")
     fresh, shipped = SmallDecoder.open(folder), preview.WEIGHTS / "critters" / "preview"
     assert fresh.autoencoder == SmallDecoder.open(shipped).autoencoder
-    again = ("--lessons", "50", "--from", "shipped", "--rate", "0")
+    again = ("--lessons", "10", "--from", "shipped", "--rate", "0")
     same = _run(monkeypatch, "preview", tmp_path / "again", *again)
     before, after = (load_file(f / "model.safetensors") for f in (shipped, same))
     assert {tensor.dtype for tensor in after.values()} == {torch.float16}

@@ -164,7 +164,7 @@ def test_a_reader_learns_what_vectors_hold() -> None:
     table = torch.full((4000, len(HEADS)), -1)
     table[:, 1], table[:, 3] = (x[:, 0] > 0).long(), (x[:, 1] * x[:, 2] > 0).long()
     fresh = decoder.Reader(16, 32, 32)
-    reader = decoder.teach(lambda i: x[torch.from_numpy(i)], table[:3000], fresh, 800, rng)
+    reader = decoder.teach(lambda i: x[torch.from_numpy(i)], table[:3000], fresh, 200, rng)
     shares = _score(reader, x[3000:], table[3000:])
     names = list(HEADS)
     assert shares[names[1]] > 0.95
@@ -236,7 +236,8 @@ def test_each_dimension_is_scaled_to_mean_0_and_deviation_1() -> None:
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, name: str, runs: Path, *options: str) -> Path:
-    arguments = ["--runs", str(runs), "--minutes", "0.03", "--drawings", "500", *options]
+    few = ["--minutes", "0.05", "--drawings", "100", "--batch", "16"]
+    arguments = ["--runs", str(runs), *few, *options]
     monkeypatch.setattr("sys.argv", [name, *arguments])
     importlib.import_module(f"ldmkit.recipes.{name}").main()
     lines = (runs / name / "metrics.jsonl").read_text().splitlines()
@@ -244,6 +245,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, name: str, runs: Path, *options: str) 
     return runs / name / "model"
 
 
+@pytest.mark.usefixtures("short")
 def test_from_drawings_to_an_unclip_pipeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +271,7 @@ def test_from_drawings_to_an_unclip_pipeline(
     assert _gap(pipe.prior.clip_mean, pipe.image_normalizer.mean) == 0
 
 
+@pytest.mark.usefixtures("short")
 def test_a_decoder_goes_on_with_its_reader_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from ldmkit.loading.families import FAMILIES, Family
 from ldmkit.recording import record, recorder
 from ldmkit.recording.attention import maps_of
 from ldmkit.recording.tokens import readings
+from ldmkit.recording.watching import Watcher, watched
 from ldmkit.records import RecordError, Trajectory
 
 SIZE = {"height": 32, "width": 32}
@@ -295,6 +296,30 @@ def test_a_picture_that_is_no_square(small):
     assert flux.size == (4, 8)
 
 
+def test_watchers_that_leave_out_of_turn_leave_nothing(small):
+    """Two threads may stand round one network, and the first to come be the first to go."""
+
+    class Counts(Watcher):
+        calls = 0
+
+        def begin(self, module, given):
+            self.calls += 1
+
+    first, second = Counts(Family()), Counts(Family())
+    given = torch.zeros(1, 4, 8, 8), 1, torch.zeros(1, 32, small.unet.config.cross_attention_dim)
+    one, other = watched(small.unet, first), watched(small.unet, second)
+    one.__enter__()
+    other.__enter__()
+    small.unet(*given)
+    one.__exit__(None, None, None)
+    small.unet(*given)
+    assert (first.calls, second.calls) == (1, 2)
+    other.__exit__(None, None, None)
+    small.unet(*given)
+    assert (first.calls, second.calls) == (1, 2)
+    assert "forward" not in vars(small.unet)
+
+
 def test_everything_is_put_back(small):
     before = vars(small.unet).get("forward")
 
@@ -308,8 +333,50 @@ def test_everything_is_put_back(small):
     part = record(small, "a cat", attention=("cat",), on_step=lambda step: False, **QUICK)
     assert part.stopped
     assert len(part.attention) == 1
-    with pytest.raises(ValueError, match="words of a pipeline's call"):
+
+
+def test_a_loop_of_ones_own_has_maps(small):
+    """Those of the pipeline, whose loop it is; what could be mistaken is refused."""
+    wanted = record(small, "a red cat", attention=("red", "cat"), guidance_scale=3.0, **QUICK)
+    told = {"prompt": "a red cat", "tokenizer": small.tokenizer, "attention": ("red", "cat")}
+    loop = (small.scheduler, small.unet)
+
+    def looped(ask, batch=1, **other):
+        small.scheduler.set_timesteps(2)
+        x = small.prepare_latents(
+            batch, 4, 32, 32, torch.float32, "cpu", torch.Generator().manual_seed(7)
+        )
+        with torch.no_grad(), recorder(*loop, preview="none", **told | other) as tape:
+            words, none = small.encode_prompt("a red cat", "cpu", batch, True)
+            for t in small.scheduler.timesteps:
+                noise, own = ask(x, t, torch.cat([none, words])).chunk(2)
+                x = small.scheduler.step(noise + 3.0 * (own - noise), t, x).prev_sample
+        return tape.trajectory.attention
+
+    def at_once(x, t, words):
+        return small.unet(torch.cat([x, x]), t, words).sample
+
+    def twice(x, t, words):
+        return torch.cat([small.unet(x, t, own).sample for own in words.chunk(2)])
+
+    maps = looped(at_once)
+    assert maps.shown == ("red", "cat")
+    assert np.abs(maps["cat"] - wanted.attention["cat"]).max() <= 1e-5
+    with pytest.raises(ValueError, match="each of the loop's 2 pictures for their maps, got 1"):
+        looped(at_once, batch=2)
+    with pytest.raises(ValueError, match="asks its network 2 times a step"):
+        looped(twice)
+    with pytest.raises(ValueError, match=r"give recorder tokenizer=pipe\.tokenizer, or leave"):
+        looped(at_once, tokenizer=None)
+    with pytest.raises(ValueError, match='its scheduler, its network, prompt="a red cat"'):
         recorder(keep=("attention",)).__enter__()
+    flux, call = tiny_families.flux(), tiny_families.FLUX_CALL
+    with (
+        pytest.raises(ValueError, match=r"attn words and picture attend jointly"),
+        recorder(flux.scheduler, flux.transformer, preview="none", **told),
+    ):
+        flux(**call)
+    assert "forward" not in vars(flux.transformer)
 
 
 # --- where the words of each family stand ---------------------------------------------------------

@@ -12,7 +12,7 @@ import tiny_families as families
 import torch
 from PIL import Image
 
-from ldmkit.recording import arrays, preview, record, shown
+from ldmkit.recording import arrays, pictures, preview, record
 from ldmkit.records import Trajectory
 
 QUICK = {"num_inference_steps": 3, "guidance_scale": 4.0}
@@ -156,7 +156,7 @@ ARRAY = np.linspace(0, 1, 2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
     ],
 )
 def test_pictures_under_any_name_and_kind(output, count, mode):
-    images = shown.images_of(output)
+    images = pictures.images_of(output)
     assert len(images) == count
     assert all(isinstance(image, Image.Image) and image.size == (6, 4) for image in images)
     assert mode is None or {image.mode for image in images} == {mode}

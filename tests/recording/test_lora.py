@@ -70,9 +70,17 @@ def test_the_picture_is_the_bare_one_and_its_keywords_repeat_it(pipe, names, wei
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
-def test_fused_weights_are_told_as_such(pipe):
-    pipe.set_adapters("one", 1.0)
-    pipe.fuse_lora(components=["unet"])
-    traj = record(pipe, "a red cat", seed=7, preview="none", **CALL)
-    pipe.unfuse_lora(components=["unet"])
-    assert traj.call["adapters"] == {"text_encoder": {"one": 1.0}, "unet": {"one": "fused"}}
+def test_fused_weights_are_told_with_their_scale(pipe):
+    """Of a picture that can't be asked for by keywords alone, ``keywords`` say what to load."""
+    pipe.set_adapters("one", 0.8)
+    told = {"text_encoder": {"one": 0.8}}
+    for scale, words in ((1.0, "fused at 0.8"), (0.5, "fused at 0.4")):
+        pipe.fuse_lora(components=["unet"], lora_scale=scale)
+        fused = record(pipe, "a red cat", seed=7, preview="none", **CALL)
+        pipe.unfuse_lora(components=["unet"])
+        assert fused.call["adapters"] == told | {"unet": {"one": words}}
+        with pytest.warns(UserWarning, match=rf"load its adapters first: .*one \({words}\)"):
+            assert fused.keywords["seed"] == 7
+    pipe.set_adapters("one", {"text_encoder": 0.8, "unet": 0.4})  # which makes it again
+    again = record(pipe, "a red cat", seed=7, preview="none", **CALL)
+    assert np.abs(pixels(again.image) - pixels(fused.image)).max() <= 1

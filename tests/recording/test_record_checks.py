@@ -6,6 +6,7 @@ import logging
 import math
 import traceback
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -142,6 +143,15 @@ HUGE = 10**5000  # Python refuses to write it out
         ({"preview": HUGE}, ValueError, "got a value of type int"),
         ({"on_step": 7}, TypeError, "on_step must be a function or None, got 7"),
         ({"unsafe_previews": None}, TypeError, "unsafe_previews must be True or False, got None"),
+        ({"on_step": lambda: 0}, TypeError, "on_step is called with (step), which"),
+        (
+            {"callback_on_step_end": lambda p: 0},
+            TypeError,
+            "write def callback_on_step_end(pipe, step, ",
+        ),
+        ({"callback_on_step_end_tensor_inputs": torch.tensor(2)}, TypeError, "a list of strings"),
+        ({"latents": torch.tensor(2.0)}, ValueError, "must have the shape (batch, channels,"),
+        ({"latents": torch.ones(4)}, ValueError, "got Tensor of shape (4,)"),
     ],
     ids=lambda value: str(value)[:60] if not isinstance(value, dict) else next(iter(value)),
 )
@@ -156,6 +166,36 @@ def test_what_no_keyword_can_be(call, kind, words):
 def test_a_picture_is_needed():
     with pytest.raises(TypeError, match=r"begins from a picture, got image=None; give image="):
         record(tiny.pipeline("img2img", size="small"), "a cat", image=None, **QUICK)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "CMYK"])
+def test_a_picture_of_other_bands_is_no_latents(mode):
+    """diffusers takes four channels for latents, and makes another picture without a word."""
+    picture = tiny.picture().convert(mode)
+    with pytest.raises(ValueError, match=rf"got one of mode {mode}; write image.convert\(\"RGB"):
+        record(tiny.pipeline("img2img", size="small"), "a cat", image=[picture], **QUICK)
+
+
+@pytest.mark.parametrize("strength", [0, 0.4])
+def test_a_strength_that_leaves_no_step(strength):
+    """Said once the pipeline has failed: flow models make a step where others make none."""
+    with pytest.raises(ValueError, match=f"got {strength} of 2 steps; ask for more of either"):
+        record(
+            tiny.pipeline("img2img", size="small"),
+            "a cat",
+            image=tiny.picture(),
+            strength=strength,
+            **QUICK,
+        )
+
+
+def test_numbers_of_other_kinds_are_pythons_own():
+    """An np.uint8 of steps overflows in the scheduler, which has 1,024 timesteps."""
+    plain = {"num_inference_steps": 2, "guidance_scale": 2.5, "eta": 0.5}
+    odd = {"num_inference_steps": np.uint8(2), "guidance_scale": np.float32(2.5)}
+    traj = record(pipe(), "a cat", seed=1, preview="none", eta=Fraction(1, 2), **odd)
+    assert {name: traj.call[name] for name in plain} == plain
+    assert {name: type(traj.call[name]) for name in plain} == {n: type(v) for n, v in plain.items()}
 
 
 BAD = (None, [], (), {}, 10**400, HUGE, -1, 0.5, "x", 7, True, math.nan, object(), [None])

@@ -1,11 +1,14 @@
 """Step pictures: the linear fit, the decode, and when ``auto`` takes which."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tiny
 import torch
 
-from ldmkit.recording import preview, record
+from ldmkit.recording import preview, record, recorder
+from ldmkit.records import RecordError, Trajectory
 
 
 class LinearAutoencoder(torch.nn.Module):
@@ -100,6 +103,47 @@ def test_previews_are_decoded_latents_at_unit_variance():
     # One more rounding of the division may move a colour by one.
     difference = np.abs(traj.previews["latents"][0].astype(int) - expected)
     assert difference.max() <= 1
+
+
+def test_one_step_in_so_many_is_decoded(monkeypatch, tmp_path):
+    """The first and the last always; between them the linear map draws, and it is told."""
+    pipe = tiny.pipeline(size="small")
+    call = {"seed": 7, "num_inference_steps": 6}
+    whole = record(pipe, "a cat", preview="vae", **call)
+    linear = record(pipe, "a cat", preview="linear", **call)
+    counted, decode = [], preview.decode
+
+    def counting(vae, latents):
+        counted.append(len(latents))
+        return decode(vae, latents)
+
+    monkeypatch.setattr(preview, "decode", counting)
+    part = record(pipe, "a cat", preview="vae", preview_every=4, **call)
+    with recorder(pipe.scheduler, pipe.unet, pipe.vae, preview="vae", preview_every=4) as tape:
+        pipe("a cat", num_inference_steps=6, generator=torch.Generator().manual_seed(7))
+    assert counted[:2] == [3, 3]  # two lanes; the fit decodes 16 others
+    decoded = [0, 4, 5]
+    side = whole.image.size
+    part.save(tmp_path / "run.safetensors")
+    for traj in (part, tape.trajectory, Trajectory.open(tmp_path / "run.safetensors")):
+        assert traj.preview_every == 4
+        for lane in ("latents", "denoised"):
+            assert np.array_equal(traj.previews[lane], whole.previews[lane][decoded])
+            pictures = traj.pictures(lane)
+            assert len(pictures) == 6
+            for i in range(6):
+                wanted = whole.pictures(lane)[i] if i in decoded else None
+                if wanted is None and lane == "denoised":
+                    wanted = linear.pictures(lane, size=side)[i]
+                assert wanted is None or np.array_equal(pictures[i], wanted)
+        told = "Decoded: one step in 4 from the first on, and the last"
+        assert traj._repr_mimebundle_()["text/html"].count(told) == 2  # sheet and player
+    assert "Decoded" not in whole._repr_mimebundle_()["text/html"]
+    for wrong, error in ((0, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match=r"preview_every must be .*1 or more"):
+            record(pipe, "a cat", preview_every=wrong, **call)
+    with pytest.raises(RecordError, match="preview_every must be 1 where rgb"):
+        dataclasses.replace(part, rgb=None)
 
 
 def test_what_each_preview_keeps():

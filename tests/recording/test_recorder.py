@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import diffusers
 import numpy as np
 import pytest
 import tiny
@@ -10,7 +11,9 @@ import torch
 from PIL import Image
 
 import ldmkit
+from ldmkit.figures.captions import details
 from ldmkit.recording import record, recorder
+from ldmkit.recording.settings import guider_of
 
 QUICK = {"num_inference_steps": 4, "guidance_scale": 4.0}
 UNWATCHED = "ignore:noise_pred_text, noise_pred_uncond can't be told"
@@ -112,6 +115,16 @@ def test_the_record_may_be_read_while_it_is_made(pipe):
         denoise(pipe)
     assert lengths == [1, 2, 3]
     assert tape.trajectory.stopped
+
+
+def test_two_runs_in_one_block_are_told(pipe):
+    with recorder(pipe.scheduler, vae=pipe.vae) as tape:
+        pipe("a cat", num_inference_steps=2)
+        last = pipe("a dog", num_inference_steps=3, generator=torch.Generator().manual_seed(1))
+    with pytest.warns(UserWarning, match="2 runs passed one after the other: the record holds the"):
+        traj = tape.trajectory
+    assert len(traj.timesteps) == 5
+    assert np.abs(np.subtract(traj.image, last.images[0], dtype=np.int16)).max() <= 1
 
 
 def test_on_step_ends_a_loop(pipe):
@@ -412,6 +425,27 @@ def test_a_modular_pipeline_is_recorded(modular):
     assert set(traj.previews) == {"latents", "denoised"}
     again = record(modular, **traj.keywords)
     assert same(again.image, traj.image)
+
+
+def test_a_modular_pipelines_guider_is_told(modular):
+    traj = record(modular, "a red cat", seed=7, preview="none", **MODULAR)
+    assert traj.call["guider"] == {"class": "ClassifierFreeGuidance", "guidance_scale": 7.5}
+    assert "guidance 7.5" in details(traj)
+    assert "guider" not in traj.keywords
+    usual = modular.guider
+    part = diffusers.ClassifierFreeGuidance(guidance_scale=3.0, start=0.4)
+    try:
+        modular.update_components(guider=part)
+        traj = record(modular, "a red cat", seed=7, keep="all", preview="none", **MODULAR)
+        part.disable()
+        off = guider_of(modular)
+    finally:
+        modular.update_components(guider=usual)
+    told = {"class": "ClassifierFreeGuidance", "guidance_scale": 3.0, "start": 0.4}
+    assert traj.call["guider"] == told
+    assert traj.call["guidance"] == [1.0, 3.0, 3.0]
+    assert "guidance 1 to 3, by step" in details(traj)
+    assert off == told | {"enabled": False}
 
 
 def test_a_modular_pipeline_within_the_recorder(modular):

@@ -11,7 +11,7 @@ import ldmkit
 from ldmkit.recording import record
 from ldmkit.records import Trajectory
 
-# what a record can't hold is said: tested in test_kept.py
+# what a record can't hold is said: tested in test_settings.py
 pytestmark = pytest.mark.filterwarnings("ignore:These keywords alone")
 
 CALL = {"num_inference_steps": 3, "guidance_scale": 3.5}

@@ -14,7 +14,7 @@ from ldmkit.critters import Scene
 from ldmkit.critters.world import EVALUATION_SEED
 from ldmkit.loading.catalog import embedded_folder
 from ldmkit.recording import preview, record
-from ldmkit.recording.small import SmallDecoder, fingerprint, small_decoder
+from ldmkit.recording.preview import SmallDecoder, fingerprint, small_decoder
 
 CPU = torch.device("cpu")
 WEIGHTS = embedded_folder("critters").parent
@@ -64,7 +64,7 @@ def test_each_lane_that_is_a_picture_is_decoded_once(pipe, monkeypatch):
 
     small = copy.deepcopy(small_decoder(pipe.vae, CPU))
     small.forward = counting.__get__(small)
-    monkeypatch.setattr("ldmkit.recording.shown.small_decoder", lambda vae, device: small)
+    monkeypatch.setattr("ldmkit.recording.pictures.small_decoder", lambda vae, device: small)
     traj = record(pipe, "a red cat", keep="all", guidance_scale=3.5, **CALL)
     assert set(traj.previews) == {"latents", "denoised", "denoised_text", "denoised_uncond"}
     assert sum(seen) == 4 * 3

@@ -3,6 +3,7 @@
 import copy
 import functools
 import threading
+from threading import Event
 
 import numpy as np
 import pytest
@@ -181,6 +182,52 @@ def test_many_threads_bare_and_recorded(pipe, kind):
         thread.ended()
         # Begun between two records it may be refused; it is never another picture.
         assert thread.error is not None or same(thread.made, other)
+
+
+def test_attention_is_heard_and_changed_in_its_own_thread_alone(pipe):
+    """A twin with a scheduler of its own runs the same network, in the midst of a layer of it."""
+    twin = copy.copy(pipe)
+    twin.scheduler = copy.deepcopy(pipe.scheduler)
+    alone, other = record(pipe, attention=["cat"], **CAT), bare(twin)
+    mine, made = threading.get_ident(), []
+
+    def beside(*args):
+        if threading.get_ident() == mine and not made:
+            made.append(Beside(lambda: bare(twin)).ended().made)
+
+    layer = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_q
+    hook = layer.register_forward_hook(beside)
+    traj = record(pipe, attention=["cat"], **CAT)
+    hook.remove()
+    assert same(made[0], other)
+    for ours, others in zip(traj.attention.maps, alone.attention.maps, strict=True):
+        assert np.array_equal(ours, others)
+    with ldmkit.intervene(pipe, words=None) as plan:
+        assert same(Beside(lambda: bare(twin)).ended().made, other)
+        assert plan.changed == 0
+        assert not same(bare(twin), other)
+
+
+def test_a_record_goes_on_listening_where_an_intervention_beside_it_ends(pipe):
+    """Whoever came first may go first: neither takes the other's ears away."""
+    alone, (inside, go_on) = record(pipe, attention=["cat"], **CAT), (Event(), Event())
+
+    def on_step(step):
+        inside.set()
+        go_on.wait(WAIT)
+
+    forward = "forward" in vars(pipe.unet)
+    with ldmkit.intervene(pipe, words=None):
+        thread = Beside(lambda: record(pipe, attention=["cat"], on_step=on_step, **CAT))
+        assert inside.wait(WAIT)
+    go_on.set()
+    traj = thread.ended().made
+    assert "intervene" not in traj.call
+    assert same(traj.image, alone.image)
+    for ours, others in zip(traj.attention.maps, alone.attention.maps, strict=True):
+        assert np.array_equal(ours, others)
+    assert ("forward" in vars(pipe.unet)) is forward
+    assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
 
 
 def test_running_it_bare_within_on_step_is_refused(pipe):

@@ -125,6 +125,13 @@ def test_select_refuses(grid, labels, words):
         grid.select(**labels)
 
 
+def test_true_is_no_label_one():
+    grid = make_grid({"seed": (0, 1), "num_inference_steps": (2, 4)})
+    assert grid.select(seed=np.int64(1)).seeds == grid.select(seed=1).seeds
+    with pytest.raises(RecordError, match=r"seed has the labels \(0, 1\), got True"):
+        grid.select(seed=True)
+
+
 PICTURE = Image.new("RGB", (2, 2))
 ONE = {"axes": {"seed": (0,)}, "images": [PICTURE], "prompts": ["x"], "seeds": [0]}
 

@@ -115,6 +115,10 @@ def test_without_inversion_and_from_an_embedding(unclip, clip):
     for a, b in zip(one.images, two.images, strict=True):
         assert np.array_equal(np.asarray(a), np.asarray(b))
     assert np.abs(np.asarray(one.images[0], int) - np.asarray(start.image, int)).max() <= 1
+    assert (one.call["inverted"], two.call["inverted"]) == (False, False)
+    noise = torch.zeros(1, *start.latents.shape[2:])
+    given = ldmkit.text_diff(unclip, here, "a cat", "a dog", latents=noise, **options)
+    assert given.call["inverted"] is False, "what the caller began from was not found"
 
 
 def test_a_large_picture_is_fitted(unclip, clip):

@@ -91,10 +91,10 @@ def test_an_embedding_instead_of_a_picture(stable):
 
 def test_noise_takes_them_further_from_each_other():
     """Two embeddings far apart come closer to one another, the more noise lies on both."""
-    from ldmkit.space.unclip import family_of
+    from ldmkit.space.unclip import unclip_of
 
     for pipe in (tiny_unclip.kandinsky(), tiny_unclip.karlo()):
-        family = family_of(pipe)
+        family = unclip_of(pipe)
         prior = family.prior()
         vectors = torch.randn(4, tiny_unclip.WIDTH, generator=generator(0)) * 3
         assert torch.equal(family.noised(vectors, 0, generator(1)), vectors)

@@ -16,7 +16,7 @@ from tiny_encoders import same
 
 from ldmkit.check import heard_by
 from ldmkit.recording import record, recorder
-from ldmkit.recording.kept import adapters_of
+from ldmkit.recording.settings import adapters_of
 from ldmkit.records import Trajectory
 
 QUICK = {"num_inference_steps": 3, "preview": "none"}
@@ -105,12 +105,12 @@ def test_adapters_that_do_nothing_are_not_told(with_adapters):
     layer.active_adapters = ["style"]
     assert adapters_of(pipe) == {"unet": {"style": 0.7}}
     layer.merged_adapters = ["style"]
-    assert adapters_of(pipe) == {"unet": {"style": "fused"}}
+    assert adapters_of(pipe) == {"unet": {"style": "fused at 0.7"}}
     layer.merged_adapters, layer.disable_adapters = [], True
     assert adapters_of(pipe) == {}
     assert "adapters" not in record(pipe, "a cat", seed=7, **QUICK).call
     pipe._merged_adapters = {"gone"}  # fused, then unloaded: their weights stay
-    assert adapters_of(pipe) == {"pipeline": {"gone": "fused"}}
+    assert adapters_of(pipe) == {"pipeline": {"gone": "fused, nothing tells at which scale"}}
 
 
 def test_the_scale_of_a_lora_is_kept(tmp_path):

@@ -51,9 +51,9 @@ def both_of(latents: Any, output: Any, alpha: Any, sigma: Any, prediction: str) 
         return latents - sigma * output, latents + alpha * output
     if prediction == "v_prediction":
         c = np.sqrt(np.square(alpha) + np.square(sigma))
-        return (alpha * latents / c - sigma * output) / c, (
-            sigma * latents / c + alpha * output
-        ) / c
+        x0 = (alpha * latents / c - sigma * output) / c
+        noise = (sigma * latents / c + alpha * output) / c
+        return x0, noise
     raise ValueError(
         "prediction_type must be epsilon, v_prediction, sample or flow_prediction, "
         f"got {prediction!r}; set it in the scheduler's config."

@@ -20,6 +20,7 @@ from ldmkit.recording.call import WORDS
 
 __all__ = [
     "adapters_of",
+    "guider_of",
     "kept",
     "seeds_of",
     "versions",
@@ -71,10 +72,10 @@ def kept(
     Returns:
         The keywords that JSON can hold, with those that the run took from the signature. Beside
         them, and no keywords: ``scheduler`` (its class), ``scheduler_config`` (what it was told
-        otherwise than by default), ``generator_seed`` (where a given generator was as a seed makes
-        it), ``adapters`` (LoRA and the like: part, name, weight; fused ones
-        too), ``learned_words`` (textual inversions in the words), ``left_out`` (keywords that
-        JSON can't hold).
+        otherwise than by default), ``guider`` (a modular pipeline's, its class and settings),
+        ``generator_seed`` (where a given generator was as a seed makes it), ``adapters`` (LoRA and
+        the like: part, name, weight; fused ones too), ``learned_words`` (textual inversions in the
+        words), ``left_out`` (keywords that JSON can't hold).
     """
     told = {
         name: parameters[name].default
@@ -91,6 +92,7 @@ def kept(
     beside = {
         "generator_seed": again,
         "scheduler_config": _config_of(scheduler),
+        "guider": guider_of(pipe),
         "adapters": adapters_of(pipe),
         "learned_words": _learned_words(pipe, call),
         "left_out": left_out,
@@ -151,14 +153,27 @@ def _config_of(scheduler: Any) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not _NO_JSON}
 
 
+def guider_of(pipe: Any) -> dict[str, Any]:
+    """How a modular pipeline guides: its guider's class, its scale, and what is not by default."""
+    guider = getattr(pipe, "guider", None)
+    config = getattr(guider, "config", None)
+    if not isinstance(config, Mapping):
+        return {}
+    scales = {name: _plain(config[name]) for name in config if name.endswith("guidance_scale")}
+    told = {"class": type(guider).__name__} | scales | _config_of(guider)
+    return told if getattr(guider, "_enabled", True) else told | {"enabled": False}
+
+
 def _same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(np.array_equal(one, other))
 
 
 def adapters_of(pipe: Any) -> dict[str, dict[str, Any]]:
-    """LoRA and other adapters that act in a pipeline: part -> name -> weight, or ``"fused"``.
+    """LoRA and other adapters that act in a pipeline: part -> name -> weight.
 
-    Those that are loaded and not active, or switched off, do nothing and are not told.
+    That of fused ones is ``"fused at 0.5"``, the product of both scales; of those that were
+    unloaded afterwards nothing tells it. Loaded and not active, or switched off, they do nothing
+    and are not told.
     """
     parts = {
         name: _adapters_in(part)
@@ -167,27 +182,25 @@ def adapters_of(pipe: Any) -> dict[str, dict[str, Any]]:
     }
     known = {name for found in parts.values() for name in found}
     gone = set(getattr(pipe, "fused_loras", ())) - known  # unloaded, but their weights stay fused
-    parts["pipeline"] = dict.fromkeys(sorted(gone), "fused")
+    parts["pipeline"] = dict.fromkeys(sorted(gone), "fused, nothing tells at which scale")
     return {name: found for name, found in parts.items() if found}
 
 
 def _adapters_in(network: torch.nn.Module) -> dict[str, Any]:
-    fused: dict[str, None] = {}
+    fused: dict[str, set[float]] = {}
     active: dict[str, set[float]] = {}
     for layer in network.modules():
         scaling = vars(layer).get("scaling")  # a layer of peft's; a module's getattr is slow
         if not isinstance(scaling, Mapping) or not hasattr(layer, "active_adapters"):
             continue
         merged = list(getattr(layer, "merged_adapters", ()))
-        fused |= dict.fromkeys(merged)
-        if getattr(layer, "disable_adapters", False):
-            continue
-        names: Any = layer.active_adapters
-        for name in names:
-            if name in scaling and name not in merged:
-                active.setdefault(name, set()).add(_weight(layer, name))
+        names: Any = () if getattr(layer, "disable_adapters", False) else layer.active_adapters
+        for found, those in ((fused, merged), (active, [n for n in names if n not in merged])):
+            for name in those:
+                if name in scaling:
+                    found.setdefault(name, set()).add(_weight(layer, name))
     told = {name: _one_or_range(weights) for name, weights in active.items()}
-    return told | dict.fromkeys(fused, "fused")
+    return told | {name: f"fused at {_one_or_range(weights)}" for name, weights in fused.items()}
 
 
 def _one_or_range(weights: set[float]) -> float | str:

@@ -10,21 +10,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from ldmkit.check import function, number, say, short, whole
+from ldmkit.check import function, number, say, says_no, short, whole
 from ldmkit.critters.scene import Scene
 from ldmkit.distilling.conditioning import conditioning_of, predictor, takes
 from ldmkit.distilling.ladder import Lesson, loss, rung_of, walked
 from ldmkit.distilling.muon import Muon
-from ldmkit.loading import students
-from ldmkit.loading.catalog import CATALOG
-from ldmkit.loading.origin import Origin, origin_of, remember
-from ldmkit.loading.siblings import twin_of
+from ldmkit.loading.catalog import is_embedded
+from ldmkit.loading.folder import made_for, variant_of, write_student
+from ldmkit.loading.siblings import Origin, origin_of, remember, steps_of, twin_of
 from ldmkit.recording.call import check_call, check_prompt, parameters_of
 
-__all__ = ["Ladder", "Update", "distill", "prepared"]
+__all__ = ["Ladder", "Update", "distill"]
 
 _TRAINING_SEEDS = 400_000  # from here on scenes are for tuning, then for evaluation
 _DECAY = 0.999  # of the averaged weights, after a ramp
@@ -95,6 +93,8 @@ class _Pupil:
 class Ladder:
     """Students of fewer and fewer steps, and how they learned; what ``distill`` gives.
 
+    Made by itself it takes what ``distill`` takes, checks all of it, and waits for ``climb``.
+
     Attributes:
         rungs: numbers of steps, from the first student's to the last's.
         updates: how many each gets.
@@ -109,18 +109,34 @@ class Ladder:
         self,
         pipe: Any,
         rungs: Sequence[int],
-        updates: int,
-        prompts: Sequence[str] | None,
-        guidance: float | None,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-        call: Mapping[str, Any],
+        *,
+        updates: int = 200,
+        prompts: str | Sequence[str] | None = None,
+        guidance_scale: float | None = None,
+        batch_size: int = 16,
+        learning_rate: float | None = None,
+        seed: int = 0,
+        **call: Any,
     ) -> None:
-        self.rungs, self.updates = tuple(rungs), updates
+        parameters = parameters_of(pipe, "distill")
+        if not isinstance(getattr(pipe, "unet", None), torch.nn.Module):
+            raise TypeError(
+                f"distill needs a pipeline with a U-Net, got {type(pipe).__name__}, which has none."
+            )
+        check_call(pipe, parameters, call, "distill", _OWN)
+        self.rungs = _halving(rungs)
+        for steps in self.rungs:
+            rung_of(pipe.scheduler, steps)
+        _check_made_for(pipe, self.rungs)
+        self.guidance_scale = _scale(pipe, guidance_scale)
+        self.updates = whole("updates", updates, 1)
+        self._prompts = _words(pipe, prompts)
+        self._batch = whole("batch_size", batch_size, 1)
+        usual = _RATES[pipe.scheduler.config.prediction_type]
+        self.learning_rate = _rate(usual if learning_rate is None else learning_rate)
+        whole("seed", seed, 0, 2**63 - 1)
         self.stopped: str | None = None
-        self._pipe, self._prompts, self.guidance_scale = pipe, prompts, guidance
-        self._batch, self.learning_rate, self.call = batch_size, learning_rate, dict(call)
+        self._pipe, self.call = pipe, dict(call)
         self._random = torch.Generator().manual_seed(seed)
         self._networks: dict[int, torch.nn.Module] = {}  # of those that finished
         self._pupil: _Pupil | None = None  # who is learning
@@ -174,8 +190,8 @@ class Ladder:
         twin = twin_of(self._pipe)
         twin.unet, twin.scheduler = network, copy.deepcopy(self._pipe.scheduler)
         name = origin_of(self._pipe).name.split(":")[0]
-        made_for = students.made_for(steps, takes(self._pipe, "guidance_scale"))
-        remember(twin, Origin(f"{name}:{students.variant_of(steps)}", made_for))
+        meant = made_for(steps, takes(self._pipe, "guidance_scale"))
+        remember(twin, Origin(f"{name}:{variant_of(steps)}", meant))
         return twin
 
     def climb(
@@ -221,7 +237,7 @@ class Ladder:
             losses.append(float(error.detach()))
             told = Update(steps, len(losses), self.updates, losses[-1], self)
             answer = None if on_update is None else on_update(told)
-            going = not (isinstance(answer, (bool, np.bool_)) and not answer)
+            going = not says_no(answer)
         if len(losses) == self.updates:
             self._networks[steps], self._pupil = pupil.network(self._pipe.unet), None
         if not going and not self.finished:
@@ -292,7 +308,7 @@ class Ladder:
             self._pipe.save_pretrained(folder)
         for steps, had in self._losses.items():
             if had:
-                students.write(folder, steps, self.student(steps).unet.state_dict())
+                write_student(folder, steps, self.student(steps).unet.state_dict())
             if had and steps not in self._networks:
                 say(
                     f"The student of {steps} steps is written as it is after {len(had)} of "
@@ -346,7 +362,7 @@ def distill(
         ValueError: rungs that don't halve, a scheduler that won't do, or a value out of range.
     """
     listener = function("on_update", on_update)
-    ladder = prepared(
+    ladder = Ladder(
         pipe,
         rungs,
         updates=updates,
@@ -358,47 +374,6 @@ def distill(
         **call,
     )
     return ladder._go_on(listener)
-
-
-def prepared(
-    pipe: Any,
-    rungs: Sequence[int],
-    *,
-    updates: int = 200,
-    prompts: str | Sequence[str] | None = None,
-    guidance_scale: float | None = None,
-    batch_size: int = 16,
-    learning_rate: float | None = None,
-    seed: int = 0,
-    **call: Any,
-) -> Ladder:
-    """The ladder of ``distill``, all of it checked, before its first update."""
-    parameters = parameters_of(pipe, "distill")
-    if not isinstance(getattr(pipe, "unet", None), torch.nn.Module):
-        raise TypeError(
-            f"distill needs a pipeline with a U-Net, got {type(pipe).__name__}, which has none."
-        )
-    check_call(pipe, parameters, call, "distill", _OWN)
-    steps = _halving(rungs)
-    for n in steps:
-        rung_of(pipe.scheduler, n)
-    _check_made_for(pipe, steps)
-    scale = _scale(pipe, guidance_scale)
-    return Ladder(
-        pipe,
-        steps,
-        whole("updates", updates, 1),
-        _words(pipe, prompts),
-        scale,
-        whole("batch_size", batch_size, 1),
-        _rate(
-            _RATES[pipe.scheduler.config.prediction_type]
-            if learning_rate is None
-            else learning_rate
-        ),
-        whole("seed", seed, 0, 2**63 - 1),
-        call,
-    )
 
 
 def _course(before: int, updates: int) -> float:
@@ -422,7 +397,7 @@ def _halving(rungs: Any) -> tuple[int, ...]:
 
 def _check_made_for(pipe: Any, rungs: tuple[int, ...]) -> None:
     """A student teaches from its own number of steps only."""
-    own = students.steps_of(pipe)
+    own = steps_of(pipe)
     if own is not None and 2 * rungs[0] != own:
         raise ValueError(
             f"The first rung must be half of the {own} steps that {origin_of(pipe).name!r} was "
@@ -449,8 +424,7 @@ def _words(pipe: Any, prompts: Any) -> list[str] | None:
         return [""]
     if prompts is not None:
         return [prompts] if isinstance(prompts, str) else list(prompts)
-    row = CATALOG.get(origin_of(pipe).name.split(":")[0])
-    if row is None or not row.embedded:
+    if not is_embedded(pipe):
         raise TypeError(
             'distill needs prompts to learn with, got None; give prompts=["a red cat", ...], a '
             "thousand or more of the kind that the student will be asked."

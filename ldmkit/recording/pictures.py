@@ -1,4 +1,4 @@
-"""What a run has to show: its pictures, its last clean estimate, pictures of its steps."""
+"""What a run has to show: its pictures, pictures of its steps, the records of its other stages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmkit.loading.device import works_on
-from ldmkit.loading.families import Layout
+from ldmkit.loading.families import Layout, Stage
 from ldmkit.recording import preview as previews
-from ldmkit.recording.small import small_decoder
-from ldmkit.records.law import at_unit_variance, clean_of
+from ldmkit.recording.arrays import arrays_of, laid_out, of_one_shape, prior_arrays
+from ldmkit.recording.hooks import Tape
+from ldmkit.recording.noise_law import prediction_of
+from ldmkit.recording.preview import small_decoder
+from ldmkit.records import Trajectory
+from ldmkit.records.noise_law import at_unit_variance, clean_of
+from ldmkit.records.pictures import every_nth
 
-__all__ = ["images_of", "pictures_of", "step_pictures"]
+__all__ = ["images_of", "pictures_of", "stage_of", "step_pictures"]
 
 # Under what names pipelines hand out their pictures.
 _PICTURES = ("images", "image", "frames", "videos", "video")
@@ -77,15 +82,20 @@ def pictures_of(vae: Any, latents: NDArray[np.float32]) -> tuple[Image.Image, ..
 
 
 def step_pictures(
-    vae: Any, arrays: Mapping[str, Any], preview: str, layout: Layout | None = None
+    vae: Any,
+    arrays: Mapping[str, Any],
+    preview: str,
+    layout: Layout | None = None,
+    every: int = 1,
 ) -> dict[str, Any]:
-    """``rgb`` and ``previews`` of a record.
+    """``rgb``, ``previews`` and ``preview_every`` of a record.
 
     Args:
         vae: the autoencoder, or ``None``.
         arrays: of the record.
         preview: how steps are drawn.
         layout: how clean latents are brought to the autoencoder, and where pixels begin.
+        every: of how many steps one is decoded.
     """
     layout = layout or Layout()
     kept = {name: arrays[name] for name in ("latents", "denoised") if arrays[name] is not None}
@@ -97,17 +107,19 @@ def step_pictures(
     if shape[2] != getattr(vae.config, "latent_channels", shape[2]):
         return {}  # packed in a way that nobody described
     rgb = _at_vae(previews.linear_rgb(vae, shape[2]), layout)
-    lanes = {lane: layout.at_vae(_at_unit_scale(arrays, lane)) for lane in kept}
-    unguided = {lane: layout.at_vae(x0) for lane, x0 in _unguided_estimates(arrays).items()}
+    chosen = every_nth(len(arrays["timesteps"]), every)
+    lanes = {lane: layout.at_vae(_at_unit_scale(arrays, lane)[chosen]) for lane in kept}
+    unguided = {lane: layout.at_vae(x0[chosen]) for lane, x0 in _unguided_estimates(arrays).items()}
     small = small_decoder(vae, works_on(vae)) if preview == "auto" else None
     if small is not None:
         decode = partial(previews.decode_small, small)
-        return {"rgb": rgb, "previews": _decoded(decode, lanes | unguided)}
+        return {"rgb": rgb, "previews": _decoded(decode, lanes | unguided), "preview_every": every}
     if preview == "linear" or (preview == "auto" and not _cheap(vae, lanes)):
         return {"rgb": rgb}
     if preview == "vae" or _cheap(vae, lanes | unguided):
         lanes |= unguided
-    return {"rgb": rgb, "previews": _decoded(partial(previews.decode, vae), lanes)}
+    decode = partial(previews.decode, vae)
+    return {"rgb": rgb, "previews": _decoded(decode, lanes), "preview_every": every}
 
 
 def _at_vae(rgb: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
@@ -159,3 +171,33 @@ def _decoded(
         flat = decode(frames.reshape(-1, *frames.shape[2:]))
         pictures[lane] = flat.reshape(*frames.shape[:2], *flat.shape[1:])
     return pictures
+
+
+# --- the other stages ----------------------------------------------------------------------------
+
+
+def stage_of(
+    tape: Any,
+    stage: Stage,
+    heard_of: Tape,
+    parameters: Mapping[str, Any],
+    call: Mapping[str, Any],
+) -> tuple[Trajectory, ...]:
+    """The steps of another stage as a record of their own; of a prior (d, 1, 1) for (c, h, w).
+
+    unCLIP diffuses twice, first an embedding, then a picture of it (arXiv 2204.06125, section 2).
+    """
+    told = {
+        name: call.get(f"{stage.name}_{name}", parameters[f"{stage.name}_{name}"].default)
+        for name in ("num_inference_steps", "guidance_scale")
+        if f"{stage.name}_{name}" in parameters
+    }
+    told |= {"scheduler": type(stage.scheduler).__name__}
+    same = {name: tape.facts[name] for name in ("prompt", "seed", "model", "versions")}
+    if hasattr(stage.network, "clip_mean"):
+        arrays = prior_arrays(stage.network, stage.scheduler, heard_of, tape.names)
+        return (Trajectory(**arrays, **same, call=told),)
+    calls = [laid_out(one, Layout()) for one in of_one_shape(heard_of.calls)]
+    arrays = arrays_of(calls, prediction_of(stage.scheduler), tape.names)
+    del arrays["guidance"]
+    return (Trajectory(**arrays, **step_pictures(None, arrays, tape.preview), **same, call=told),)

@@ -8,11 +8,14 @@ calls them, and what was cut is told, by the names of the encoders, before the f
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import logging
 import re
+import sys
 import threading
+import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
@@ -24,6 +27,7 @@ from ldmkit.recording.call import WORDS
 __all__ = ["Heard", "heard"]
 
 _THEIRS = ("was truncated because", "Token indices sequence length is longer")
+_Counter = functools.partial[int]  # of a text's tokens, by one tokenizer
 _UNBOUNDED = 1_000_000  # a tokenizer without a limit tells a far larger one
 
 
@@ -34,6 +38,20 @@ class _Reading(NamedTuple):
     encoder: str  # "text_encoder_2 (CLIP)"
     tokens: int
     read: int
+
+
+class _Origin(NamedTuple):
+    """Where a text that an encoder reads came from.
+
+    Attributes:
+        keyword: as in ``_Reading``.
+        part: what in the text is of the reader's words.
+        words: all of them.
+    """
+
+    keyword: str
+    part: str
+    words: str
 
 
 class Heard:
@@ -48,23 +66,40 @@ class Heard:
         self.pipe = pipe
         self._words = [pair for name, value in call.items() for pair in _each(name, value)]
         # Templates (Qwen-Image) stand ahead of the words, and the embeddings are cut once more.
-        self._ahead = getattr(pipe, "prompt_template_encode_start_idx", None)
+        ahead = getattr(pipe, "prompt_template_encode_start_idx", None)
+        self._ahead = ahead if isinstance(ahead, int) else None
         self._most = _most_of(pipe, call) if self._ahead is not None else None
-        self._texts: dict[tuple[str, str], tuple[Any, int]] = {}
+        self._texts: dict[tuple[str, str], tuple[_Counter, int]] = {}
         self.cut = False  # whether any text was longer than its encoder reads
         self.told = False
         self.held: list[tuple[logging.Handler, logging.LogRecord]] = []  # the libraries' own words
 
-    def listen(self, name: str, tokenizer: Any, text: Any, most: int) -> None:
-        """Notes a text, or several, of which a tokenizer keeps ``most`` tokens."""
-        if self._ahead is not None and self._most is not None:
-            most = min(most, self._ahead + self._most)
+    def listen(
+        self, name: str, tokenizer: Any, text: Any, most: int, specials: bool = True
+    ) -> None:
+        """Notes a text, or several, of which a tokenizer keeps ``most`` tokens.
+
+        Args:
+            name: of the tokenizer.
+            tokenizer: what reads.
+            text: the text, or several.
+            most: tokens.
+            specials: whether marks of beginning and end are added, and count.
+        """
+        count = functools.partial(_count, tokenizer, specials=specials)
         for one in [text] if isinstance(text, str) else text:
-            self._texts[name, one] = tokenizer, most
+            own = most
+            if self._ahead is not None and self._most is not None and not self._is_bare(one):
+                own = min(most, self._ahead + self._most)
+            self._texts[name, one] = count, own
             # No text has more tokens than bytes, but for those that are put round it: nearly
             # every prompt ends here.
-            if not self.cut and len(one.encode("utf-8", "replace")) + 8 > most:
-                self.cut = _count(tokenizer, one) > most
+            if not self.cut and len(one.encode("utf-8", "replace")) + 8 > own:
+                self.cut = count(one) > own
+
+    def _is_bare(self, text: str) -> bool:
+        """Whether a text is the reader's words with no template round them."""
+        return any(text == words for _, words in self._words)
 
     def framed(self, tokenizer: str, text: str) -> bool:
         """Whether an encoder has read these words within others and never alone, till ``tell``."""
@@ -80,9 +115,9 @@ class Heard:
                 handler.handle(entry)
             return
         readings = [
-            self._reading(keyword, words, name, text, tokenizer, most)
-            for (name, text), (tokenizer, most) in texts.items()
-            for keyword, words in self._origins(text, tokenizer)
+            self._reading(origin, name, text, count, most)
+            for (name, text), (count, most) in texts.items()
+            for origin in self._origins(text, count.args[0])
         ]
         for keyword in dict.fromkeys(one.keyword for one in readings):
             words = _sentence(keyword, [one for one in readings if one.keyword == keyword])
@@ -90,32 +125,47 @@ class Heard:
                 say(words)
 
     def _reading(
-        self, keyword: str, words: str, name: str, text: str, tokenizer: Any, most: int
+        self, origin: _Origin, name: str, text: str, count: _Counter, most: int
     ) -> _Reading:
-        frame = _count(tokenizer, text.replace(words, "", 1))  # begin, end, a template
-        ahead = frame if self._ahead is None else self._ahead
-        tokens, read = _count(tokenizer, text) - frame, most - ahead
-        # A template longer than all that is read: what of it stands behind the words is not known.
-        return _Reading(keyword, _encoder(self.pipe, name), tokens, read if read > 0 else tokens)
+        """Words within a template are cut where nothing of what stands behind them is left."""
+        keyword, part, words = origin
+        at = text.find(part)
+        before, behind = text[:at], text[at + len(part) :]
+        frame = count(before + behind)
+        ahead = count(before) if self._ahead is None or self._is_bare(text) else self._ahead
+        read = max(0, most - ahead)
+        if words != part:  # the pipeline had cut them before
+            read = min(read, count(text) - frame)
+        tokens = count(before + words + behind) - frame
+        return _Reading(keyword, _encoder(self.pipe, name), tokens, read)
 
-    def _origins(self, text: str, tokenizer: Any) -> list[tuple[str, str]]:
-        """Which keyword a text came from, and the part of it that are the reader's words.
+    def _origins(self, text: str, tokenizer: Any) -> list[_Origin]:
+        """Where a text came from.
 
         They are two where the same was asked for and steered away from.
         """
         spell = getattr(self.pipe, "maybe_convert_prompt", None)  # learnt words of several tokens
         found = [
-            (keyword, text)
+            _Origin(keyword, text, text)
             for keyword, words in self._words
             if text == words or (spell is not None and text == spell(words, tokenizer))
         ] or [  # within a template, or cleaned of capitals and gaps
-            (keyword, words if words in text else text)
+            _Origin(keyword, *((words, words) if words in text else (text, text)))
             for keyword, words in self._words
             if words.strip() and _plain(words) in _plain(text)
         ]
-        sides = {("negative_" in keyword): (keyword, words) for keyword, words in reversed(found)}
+        if not found:  # cut by the pipeline itself, within a template (Kandinsky 5)
+            ends = ((keyword, _end_of(text, words), words) for keyword, words in self._words)
+            found = [_Origin(*one) for one in ends if one[1]]
+        sides = {("negative_" in one.keyword): one for one in reversed(found)}
         begin = cut(plain(" ".join(text.split())), 40)
-        return list(sides.values()) or [(f"text “{begin}”", text)]
+        return list(sides.values()) or [_Origin(f"text “{begin}”", text, text)]
+
+
+def _end_of(text: str, words: str) -> str:
+    """The end of a text, if it is the beginning of these words: two of them at least."""
+    at = text.find(words[:12]) if len(words) > 12 else -1
+    return text[at:] if at >= 0 and words.startswith(text[at:].rstrip()) else ""
 
 
 def _each(name: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -137,13 +187,14 @@ def _most_of(pipe: Any, call: Mapping[str, Any]) -> int | None:
     return most if isinstance(most, int) else None
 
 
-def _count(tokenizer: Any, text: str) -> int:
-    return len(tokenizer(text, truncation=False, verbose=False).input_ids)
+def _count(tokenizer: Any, text: str, *, specials: bool = True) -> int:
+    own = {} if specials else {"add_special_tokens": False}
+    return len(tokenizer(text, truncation=False, verbose=False, **own).input_ids)
 
 
 def _encoder(pipe: Any, tokenizer: str) -> str:
     """``tokenizer_2`` -> ``text_encoder_2 (CLIP)``."""
-    name = tokenizer.replace("tokenizer", "text_encoder")
+    name = re.sub("tokenizer|^.*processor", "text_encoder", tokenizer)
     kind = type(getattr(pipe, name, None)).__name__
     kind = re.sub(r"(Text|Encoder|WithProjection|For\w+|Model)+$", "", kind)
     return name if kind in ("NoneType", "") else f"{name} ({kind})"
@@ -198,7 +249,21 @@ _guard = threading.Lock()
 # Tokenizers note on themselves how a text is to be padded and cut: of two threads that read at once
 # one gets what the other asked for.
 _reading = threading.RLock()
-_opened: dict[int, tuple[type, int]] = {}  # id of a tokenizer: its own class, how many listen
+_opened: dict[int, _Opened] = {}  # by the tokenizer's id
+
+
+class _Opened(NamedTuple):
+    """A tokenizer that is listened to.
+
+    Attributes:
+        kind: its own class.
+        listeners: how many there are.
+        apart: a copy for those who listen, where another thread was inside when the first came.
+    """
+
+    kind: type
+    listeners: int
+    apart: Any
 
 
 @contextmanager
@@ -221,7 +286,8 @@ def heard(found: Heard) -> Iterator[Heard]:
             if isinstance(most, int) and 0 < most < _UNBOUNDED and id(tokenizer) in names:
                 # A tokenizer of one's own may count otherwise: then its library speaks alone.
                 with suppress(TypeError, ValueError, AttributeError):
-                    found.listen(names[id(tokenizer)], tokenizer, text, most)
+                    specials = options.get("add_special_tokens", True)
+                    found.listen(names[id(tokenizer)], tokenizer, text, most, specials)
 
     with ExitStack() as stack:
         for tokenizer in parts.values():
@@ -250,19 +316,48 @@ def _open(tokenizer: Any) -> Iterator[None]:
     """Lets a tokenizer's calls be heard: Python looks ``__call__`` up on the class alone."""
     key = id(tokenizer)
     with _guard:
-        kind, count = _opened.get(key, (type(tokenizer), 0))
-        if not count:
+        opened = _opened.get(key)
+        if opened is None:
+            kind: Any = type(tokenizer)
             tokenizer.__class__ = _hearing(kind)
-        _opened[key] = kind, count + 1
+            opened = _Opened(kind, 0, _copy_if_taken(tokenizer, kind))
+        _opened[key] = opened._replace(listeners=opened.listeners + 1)
     try:
         yield
     finally:
         with _guard:
-            kind, count = _opened.pop(key)
-            if count > 1:
-                _opened[key] = kind, count - 1
+            opened = _opened.pop(key)
+            if opened.listeners > 1:
+                _opened[key] = opened._replace(listeners=opened.listeners - 1)
             else:
-                tokenizer.__class__ = kind
+                tokenizer.__class__ = opened.kind
+
+
+def _copy_if_taken(tokenizer: Any, kind: type) -> Any:
+    """A copy for the record, where another thread began to read before there was anything to hear.
+
+    It holds no lock, and how it pads and cuts stands on the tokenizer: neither may change the
+    other's. Which thread is where is read from the code that runs, never from its names.
+    """
+    calls = {getattr(getattr(kind, name, None), "__code__", None) for name in _READ} - {None}
+    with _reading:  # nobody who is heard is inside
+        others = (f for t, f in sys._current_frames().items() if t != threading.get_ident())
+        if not any(_runs(frame, calls) for frame in others):
+            return None
+        apart = None
+        with suppress(Exception):  # one of a student's that can't be copied is shared as it is
+            apart = copy.deepcopy(tokenizer)
+            apart.__class__ = kind
+        return apart
+
+
+def _runs(frame: types.FrameType | None, calls: set[Any]) -> bool:
+    while frame is not None and frame.f_code not in calls:
+        frame = frame.f_back
+    return frame is not None
+
+
+_READ = ("__call__", "_encode_plus")  # where a tokenizer notes how it pads; encode() passes there
 
 
 @functools.cache
@@ -270,12 +365,23 @@ def _hearing(kind: type) -> type:
     def call(self: Any, text: Any = None, *args: Any, **options: Any) -> Any:
         listener = _listener.get()
         with _reading:
-            if listener is not None and _are_words(text):
+            opened = _opened.get(id(self))
+            if listener is None or opened is None:
+                return kind.__call__(self, text, *args, **options)
+            if _are_words(text):
                 listener(self, text, options)
-            return kind.__call__(self, text, *args, **options)
+            one = self if opened.apart is None else opened.apart
+            return kind.__call__(one, text, *args, **options)
+
+    def encode(self: Any, *args: Any, **options: Any) -> Any:
+        with _reading:
+            return super(heard_kind, self)._encode_plus(*args, **options)
 
     names = {"__call__": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    return type(kind.__name__, (kind,), names)
+    if hasattr(kind, "_encode_plus"):
+        names["_encode_plus"] = encode
+    heard_kind: Any = type(kind.__name__, (kind,), names)
+    return heard_kind
 
 
 def _are_words(text: Any) -> bool:

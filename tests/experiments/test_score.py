@@ -6,7 +6,7 @@ from PIL import Image
 
 import ldmkit
 from ldmkit.critters import Scene, UnknownWords
-from ldmkit.experiments.scoring import scorer_of
+from ldmkit.experiments.score import scorer_of
 
 SEED = 400_000
 

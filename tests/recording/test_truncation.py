@@ -1,21 +1,25 @@
 """What of the words reached each text encoder is told by name and number, for every family."""
 
+import inspect
 import logging
 import re
 import threading
 import time
 import warnings
 
+import diffusers
 import pytest
 import tiny
 import tiny_encoders
+import tokenizers
 import torch
+import transformers
 from tiny_encoders import long
 
 import ldmkit
 from ldmkit.check import heard_by
 from ldmkit.recording import record
-from ldmkit.recording.words import Heard, heard
+from ldmkit.recording.truncation import Heard, heard
 
 SIZE = {"height": 32, "width": 32}
 QUICK = {"num_inference_steps": 2, "preview": "none", "seed": 1}
@@ -245,7 +249,7 @@ def test_two_records_at_once_share_a_tokenizer(sd):
 def test_threads_read_one_after_the_other(sd, monkeypatch):
     """A tokenizer holds how it pads: one's "longest" was another's 2 tokens, not 32."""
     kind, inside, most = type(sd.tokenizer), [], []
-    read = kind.__call__
+    read = kind._encode_plus
 
     def slowly(self, *args, **options):
         inside.append(0)
@@ -254,9 +258,10 @@ def test_threads_read_one_after_the_other(sd, monkeypatch):
         inside.pop()
         return read(self, *args, **options)
 
-    monkeypatch.setattr(kind, "__call__", slowly)
-    threads = [threading.Thread(target=sd.tokenizer, args=("a cat",)) for _ in range(3)]
+    monkeypatch.setattr(kind, "_encode_plus", slowly)
     with heard(Heard(sd, {"prompt": "a cat"})):
+        calls = (sd.tokenizer, sd.tokenizer.encode, sd.tokenizer)
+        threads = [threading.Thread(target=call, args=("a cat",)) for call in calls]
         for thread in threads:
             thread.start()
         sd.tokenizer("a cat")
@@ -264,6 +269,39 @@ def test_threads_read_one_after_the_other(sd, monkeypatch):
             thread.join()
     assert len(most) == 4
     assert max(most) == 1
+
+
+@pytest.mark.parametrize("way", ["__call__", "encode"])
+def test_a_thread_that_is_inside_when_a_record_opens(sd, monkeypatch, way):
+    """It has noted how it pads on the tokenizer that both share, and goes on when it is through."""
+    inside, go_on, mine = threading.Event(), threading.Event(), threading.get_ident()
+    kind, made, said = type(sd.tokenizer), [], []
+    note = kind.set_truncation_and_padding
+
+    def pause(self, *args, **options):
+        note(self, *args, **options)
+        if threading.get_ident() != mine:
+            inside.set()
+            go_on.wait(20)
+
+    def beside():
+        read = getattr(sd.tokenizer, way)([long(50), "a cat"] if way == "__call__" else long(50))
+        made.append(getattr(read, "input_ids", read))
+
+    monkeypatch.setattr(kind, "set_truncation_and_padding", pause)
+    thread = threading.Thread(target=beside)
+    thread.start()
+    assert inside.wait(20)
+    with heard_by(said.append), heard(Heard(sd, {"prompt": long(40)})):
+        read = sd.tokenizer(long(40), padding="max_length", truncation=True)
+        go_on.set()
+        thread.join(20)
+        again = sd.tokenizer("a cat", padding="max_length", truncation=True)
+    lengths = [len(one) for one in made[0]] if way == "__call__" else [len(made[0])]
+    assert lengths == ([52, 4] if way == "__call__" else [52]), "it read as the record reads"
+    assert [len(one.input_ids) for one in (read, again)] == [32, 32]
+    assert [words.split(" tokens")[0] for words in said] == ["The prompt has 40"]
+    assert type(sd.tokenizer) is kind
 
 
 @pytest.mark.parametrize("make", [tiny_encoders.sdxl, tiny_encoders.sd3, tiny_encoders.flux])
@@ -275,32 +313,71 @@ def test_listening_changes_no_picture(make):
     assert tiny_encoders.same(bare.images[0], traj.image)
 
 
-class Templated:
-    """As Qwen-Image reads: a template round the words, and its embeddings cut once more."""
+class _Numbers(torch.nn.Module):
+    """A text encoder whose hidden states are the tokens' own numbers: what is read can be seen."""
 
-    prompt_template_encode_start_idx = 4  # the mark of the beginning, and three words
+    dtype, device = torch.float32, torch.device("cpu")
 
-    def __init__(self):
-        self.tokenizer = tiny.tokenizer()
+    def forward(self, input_ids, **options):
+        self.hidden_states = [input_ids[..., None].float().repeat(1, 1, 4)] * 40
+        self.pooler_output = self.last_hidden_state = self.hidden_states[0]
+        return self
 
-    def __call__(self, prompt, max_sequence_length=12):
-        text = f"a red dog {prompt} in the snow"
-        self.tokenizer(text, max_length=20 + 4, truncation=True, padding=True)
+    def __getitem__(self, key):
+        return self.hidden_states if key == "hidden_states" else self.last_hidden_state
+
+    def get_input_embeddings(self):
+        return self
 
 
-@pytest.mark.parametrize(("most", "reads"), [({}, 12), ({"max_sequence_length": 99}, 20)])
-def test_a_template_round_the_words(most, reads):
-    said, pipe = [], Templated()
-    call = {"prompt": long(25), **most}
-    with heard_by(said.append), heard(Heard(pipe, call)):
-        pipe(**call)
-    assert said == [
-        f"The prompt has 25 tokens and text_encoder reads {reads}: the words after that have no "
-        "effect; shorten it."
-    ]
-    with heard_by(said.append), heard(Heard(pipe, {"prompt": "cat"})):
-        pipe("cat")
-    assert len(said) == 1
+def chatting():
+    """A tokenizer of whole words, "cat" the second, with marks as Qwen's in a chat's template."""
+    words = {"[unk]": 0, "[pad]": 1, "cat": 2}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[unk]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="[unk]", pad_token="[pad]", model_max_length=4096
+    )
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    made.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content if m.content is string else m.content[0].text }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return made
+
+
+CHATS = "ZImage Flux2Klein Flux2 QwenImage Krea2 OvisImage Lumina2 Kandinsky5T2I Sana"
+
+
+@pytest.mark.parametrize("kind", CHATS.split())
+def test_a_template_round_the_words(kind):
+    """How many words are told to be read is counted in what the pipeline's own encoder got."""
+    known = getattr(diffusers, f"{kind}Pipeline")
+    parts = dict.fromkeys(list(inspect.signature(known.__init__).parameters)[1:])
+    pipe = known(**{name: None for name in parts if name not in ("is_distilled", "patch_size")})
+    for number in ("", "_2") if "tokenizer_2" in parts else ("",):
+        setattr(pipe, f"tokenizer{number}", chatting())
+        setattr(pipe, f"text_encoder{number}", _Numbers())
+    template = getattr(pipe, "prompt_template_encode", "") or getattr(pipe, "prompt_template", "")
+    template = template or getattr(pipe, "prompt_template_encode_prefix", "")
+    if template:  # as many as it has for this tokenizer
+        ahead = template.split("{}")[0]
+        pipe.prompt_template_encode_start_idx = len(pipe.tokenizer(ahead).input_ids)
+    prompt, most, said = long(600), {"max_sequence_length": 50}, []
+    takes = inspect.signature(pipe.encode_prompt).parameters
+    own = {"do_classifier_free_guidance": False, "prompt_2": None, "device": "cpu"}
+    own = most | {name: value for name, value in own.items() if name in takes}
+    with heard_by(said.append), heard(Heard(pipe, {"prompt": prompt} | most)):
+        got = pipe.encode_prompt([prompt] if "Kandinsky" in kind else prompt, **own)
+    got = got[0]
+    while not isinstance(got, torch.Tensor):
+        got = got[0]
+    read = int((got.reshape(-1, got.shape[-1])[:, 0] == 2).sum())
+    read //= got.shape[-2] if kind == "Krea2" else 1  # it gives each of its layers
+    assert 0 < read < 600
+    (words,) = said
+    assert f"encoder reads {read}:" in words or f"stops after {read} of 600 " in words
 
 
 def test_a_walks_two_ends_are_told_apart():
