@@ -6,6 +6,7 @@ import diffusers
 import numpy as np
 import pytest
 import tiny
+import tiny_families
 import torch
 import toy
 
@@ -128,6 +129,37 @@ def test_options_of_schedulers(options):
     assert np.array_equal(np.asarray(bare), np.asarray(traj.image))
     law = column(traj.alphas) * traj.denoised + column(traj.sigmas) * traj.noise_pred
     assert np.abs(law - traj.latents[:-1]).max() <= BARELY
+
+
+@pytest.mark.parametrize(
+    "given", [{"timesteps": [901, 500, 100]}, {"sigmas": [10.0, 3.0, 0.5]}], ids=str
+)
+def test_a_schedule_by_hand(given):
+    """Steps are at the places that were asked for, and each estimate says the next latents."""
+    pipe = with_scheduler("EulerDiscreteScheduler", "epsilon")
+    bare = pipe("a red cat", generator=torch.Generator("cpu").manual_seed(7), **given).images[0]
+    traj = record(pipe, "a red cat", seed=7, keep="all", preview="none", **given)
+    assert np.array_equal(np.asarray(bare), np.asarray(traj.image))
+    table = np.sqrt(1 / tiny.scheduler("epsilon").alphas_cumprod.numpy() - 1)
+    if "timesteps" in given:
+        assert traj.timesteps.tolist() == given["timesteps"]
+        wanted = table[given["timesteps"]]
+    else:
+        wanted = np.array(given["sigmas"][:-1])  # Euler's last one is where it ends
+        assert np.abs(np.interp(traj.timesteps, range(len(table)), table) / wanted - 1).max() < 0.01
+    assert np.abs(traj.sigmas / wanted - 1).max() <= 1e-5
+    assert (traj.alphas == 1).all()
+    follows = traj.denoised[:-1] + column(traj.sigmas[1:]) * traj.noise_pred[:-1]
+    assert np.abs(follows - traj.latents[1:-1]).max() <= BARELY * wanted[0]
+    assert traj.call.get("num_inference_steps", len(wanted)) == len(wanted)
+
+
+def test_a_flow_by_hand():
+    pipe, call = tiny_families.flux(), dict(tiny_families.FLUX_CALL)
+    del call["num_inference_steps"]
+    traj = record(pipe, seed=7, preview="none", sigmas=[1.0, 0.6, 0.2], **call)
+    assert np.abs(traj.sigmas - [1.0, 0.6, 0.2]).max() <= 1e-6
+    assert np.abs(traj.alphas - [0.0, 0.4, 0.8]).max() <= 1e-6
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "LCMScheduler"])
