@@ -5,6 +5,7 @@ below also reach the processes that tests start, such as notebook kernels. They 
 torch or a hub client can be imported.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -20,6 +21,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Imports make objects by the million and no garbage: the collector need not walk through them, now
+# nor at each of its later rounds.
+gc.disable()
+
 pytest_plugins = ("browser.pages",)
 
 LONGEST_FIRST = ("browser", "notebooks", "recipes", "panels", "critters", "distilling", "recording")
@@ -33,6 +38,12 @@ def pytest_collection_modifyitems(items):
         return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
 
     items.sort(key=length)
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 class Together(LoadScopeScheduling):
