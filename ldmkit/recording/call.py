@@ -289,17 +289,11 @@ def _check_pictures(name: str, value: Any) -> None:
     for item in items:
         if isinstance(item, Image.Image):
             upright(item, name, max_pixels=None)  # says what is damaged, closed or empty
-        elif isinstance(item, np.ndarray) and name.endswith("image"):
-            _check_values(name, item)
-
-
-def _check_values(name: str, item: Any) -> None:
-    """Refuses an array that is no picture to diffusers, which takes floats."""
-    if item.dtype.kind != "f" and item.dtype != np.uint8:
-        raise TypeError(
-            f"{name} must hold numbers of 0 to 1 (float) or of 0 to 255 (uint8), got an array of "
-            f"{item.dtype}; write Image.fromarray(array.astype('uint8'))."
-        )
+        elif isinstance(item, np.ndarray) and item.dtype != np.uint8 and item.dtype.kind != "f":
+            raise TypeError(
+                f"{name} must be of floats (0 to 1) or uint8, got an array of {item.dtype}; "
+                "write Image.fromarray(array.astype('uint8'))."
+            )
 
 
 def _check_bands(pipe: Any, value: Any) -> None:
@@ -572,10 +566,7 @@ def complete(
 
 
 def _as_taken(value: Any, parameter: Any) -> Any:
-    """Python's own: an np.uint8 of steps overflows in a scheduler, a Fraction meets no tensor.
-
-    A record's list is a tuple again where the pipeline takes nothing else (``original_size``).
-    """
+    """Python's own numbers, and tuples where JSON made lists of them (``original_size``)."""
     if isinstance(value, list):
         annotation = str(getattr(parameter, "annotation", "")).lower()
         return tuple(value) if "tuple" in annotation and "list" not in annotation else value

@@ -252,15 +252,16 @@ def test_a_sweep_by_name_after_release_opens_it_again(opened):
         ldmkit.release()
 
 
-def test_released_in_the_middle_says_so(opened):
-    with pytest.raises(RuntimeError, match="was released"):
-        ldmkit.sweep(
+def test_released_in_the_middle_says_so_and_keeps_what_is_made(opened):
+    with pytest.warns(UserWarning, match="was released: 1 of 2 pictures are made and kept"):
+        grid = ldmkit.sweep(
             "some model",
             {"seed": [1, 2]},
             PROMPT,
             num_inference_steps=1,
             on_update=lambda made: ldmkit.release(),
         )
+    assert [image is not None for image in grid.images] == [True, False]
     assert opened == ["some model"]
 
 
