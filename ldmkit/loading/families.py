@@ -4,8 +4,8 @@ A row says only what differs from the usual, and a family without a row is taken
 (b, c, h, w), or tokens that the pipeline's own ``_unpack_latents`` turns into them; an answer of
 the network without words before the one with them.
 
-To add a family, write one row into ``FAMILIES`` and one case into ``tests/tiny_families.py`` (its
-exact classes on small random weights): under 40 lines together. Run ``ldmkit.record`` on it first,
+To add a family, write one row into ``FAMILIES`` and one case into ``tests/tiny_rows.py`` (its exact
+classes on small random weights): under 40 lines together. Run ``ldmkit.record`` on it first,
 since most need no row.
 """
 
