@@ -34,7 +34,7 @@ start, wrong = threading.Barrier(len(names)), []
 def ask(package, name):
     start.wait()
     try:
-        exec(f"from {package.__name__} import {name}")
+        getattr(package, name)
     except Exception as error:
         wrong.append(repr(error))
 threads = [threading.Thread(target=ask, args=one) for one in names]
