@@ -16,9 +16,10 @@ import functools
 import inspect
 import sys
 import threading
+import time
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -41,6 +42,7 @@ __all__ = [
     "hooked",
     "is_mine",
     "pipeline_at_work",
+    "runs_elsewhere",
     "telling",
 ]
 
@@ -146,6 +148,7 @@ def hooked(
                 wrapped = Wrapped(scheduler, name, getattr(scheduler, name), around)
                 stack.callback(wrapped.take_away, vars(scheduler).get(name))
                 setattr(scheduler, name, wrapped)
+        _let_others_out(scheduler, methods)
         for network in networks:
             keep = functools.partial(_keep_output, tape, here)
             stack.callback(network.register_forward_hook(keep).remove)
@@ -355,6 +358,17 @@ def is_mine(part: Any) -> bool:
     return id(part) in _busy.__dict__.get("parts", ())
 
 
+def runs_elsewhere(codes: Container[Any]) -> bool:
+    """Whether another thread is within one of these pieces of code."""
+    here = threading.get_ident()
+    others = [frame for thread, frame in sys._current_frames().items() if thread != here]
+    while others:
+        if any(frame.f_code in codes for frame in others):
+            return True
+        others = [frame.f_back for frame in others if frame.f_back is not None]
+    return False
+
+
 @contextmanager
 def telling() -> Iterator[None]:
     """While the block runs, a reader's ``on_step`` has the word: it may not run the pipeline.
@@ -381,6 +395,7 @@ _UNDER_WAY = (
     "This {} is being recorded in another thread, which began while this run was under way; run it "
     "again when the record is done, or give each thread a scheduler of its own."
 )
+_PATIENCE = 1.0  # seconds; a step takes milliseconds
 _RECORDED = "_recorded_by_ldmkit"  # on the class that a pipeline has while it is recorded
 # What a pipeline notes of a call on itself; others, such as _interrupt, are set from outside.
 _OF_A_CALL = ("_guidance_scale", "_guidance_rescale", "_clip_skip", "_cross_attention_kwargs")
@@ -405,11 +420,23 @@ def _make_others_wait(
         if threading.get_ident() != here:
             if hasattr(type(pipeline_at_work(scheduler)), _RECORDED):
                 raise RuntimeError(_UNDER_WAY.format(type(scheduler).__name__))
-            with exclusive(scheduler):
-                pass
-        else:
-            tape.runs.append(len(tape.calls))
+            with exclusive(scheduler):  # or the next record would begin in the midst of it
+                return method(*args, **kwargs)
+        tape.runs.append(len(tape.calls))
     return method(*args, **kwargs)
+
+
+def _let_others_out(scheduler: Any, methods: Iterable[str]) -> None:
+    """Waits for threads that were within a method of the scheduler when its guards came to stand.
+
+    Which thread is where is read from the code that runs, never from its names; another scheduler
+    of the same class is waited for, too, for a few milliseconds.
+    """
+    found = [getattr(type(scheduler), name, None) for name in methods]
+    codes = {getattr(inspect.unwrap(one), "__code__", None) for one in found if one is not None}
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until and runs_elsewhere(codes):
+        time.sleep(0.001)
 
 
 def _refuse_others(

@@ -13,9 +13,7 @@ import functools
 import inspect
 import logging
 import re
-import sys
 import threading
-import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
@@ -23,6 +21,7 @@ from typing import Any, NamedTuple
 
 from ldmkit.check import cut, plain, say
 from ldmkit.recording.call import WORDS
+from ldmkit.recording.hooks import runs_elsewhere
 
 __all__ = ["Heard", "heard"]
 
@@ -341,20 +340,13 @@ def _copy_if_taken(tokenizer: Any, kind: type) -> Any:
     """
     calls = {getattr(getattr(kind, name, None), "__code__", None) for name in _READ} - {None}
     with _reading:  # nobody who is heard is inside
-        others = (f for t, f in sys._current_frames().items() if t != threading.get_ident())
-        if not any(_runs(frame, calls) for frame in others):
+        if not runs_elsewhere(calls):
             return None
         apart = None
         with suppress(Exception):  # one of a student's that can't be copied is shared as it is
             apart = copy.deepcopy(tokenizer)
             apart.__class__ = kind
         return apart
-
-
-def _runs(frame: types.FrameType | None, calls: set[Any]) -> bool:
-    while frame is not None and frame.f_code not in calls:
-        frame = frame.f_back
-    return frame is not None
 
 
 _READ = ("__call__", "_encode_plus")  # where a tokenizer notes how it pads; encode() passes there

@@ -168,6 +168,26 @@ def test_a_loop_beside_a_recorded_loop_is_told(pipe):
     assert len(tape.trajectory.timesteps) == 1
 
 
+def test_a_record_waits_for_who_is_within_the_scheduler(pipe):
+    """Else the steps of a run that began just before would be set over the record's own."""
+    alone, within = record(pipe, seed=7, prompt="a cat", **QUICK), Event()
+
+    class Slow(type(pipe.scheduler)):
+        def set_timesteps(self, *args, **options):
+            if isinstance(threading.current_thread(), Beside):
+                within.set()
+                Event().wait(0.3)
+            super().set_timesteps(*args, **options)
+
+    pipe.scheduler.__class__ = Slow
+    thread = Beside(functools.partial(bare, copy.copy(pipe)))
+    assert within.wait(WAIT)
+    traj = record(pipe, seed=7, prompt="a cat", **QUICK)
+    assert same(traj.image, alone.image)
+    assert np.array_equal(traj.sigmas, alone.sigmas)
+    assert "began while this run was under way" in str(thread.ended().error)
+
+
 @pytest.mark.parametrize("kind", ["itself", "twin"])
 def test_many_threads_bare_and_recorded(pipe, kind):
     alone = {seed: record(pipe, "a cat", seed=seed, **QUICK).image for seed in range(3)}
