@@ -189,9 +189,10 @@ def recogniser() -> Recogniser:
             f"the judge was trained on critters {config['critters_version']}, this is "
             f"{world.VERSION}: install ldmkit again so that code and weights match"
         )
-    model = Recogniser(config["widths"], config["hidden_size"])
-    weights = load_file(_WEIGHTS / "model.safetensors")
-    model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=True)
+    with torch.inference_mode(False):  # it is kept: a later gradient may go through it
+        model = Recogniser(config["widths"], config["hidden_size"])
+        weights = load_file(_WEIGHTS / "model.safetensors")
+        model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=True)
     return on_one_thread(model.eval())
 
 

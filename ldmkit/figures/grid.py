@@ -185,10 +185,11 @@ def _heading(headings: list[str]) -> str:
     if not headings:
         return ""
     # Columns are as wide as their pictures, and the empty last one takes what is left: long words
-    # push none of them.
+    # push none of them, and JupyterLab shrinks no picture, whose width it bounds by its column's.
+    wide = f'<div style="width:{THUMB}px">'
     style = "padding:0 4px 2px;font-size:12px;text-align:left;font-weight:600;vertical-align:bottom"
     cells = "".join(
-        f'<th scope="col" style="{style}">{_within(shorten(words, 90), THUMB)}</th>'
+        f'<th scope="col" style="{style}">{wide}{_within(shorten(words, 90), THUMB)}</div></th>'
         for words in headings
     )
     return f'{TR}<td></td>{cells}<td style="width:100%"></td></tr>'

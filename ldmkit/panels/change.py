@@ -122,7 +122,9 @@ class ChangeField(ipywidgets.VBox):
         steps = None if change is None else change["steps"]
         self._kind.value = "" if change is None else _kind_of(words)
         if isinstance(words, Mapping):
-            self._words.value = ", ".join(f"{word}: {weight:g}" for word, weight in words.items())
+            self._words.value = ", ".join(
+                f"{word}: {_told(weight)}" for word, weight in words.items()
+            )
         elif words is not None:
             self._words.value = words
         self._steps.value = "" if steps is None else f"{steps[0] + 1}-{steps[-1] + 1}"
@@ -140,6 +142,11 @@ class ChangeField(ipywidgets.VBox):
         if kind == "weights":
             said = _weights(words)
         return {"words": said, "steps": _steps_of(self._steps.value)}
+
+
+def _told(weight: float) -> str:
+    """As short as may be, and the same number again."""
+    return f"{weight:g}" if float(f"{weight:g}") == weight else repr(float(weight))
 
 
 def _kind_of(words: Any) -> str:

@@ -350,7 +350,9 @@ def _changed(pipe: Any, change: Mapping[str, Any] | None) -> Iterator[None]:
     if change is None:
         yield
         return
-    with standing(Intervention(pipe, change["words"], change["steps"], 1.0, None)):
+    plan = Intervention(pipe, change["words"], change["steps"], 1.0, None)
+    plan.counted_from = 1  # as the fold and the player do
+    with standing(plan):
         yield
 
 

@@ -25,6 +25,7 @@ from ldmkit.panels.change import change_code, checked_change
 from ldmkit.panels.upload import KEPT_SIDE
 from ldmkit.recording import call as checks
 from ldmkit.recording import record
+from ldmkit.recording.intervene import encodes
 from ldmkit.recording.watching import is_visible
 from ldmkit.records.rgb import to_rgb
 
@@ -154,8 +155,7 @@ class Settings:
     def _rows(self) -> dict[str, _Setting]:
         """All settings that a PromptPanel may have, as they stand in it."""
         parameters, pictured = self._parameters, can_take_picture(self._pipe)
-        config = getattr(getattr(self._pipe, "scheduler", None), "config", None)
-        most = int(getattr(config, "num_train_timesteps", 0) or 1000)
+        most = checks.train_steps(self._pipe)
 
         def keyword(name: str, check: Callable[[str, Any], Any], default: Any = None) -> _Setting:
             own = parameters[name].default if name in parameters else None
@@ -177,7 +177,9 @@ class Settings:
                 bool(self.samplers), next(iter(self.samplers), ""), self._checked_sampler
             ),
             "intervene": _Setting(
-                "prompt" in parameters and is_visible(self._pipe, denoisers_of(self._pipe)),
+                "prompt" in parameters
+                and encodes(self._pipe)
+                and is_visible(self._pipe, denoisers_of(self._pipe)),
                 None,
                 checked_change,
             ),

@@ -18,7 +18,7 @@ import torch
 
 from ldmkit.check import short, whole
 from ldmkit.loading.families import Family
-from ldmkit.recording.tokens import Reading, as_read, readings
+from ldmkit.recording.tokens import Reading, as_read, check_tokenizer, readings
 from ldmkit.recording.truncation import Heard
 from ldmkit.recording.watching import Run, Seen, Watcher, rows_with_words
 from ldmkit.records.attention import AttentionMaps, Layer
@@ -75,6 +75,7 @@ def loop_of(scheduler: Any, networks: Sequence[Any], prompt: Any, tokenizer: Any
 
     Raises:
         ValueError: what is missing.
+        TypeError: no tokenizer.
     """
     given = {
         "its scheduler": scheduler is not None,
@@ -87,6 +88,8 @@ def loop_of(scheduler: Any, networks: Sequence[Any], prompt: Any, tokenizer: Any
             "Attention maps of a loop of your own need its scheduler, its network, its prompt and "
             f"the prompt's tokenizer; give recorder {', '.join(missing)}, or leave attention out."
         )
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor's, or a pipeline's
+    check_tokenizer(tokenizer)
     return Loop(tokenizer)
 
 

@@ -144,7 +144,7 @@ def check_call(
 def _known_by_name(pipe: Any, name: str, value: Any) -> bool:
     """Checks what means the same in every pipeline; ``False`` where the signature must say."""
     ranges = {
-        "num_inference_steps": (1, _train_steps(pipe)),
+        "num_inference_steps": (1, train_steps(pipe)),
         "num_images_per_prompt": (1, 256),
         "height": (8, _LARGEST_SIDE),
         "width": (8, _LARGEST_SIDE),
@@ -339,7 +339,8 @@ def _check_outcome(call: Mapping[str, Any]) -> None:
         )
 
 
-def _train_steps(pipe: Any) -> int:
+def train_steps(pipe: Any) -> int:
+    """How many steps a run may have: those that the scheduler was trained with."""
     scheduler = getattr(pipe, "scheduler", None)
     count = int(getattr(getattr(scheduler, "config", None), "num_train_timesteps", 0) or 0)
     return count if count > 1 else 1000  # OmniGen's time goes from 0 to 1, in any number of steps
@@ -584,7 +585,7 @@ def check_network(network: Any) -> tuple[torch.nn.Module, ...]:
             "network must be the torch.nn.Module that predicts noise, or a list of them, got "
             f"{short(network)}; give pipe.unet or pipe.transformer, or None."
         )
-    return found
+    return tuple(dict.fromkeys(found))
 
 
 def tellable(names: tuple[str, ...], keep: str | Sequence[str]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from ldmkit.check import short
 from ldmkit.loading.families import Family, family_of
 from ldmkit.recording.attention import WORK, MapRecorder
 from ldmkit.recording.call import check_prompt
-from ldmkit.recording.intervene import encoded
+from ldmkit.recording.intervene import check_encoders, encoded
 from ldmkit.recording.tokens import Reading, readings
 from ldmkit.recording.truncation import Heard
 from ldmkit.recording.watching import Run, Seen, Watcher, check_visible
@@ -53,10 +53,10 @@ def check_concepts(concepts: Any, words: Sequence[str] | None) -> tuple[str, ...
     if concepts is None:
         return ()
     like = 'like concepts=("cat", "grass", "sky")'
-    if isinstance(concepts, str) or (isinstance(concepts, (list, tuple)) and len(concepts) == 1):
+    if isinstance(concepts, str) or (isinstance(concepts, (list, tuple)) and len(concepts) < 2):
         raise ValueError(
             "concepts must be two or more, since a map tells which of them each place is most "
-            f"like, got {short(concepts)} alone; name what else there may be, {like}."
+            f"like, got {short(concepts)}; name what else there may be, {like}."
         )
     if not isinstance(concepts, (list, tuple)) or not all(isinstance(c, str) for c in concepts):
         raise TypeError(f"concepts must be words, {like}, or None, got {short(concepts)}.")
@@ -64,11 +64,14 @@ def check_concepts(concepts: Any, words: Sequence[str] | None) -> tuple[str, ...
     found = tuple(" ".join(one.split()) for one in concepts)
     for one in found:
         if not split_words(one):
-            raise ValueError(f"Each concept must have letters or digits, got {short(one)}.")
-    if len({one.lower() for one in found}) < len(found) or len(found) > MOST:
-        raise ValueError(
-            f"concepts must be at most {MOST} and each another, got {short(concepts)}."
-        )
+            raise ValueError(
+                f"Each concept must have letters or digits, got {short(one)}; name it in words."
+            )
+    if len(found) > MOST:
+        raise ValueError(f"concepts must be at most {MOST}, got {len(found)}; name fewer.")
+    twice = [one for i, one in enumerate(found) if one.lower() in map(str.lower, found[:i])]
+    if twice:
+        raise ValueError(f"Each concept must be another, got {short(twice[0])} twice; drop one.")
     if words is not None:
         raise ValueError(
             "Give attention or concepts, not both; record once with each: the same seed draws the "
@@ -109,6 +112,7 @@ def _check_joint(pipe: Any, networks: Sequence[torch.nn.Module]) -> None:
                 f"as FLUX and SD 3 have them, and {type(network).__name__} has none of those; "
                 'take words of the prompt: attention=("hat", "cat").'
             )
+    check_encoders(pipe)
     reader = family_of(pipe).text_tokens[0]
     if getattr(pipe, str(reader), None) is None:
         raise ValueError(

@@ -12,6 +12,7 @@ networks are never written to: a network's forward is stood round while the bloc
 from __future__ import annotations
 
 import inspect
+import itertools
 import operator
 import sys
 import weakref
@@ -39,9 +40,11 @@ from ldmkit.records.attention import PADDING
 
 __all__ = [
     "Intervention",
+    "check_encoders",
     "checked_steps",
     "checked_words",
     "encoded",
+    "encodes",
     "intervene",
     "interventions_of",
     "standing",
@@ -74,10 +77,10 @@ def intervene(
 
     Args:
         pipe: the pipeline.
-        words: ``None`` (also where left out): no words, as if the prompt were empty. A string:
-            those words instead. A dict: each word's weight, such as ``{"red": 0, "hat": 2}``,
-            by which what its tokens hand over is multiplied (arXiv 2208.01626, section 3.2,
-            "attention re-weighting"); 1 changes nothing.
+        words: ``None`` (also where left out): no words, as guidance's other half reads
+            them. A string: those words instead. A dict: each word's weight, such as
+            ``{"red": 0, "hat": 2}``, by which what its tokens hand over is multiplied (arXiv
+            2208.01626, section 3.2, "attention re-weighting"); 1 changes nothing.
         layers: names of attention layers, or parts of names (``"up_blocks"``, ``"mid_block"``), or
             their numbers as in ``traj.attention.layers``; by default all. Where words and picture
             attend jointly (SD 3, FLUX) words are read once for all layers: there only a dict can
@@ -144,7 +147,15 @@ class Intervention(Watcher):
             raise TypeError(
                 f"attention must be the number of a picture of the batch, got {short(attention)}."
             )
+        if words_are_read := attention is None and not isinstance(self.words, Mapping):
+            check_encoders(pipe)
+        if words_are_read and not encodes(pipe):
+            raise ValueError(
+                f"{type(pipe).__name__} has no encode_prompt, so that other words can't be read; "
+                'weigh the prompt\'s own: words={"hat": 0}.'
+            )
         self.changed = 0
+        self.counted_from = 0  # how whoever asked counts steps
         self.told: dict[str, Any] = {}
         self._chosen: set[str] | None = None
         self._runs: dict[int, _Steps] = {}
@@ -201,7 +212,7 @@ class Intervention(Watcher):
             self._runs[id(scheduler)] = _Steps(scheduler)
         run = self._runs[id(scheduler)]
         step = run.now()
-        _check_range(self.steps, self.amount, run.count)
+        _check_range(self.steps, self.amount, run.count, self.counted_from)
         self._calls = self._calls + 1 if self._at == (id(run), step) else 0
         self._at = id(run), step
         self._share = self._amount_at(step)
@@ -213,6 +224,11 @@ class Intervention(Watcher):
                 "run pipe(...) or ldmkit.record(pipe, ...) within the block."
             )
         super().begin(module, given)
+        if not self.batch:
+            raise ValueError(
+                f"intervene can't tell the pictures that {type(module).__name__} is given from one "
+                f"another, so that it changes no run of {type(pipe).__name__}; leave it out."
+            )
         self._rows = rows_with_words(self, _pictures(call), self._calls, pipe)
         if self._rows is None:
             return given
@@ -264,7 +280,7 @@ class Intervention(Watcher):
         longest = call.get("max_sequence_length")
         key = (id(pipe), longest, call.get("clip_skip"))
         if key not in self._encoded:
-            self._encoded[key] = encoded(pipe, str(self.words or ""), call)
+            self._encoded[key] = encoded(pipe, self.words, call)  # type: ignore[arg-type]
         other = self._encoded[key]
         if not isinstance(own, torch.Tensor) or own.shape[1:] != other["embeds"].shape[1:]:
             raise ValueError(
@@ -277,6 +293,11 @@ class Intervention(Watcher):
 
     def _told_all(self, given: dict[str, Any]) -> dict[str, Any]:
         """The network's arguments with the other words: embeddings, pooled ones, masks."""
+        if twice := [name for name in _SECOND_TEXTS if given.get(name) is not None]:
+            raise ValueError(
+                f"{type(self.pipe).__name__} reads its words a second time ({twice[0]}), so that "
+                "other words can't be swapped in; weigh the prompt's own: words={\"hat\": 0}."
+            )
         given = dict(given)
         for name, part in (
             ("encoder_hidden_states", "embeds"),
@@ -311,6 +332,11 @@ class Intervention(Watcher):
     def _weighed(self, seen: Seen, run: Run) -> torch.Tensor:
         """A word's column of A times its weight, which is the same as its value times it."""
         every = self._readings(seen.text.stop - seen.text.start)
+        if not every:
+            raise ValueError(
+                "intervene weighs words of the prompt, and this run was given embeddings; give "
+                "prompt=, or words to read instead of them."
+            )
         each = len(self._rows or ()) // len(every)
         value, weights = seen.value.clone(), self.words or {}
         for i, row in enumerate(self._rows or ()):
@@ -440,21 +466,49 @@ def _pictures(call: Mapping[str, Any]) -> int:
 # --- other words ---------------------------------------------------------------------------------
 
 
-def encoded(pipe: Any, words: str | list[str], call: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Embeds (b, tokens, d), pooled (b, d) and mask (b, tokens), as far as the family has them."""
-    encode = getattr(pipe, "encode_prompt", None)
-    if not callable(encode):
-        raise ValueError(
-            f"{type(pipe).__name__} has no encode_prompt, so that other words can't be read; "
-            'weigh the prompt\'s own: words={"hat": 0}.'
-        )
+# Beside encoder_hidden_states: HunyuanDiT's T5, Bria FIBO's layers, HunyuanImage's letters.
+_SECOND_TEXTS = ("encoder_hidden_states_t5", "text_encoder_layers", "encoder_hidden_states_2")
+
+
+def encodes(pipe: Any) -> bool:
+    """Whether a pipeline can be asked to read words."""
+    return callable(getattr(pipe, "encode_prompt", None))
+
+
+def check_encoders(pipe: Any) -> None:
+    """Refuses a pipeline without its text encoders; SD 3's third, T5, may be missing.
+
+    Raises:
+        ValueError: which one.
+    """
+    parts = getattr(pipe, "components", {})
+    for name in ("text_encoder", "text_encoder_2"):
+        if parts.get(name, pipe) is None:
+            raise ValueError(
+                f"Other words must be read by the pipeline's own encoders, and this "
+                f"{type(pipe).__name__} was loaded without its {name}; load it whole."
+            )
+
+
+def encoded(
+    pipe: Any, words: str | list[str] | None, call: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Embeds (b, tokens, d), pooled (b, d) and mask (b, tokens), as far as the family has them.
+
+    No words (``None``) are what guidance reads in their place.
+    """
+    check_encoders(pipe)
+    encode = pipe.encode_prompt
     known = inspect.signature(encode).parameters
     given: dict[str, Any] = {
         name: None
         for name, one in known.items()
         if one.default is one.empty and one.kind is not one.VAR_KEYWORD
     }
-    given |= {"prompt": words, "device": getattr(pipe, "_execution_device", None)}
+    given |= {
+        "prompt": "" if words is None else words,
+        "device": getattr(pipe, "_execution_device", None),
+    }
     given |= {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
     given |= {k: call[k] for k in ("max_sequence_length", "clip_skip") if call.get(k) is not None}
     with torch.no_grad():
@@ -466,7 +520,7 @@ def encoded(pipe: Any, words: str | list[str], call: Mapping[str, Any]) -> dict[
     for part in tensors:
         if part.ndim == 2 and len(part) == len(embeds):
             told.setdefault("pooled" if part.is_floating_point() else "mask", part)
-    if not words and getattr(pipe, "config", {}).get("force_zeros_for_empty_prompt"):
+    if words is None and getattr(pipe, "config", {}).get("force_zeros_for_empty_prompt"):
         for name in {"embeds", "pooled"} & told.keys():  # as SDXL writes "no words"
             told[name] = torch.zeros_like(told[name])
     return told
@@ -560,27 +614,32 @@ def _checked_amount(amount: Any) -> Any:
     return number("amount", amount, 0, 1, like="0.5")
 
 
+_MOST_STEPS = 10_000  # no scheduler has as many
+
+
 def checked_steps(steps: Any) -> frozenset[int] | None:
     """``steps`` as ``intervene`` keeps them."""
     if steps is None:
         return None
     several = [steps] if _is_whole(steps) else steps
     try:
-        found = [operator.index(one) for one in several]
+        found = [operator.index(one) for one in itertools.islice(several, _MOST_STEPS + 1)]
     except TypeError:
         raise TypeError(
             f"steps must be whole numbers like range(0, 10), got {short(steps)}."
         ) from None
+    if len(found) > _MOST_STEPS:
+        raise ValueError(f"steps must be {_MOST_STEPS} at most, got {short(steps)}; name fewer.")
     if any(step < 0 for step in found):
         raise ValueError(f"steps are counted from 0, got {min(found)}.")
     return frozenset(found)
 
 
-def _check_range(steps: frozenset[int] | None, amount: Any, count: int) -> None:
+def _check_range(steps: frozenset[int] | None, amount: Any, count: int, first: int) -> None:
     if steps and count and max(steps) >= count:
         raise ValueError(
-            f"steps must be below {count}, the steps of this run, got {max(steps)}; they are "
-            "counted from 0."
+            f"steps must be {count - 1 + first} at most, the last step of this run, got "
+            f"{max(steps) + first}; they are counted from {first}."
         )
     if isinstance(amount, list) and count and len(amount) != count:
         raise ValueError(

@@ -390,7 +390,8 @@ def small_decoder(vae: Any, device: torch.device) -> SmallDecoder | None:
 
 @lru_cache(maxsize=8)
 def _opened(folder: Path, wanted: str, device: torch.device) -> SmallDecoder | None:
-    small = SmallDecoder.open(folder)
+    with torch.inference_mode(False):  # it is kept
+        small = SmallDecoder.open(folder)
     return on_one_thread(small.to(device)) if small.autoencoder == wanted else None
 
 

@@ -51,6 +51,11 @@ class Reading:
             )
         if not rows:
             known = list(dict.fromkeys(self.words))
+            if not known:
+                raise ValueError(
+                    f"{what} words of the prompt, got {short(word)}, and this run has none that "
+                    "can be told apart (no words, embeddings, or no tokenizer); leave it out."
+                )
             advice = did_you_mean(word, known, f"it has {', '.join(known)[:200]}.", 0.3)
             raise ValueError(f"{what} words of the prompt, got {short(word)}; {advice}")
         return rows
@@ -180,6 +185,21 @@ def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]
         places.append((start, start + len(_plain(name))) if start >= 0 else (0, 0))
         at = places[-1][1] or at
     return ids, places
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Tries a tokenizer on a word.
+
+    Raises:
+        TypeError: it doesn't read as those of transformers do.
+    """
+    try:
+        _tokens(tokenizer, "a")
+    except Exception as error:
+        raise TypeError(
+            "tokenizer must be one of transformers, such as pipe.tokenizer, got "
+            f"{short(tokenizer)}."
+        ) from error
 
 
 def _add(reading: Reading, name: str, columns: list[int]) -> int:

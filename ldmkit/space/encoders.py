@@ -190,7 +190,8 @@ def embedded_folder() -> Path:
 @lru_cache(maxsize=1)
 def embedded_clip() -> tuple[TextHalf, ImageHalf]:
     """The CLIP that travels in the package, on the CPU in float32, opened once."""
-    return open_folder(embedded_folder(), torch.float32, local_files_only=True)
+    with torch.inference_mode(False):  # it is kept: a later gradient may go through it
+        return open_folder(embedded_folder(), torch.float32, local_files_only=True)
 
 
 def halves_of(pipe: Any) -> tuple[TextHalf | None, ImageHalf | None]:

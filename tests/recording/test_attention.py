@@ -368,6 +368,13 @@ def test_a_loop_of_ones_own_has_maps(small):
         looped(twice)
     with pytest.raises(ValueError, match=r"give recorder tokenizer=pipe\.tokenizer, or leave"):
         looped(at_once, tokenizer=None)
+    for wrong in (small.tokenizer.tokenize, small.unet, print, type(small.tokenizer)):
+        with pytest.raises(TypeError, match="tokenizer must be one of transformers"):
+            looped(at_once, tokenizer=wrong)
+    with pytest.raises(ValueError, match="none that can be told apart"):
+        record(small, "", attention="cat", **QUICK)
+    with recorder(small.scheduler, [small.unet, small.unet], preview="none", **told):
+        pass
     with pytest.raises(ValueError, match='its scheduler, its network, prompt="a red cat"'):
         recorder(keep=("attention",)).__enter__()
     flux, call = tiny_families.flux(), tiny_families.FLUX_CALL

@@ -1,9 +1,13 @@
 """What the network reads, changed for some layers or steps; everything put back after."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tiny
 import tiny_encoders
+import tiny_families
+import tiny_rows
 import tiny_unclip
 import torch
 from diffusers import EulerDiscreteScheduler
@@ -11,6 +15,7 @@ from tiny_encoders import same
 
 from ldmkit.check import heard_by
 from ldmkit.loading.siblings import twin_of
+from ldmkit.recording import intervene as intervening
 from ldmkit.recording import record
 from ldmkit.recording.intervene import intervene
 
@@ -205,7 +210,9 @@ def test_steps_are_the_schedulers_own_in_every_run(pipe):
         (None, {"layers": "up_block.1"}, ValueError, "did you mean 'up_blocks"),
         (None, {"layers": 99}, ValueError, "numbers from 0 to 6"),
         (None, {"layers": []}, ValueError, "one layer or more"),
-        (None, {"steps": range(9)}, ValueError, "below 4, the steps of this run, got 8"),
+        (None, {"steps": range(9)}, ValueError, "3 at most, the last step of this run, got 8"),
+        (None, {"steps": range(2, 10**12)}, ValueError, "steps must be 10000 at most"),
+        (None, {"steps": itertools.count()}, ValueError, "steps must be 10000 at most"),
         (None, {"steps": -1}, ValueError, "counted from 0, got -1"),
         (None, {"steps": "early"}, TypeError, "whole numbers like range"),
         (None, {"amount": 2}, ValueError, "amount must be between 0 and 1"),
@@ -257,6 +264,43 @@ def test_what_can_not_be_changed_is_said():
         pass
     with pytest.raises(TypeError, match="intervene takes a diffusers pipeline"), intervene("x"):
         pass
+    blind = type(flux)(**{**flux.components, "text_encoder_2": None})
+    with pytest.raises(ValueError, match="without its text_encoder_2; load it whole"):
+        intervene(blind, OTHER).__enter__()
+    embeds, pooled, _ = flux.encode_prompt(PROMPT, None)
+    given = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+    with (
+        intervene(blind, {"cat": 0}),
+        pytest.raises(ValueError, match="none that can be told apart"),
+    ):
+        record(blind, seed=7, **QUICK, **given)
+
+
+def test_no_words_and_an_empty_prompt_are_two_things_to_sdxl():
+    pipe = tiny_encoders.sdxl()
+    with intervene(pipe, ""):
+        empty = run(pipe)
+    with intervene(pipe, None):
+        none = run(pipe)
+    assert np.array_equal(empty.latents, run(pipe, "").latents)
+    assert not np.array_equal(empty.latents, none.latents), "zeros, as its other half reads"
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("AmusedPipeline", {"red": 0}, "can't tell the pictures"),
+        ("HunyuanDiTPipeline", OTHER, "a second time"),
+    ],
+)
+def test_a_change_that_would_not_be_whole_is_refused(name, words, told, monkeypatch):
+    case = (tiny_families.CASES | tiny_rows.CASES)[name]
+    read = {"embeds": torch.zeros_like(case.call.get("prompt_embeds", torch.zeros(1)))}
+    monkeypatch.setattr(intervening, "encoded", lambda *args: read)
+    monkeypatch.setattr(intervening, "check_encoders", lambda pipe: None)  # a case has none
+    pipe = case.build()
+    with intervene(pipe, words), pytest.raises(ValueError, match=told):
+        record(pipe, seed=7, preview="none", **case.call)
     own = tiny.pipeline(size="small")
     own.scheduler = EulerDiscreteScheduler.from_config(own.scheduler.config)
     with intervene(own, None), pytest.raises(ValueError, match="called by none"):
