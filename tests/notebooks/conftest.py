@@ -1,9 +1,11 @@
 """A notebook runs once, in a kernel of its own; its tests share what came of it."""
 
 import os
+from unittest import mock
 
 import pytest
 from nbclient import NotebookClient
+from notebooks.forked import Kernel
 
 OUTCOMES = pytest.StashKey[dict]()
 
@@ -18,7 +20,9 @@ def execute(notebook, place):
         kernel_name="python3",
         resources={"metadata": {"path": str(place)}},
     )
-    client.execute(env=environment)
+    launched = "jupyter_client.provisioning.local_provisioner.launch_kernel"
+    with mock.patch(launched, Kernel):
+        client.execute(env=environment)
     return notebook
 
 
