@@ -7,11 +7,16 @@ torch or a hub client can be imported.
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+# Whoever imports a module first compiles it for all: the README's install leaves that to us, since
+# most of torch and diffusers is never imported, and tests start dozens of processes.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
