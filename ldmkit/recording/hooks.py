@@ -395,7 +395,7 @@ _UNDER_WAY = (
     "This {} is being recorded in another thread, which began while this run was under way; run it "
     "again when the record is done, or give each thread a scheduler of its own."
 )
-_PATIENCE = 1.0  # seconds; a step takes milliseconds
+_PATIENCE = 5.0  # seconds; a step takes milliseconds
 _RECORDED = "_recorded_by_ldmkit"  # on the class that a pipeline has while it is recorded
 # What a pipeline notes of a call on itself; others, such as _interrupt, are set from outside.
 _OF_A_CALL = ("_guidance_scale", "_guidance_rescale", "_clip_skip", "_cross_attention_kwargs")
