@@ -104,12 +104,17 @@ class ChangeField(ipywidgets.VBox):
         self._words.placeholder = _EXAMPLES.get(kind, "")
         self._words.description = "Weights" if kind == "weights" else "Words"
         self._steps.layout.display = "" if kind else "none"
-        told = _KINDS[kind]
-        if kind in _EXAMPLES:
+        told = _KINDS[kind if self._says_something else ""]
+        if kind in _EXAMPLES and self._says_something:
             told = f"{told} “{shorten(self._words.value, 40)}”"
         steps = shorten(self._steps.value.strip(), 20)
-        within = f" in steps {steps}" if kind and steps else ""
+        within = f" in steps {steps}" if kind and steps and self._says_something else ""
         self._fold.description = f"What the network reads: {told}{within}"
+
+    @property
+    def _says_something(self) -> bool:
+        """Whether a change stands there: weights are chosen first, and written then."""
+        return self._kind.value != "weights" or bool(self._words.value.strip())
 
     def fill(self, change: Change | None) -> None:
         """Shows a change; what the reader wrote for it stays as he wrote it."""
@@ -130,13 +135,13 @@ class ChangeField(ipywidgets.VBox):
         self._steps.value = "" if steps is None else f"{steps[0] + 1}-{steps[-1] + 1}"
 
     def standing(self) -> Change | None:
-        """The change that stands in the fields.
+        """The change that stands in the fields; ``None`` while no weight is written yet.
 
         Raises:
             ValueError: weights or steps that can't be read.
         """
         kind, words = self._kind.value, self._words.value
-        if not kind:
+        if not kind or not self._says_something:
             return None
         said: Any = {"none": None, "words": words}.get(kind)
         if kind == "weights":

@@ -476,16 +476,22 @@ def encodes(pipe: Any) -> bool:
 
 
 def check_encoders(pipe: Any) -> None:
-    """Refuses a pipeline without its text encoders; SD 3's third, T5, may be missing.
+    """Refuses a pipeline that was loaded without a text encoder.
+
+    SD 3's third, T5, may be missing, and so may one with its tokenizer, as SDXL's refiner has it,
+    while another one reads.
 
     Raises:
         ValueError: which one.
     """
     parts = getattr(pipe, "components", {})
-    for name in ("text_encoder", "text_encoder_2"):
-        if parts.get(name, pipe) is None:
+    names = [name for name in ("text_encoder", "text_encoder_2") if name in parts]
+    blind = all(parts[name] is None for name in names)
+    for name in names:
+        reader = parts.get(name.replace("text_encoder", "tokenizer"))
+        if parts[name] is None and (blind or reader is not None):
             raise ValueError(
-                f"Other words must be read by the pipeline's own encoders, and this "
+                f"Words must be read by the pipeline's own encoders, and this "
                 f"{type(pipe).__name__} was loaded without its {name}; load it whole."
             )
 

@@ -128,7 +128,7 @@ def record(
             autoencoder's, mere noise about 19), else vae where small. The final picture is the
             pipeline's own.
         preview_every: decodes the pictures of one step in so many, the first and the last always;
-            the linear map draws those between, which costs nothing.
+            the linear map draws those between, which runs no network.
         on_step: called after each step with the step by name; ``False`` stops the run and keeps
             the part, its last clean estimate as the picture.
         unsafe_previews: draws the steps also of what the pipeline's safety checker blacked out;

@@ -107,6 +107,17 @@ def test_what_is_wrong_keeps_the_last_good_record(panel):
         checked_change("intervene", {"words": None, "steps": (0, 2)})
 
 
+def test_weights_are_chosen_first_and_written_then(panel):
+    put(panel, "weights", "", "1-2")
+    assert (message(panel), panel.value["intervene"]) == ("", None)
+    fold = field(panel, "intervene")
+    assert fold._fold.description == "What the network reads: the prompt"
+    assert (fold._kind.value, fold._steps.value) == ("weights", "1-2"), "what was put stays"
+    fold._words.value = "red: 2"
+    assert panel.value["intervene"] == {"words": {"red": 2.0}, "steps": range(2)}
+    assert fold._fold.description == "What the network reads: words weighed “red: 2” in steps 1-2"
+
+
 def test_a_weight_stays_the_number_that_it_was(panel):
     panel.value = {"intervene": {"words": {"red": 1 / 3, "cat": 2.0}, "steps": None}}
     put(panel, "weights", panel._form._fields["intervene"]._words.value, "1-2")

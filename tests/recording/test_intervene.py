@@ -1,6 +1,7 @@
 """What the network reads, changed for some layers or steps; everything put back after."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from ldmkit.check import heard_by
 from ldmkit.loading.siblings import twin_of
 from ldmkit.recording import intervene as intervening
 from ldmkit.recording import record
-from ldmkit.recording.intervene import intervene
+from ldmkit.recording.intervene import check_encoders, intervene
 
 SIZE = {"height": 32, "width": 32}
 QUICK = {"num_inference_steps": 4, "preview": "none", "guidance_scale": 3.0, **SIZE}
@@ -284,6 +285,14 @@ def test_no_words_and_an_empty_prompt_are_two_things_to_sdxl():
         none = run(pipe)
     assert np.array_equal(empty.latents, run(pipe, "").latents)
     assert not np.array_equal(empty.latents, none.latents), "zeros, as its other half reads"
+
+
+def test_an_encoder_may_be_missing_with_its_tokenizer_where_another_reads():
+    parts = {"text_encoder": None, "tokenizer": None, "text_encoder_2": 1, "tokenizer_2": 2}
+    check_encoders(SimpleNamespace(components=parts))  # SDXL's refiner
+    for gone in ({"tokenizer": 3}, {"text_encoder_2": None, "tokenizer_2": None}):
+        with pytest.raises(ValueError, match="loaded without its text_encoder; load it whole"):
+            check_encoders(SimpleNamespace(components=parts | gone))
 
 
 @pytest.mark.parametrize(
